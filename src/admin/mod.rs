@@ -1,0 +1,5 @@
+//! The admin listener: liveness, readiness, metrics, status.
+
+mod settings;
+
+pub use settings::*;

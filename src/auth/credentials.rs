@@ -1,0 +1,112 @@
+//! What a client sent to prove who it is (RFC 9110 11.6.2, RFC 7617, RFC 6750 2.1).
+
+use data_encoding::BASE64;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use secrecy::SecretString;
+
+/// Longest `Authorization` value in bytes.
+const AUTHORIZATION_BYTES_MAX: usize = 16 * 1024;
+
+/// The credentials of a request.
+#[derive(Debug, Clone)]
+pub enum Credentials {
+    /// None.
+    None,
+    /// User and password.
+    Basic {
+        /// The account name as it was sent.
+        user: String,
+        /// The password.
+        password: SecretString,
+    },
+    /// A bearer token.
+    Bearer(String),
+}
+
+/// Why the credentials cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialsError {
+    /// More than one `Authorization` header.
+    #[error("more than one Authorization header")]
+    Several,
+    /// Neither Basic nor Bearer, or broken.
+    #[error("the Authorization header is neither Basic nor Bearer, or cannot be decoded")]
+    Malformed,
+}
+
+impl Credentials {
+    /// Reads the `Authorization` header.
+    ///
+    /// # Errors
+    /// [`CredentialsError`] when there are several or it cannot be decoded.
+    pub fn from_headers(headers: &HeaderMap) -> Result<Self, CredentialsError> {
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let Some(value) = values.next() else { return Ok(Self::None) };
+        if values.next().is_some() {
+            return Err(CredentialsError::Several);
+        }
+        let value = value.to_str().map_err(|_| CredentialsError::Malformed)?;
+        if value.len() > AUTHORIZATION_BYTES_MAX {
+            return Err(CredentialsError::Malformed);
+        }
+        let (scheme, rest) = value.split_once(' ').ok_or(CredentialsError::Malformed)?;
+        let rest = rest.trim();
+        if scheme.eq_ignore_ascii_case("bearer") && !rest.is_empty() {
+            return Ok(Self::Bearer(rest.to_owned()));
+        }
+        if scheme.eq_ignore_ascii_case("basic") {
+            return parse_basic(rest).ok_or(CredentialsError::Malformed);
+        }
+        Err(CredentialsError::Malformed)
+    }
+}
+
+fn parse_basic(encoded: &str) -> Option<Credentials> {
+    let decoded = BASE64.decode(encoded.as_bytes()).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    let (user, password) = text.split_once(':')?;
+    // Registry clients send an empty pair for "anonymous".
+    if user.is_empty() && password.is_empty() {
+        return Some(Credentials::None);
+    }
+    Some(Credentials::Basic { user: user.to_owned(), password: SecretString::from(password) })
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    fn read(values: &[&str]) -> Result<String, CredentialsError> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(AUTHORIZATION, value.parse().expect("a header value"));
+        }
+        Credentials::from_headers(&headers).map(|credentials| match credentials {
+            Credentials::None => "none".to_owned(),
+            Credentials::Basic { user, password } => format!("{user} {}", password.expose_secret()),
+            Credentials::Bearer(token) => token,
+        })
+    }
+
+    #[test]
+    fn one_header_of_a_known_scheme_is_read() {
+        for (values, expected) in [
+            (&[][..], Ok("none")),
+            (&["Basic YTpiOmM="][..], Ok("a b:c")),
+            (&["basic YTo="][..], Ok("a ")),
+            (&["Basic Og=="][..], Ok("none")),
+            (&["BEARER x.y.z"][..], Ok("x.y.z")),
+            (&["Basic YTpi", "Bearer x"][..], Err(CredentialsError::Several)),
+            (&["Basic !!"][..], Err(CredentialsError::Malformed)),
+            (&["Basic YQ=="][..], Err(CredentialsError::Malformed)),
+            (&["Bearer "][..], Err(CredentialsError::Malformed)),
+            (&["Digest x"][..], Err(CredentialsError::Malformed)),
+            (&["Basic"][..], Err(CredentialsError::Malformed)),
+        ] {
+            assert_eq!(read(values), expected.map(str::to_owned), "{values:?}");
+        }
+    }
+}

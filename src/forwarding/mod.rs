@@ -1,0 +1,3 @@
+//! Header rules in both directions, and the host names that may be used. Pure.
+
+pub mod hosts;

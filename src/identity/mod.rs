@@ -1,0 +1,5 @@
+//! Who a client is: the chain of providers.
+
+mod settings;
+
+pub use settings::*;

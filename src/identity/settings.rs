@@ -1,0 +1,51 @@
+//! What can be set of identity providers.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The provider chain and its bounds.
+#[derive(Debug, Clone)]
+pub struct IdentitySettings {
+    /// The providers, asked in this order.
+    pub providers: Vec<ProviderSettings>,
+    /// Bounds on password checks.
+    pub limits: VerifyLimits,
+}
+
+/// One provider.
+#[derive(Debug, Clone)]
+pub enum ProviderSettings {
+    /// Users in the configuration file. Its name is `users`.
+    Users(Vec<UserSettings>),
+    /// An htpasswd file with bcrypt entries, re-read when it changes. Its name is `htpasswd`.
+    Htpasswd {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// One user of the configuration file.
+#[derive(Debug, Clone)]
+pub struct UserSettings {
+    /// The account name.
+    pub name: String,
+    /// bcrypt hash of the password, as `tidegate hash-password` prints it.
+    pub password_hash: String,
+    /// The user's groups.
+    pub groups: Vec<String>,
+}
+
+/// Bounds on password checks.
+#[derive(Debug, Clone)]
+pub struct VerifyLimits {
+    /// Password checks at once; one per core by default.
+    pub concurrency: usize,
+    /// Password checks that may wait; more are answered 503.
+    pub queue_max: usize,
+    /// How long a successful check is remembered.
+    pub success_ttl: Duration,
+    /// How long a failed check is remembered.
+    pub failure_ttl: Duration,
+    /// How many checks are remembered.
+    pub cache_entries_max: u64,
+}

@@ -1,0 +1,16 @@
+//! The language of the OCI distribution-spec 1.1: names, digests, requests, scopes and error bodies.
+//!
+//! Everything here is pure. A request is parsed once, at the border, into a [`RegistryRequest`];
+//! from then on no other module looks at a raw path or query.
+
+mod access;
+mod error;
+mod name;
+mod request;
+
+pub use access::{Action, Actions, Resource, ResourceAccess, parse_scopes};
+pub use error::{ErrorCode, error_body};
+pub use name::{Digest, NameError, Reference, RepositoryName, Tag, UploadId};
+pub use request::{PIN_PARAMETER, 
+    BlobMethod, ManifestMethod, Mount, Page, ParseError, RegistryRequest, RouteKind, UploadMethod,
+};

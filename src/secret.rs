@@ -1,0 +1,3 @@
+//! Secrets that never show up in `Debug` output or logs.
+
+pub use secrecy::{ExposeSecret, SecretString};

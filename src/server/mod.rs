@@ -1,0 +1,5 @@
+//! Accepting connections: listeners, TLS, limits.
+
+mod settings;
+
+pub use settings::*;

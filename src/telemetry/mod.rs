@@ -1,0 +1,5 @@
+//! Logs, metrics and the access log.
+
+mod settings;
+
+pub use settings::*;

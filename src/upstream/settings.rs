@@ -1,0 +1,148 @@
+//! What can be set of pools, members, their credentials and their probes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::auth::keys::KidStyle;
+use crate::registry::{Reference, RepositoryName};
+use crate::secret::SecretString;
+
+use super::name::{MemberName, PoolName};
+
+/// Members that serve the same content.
+#[derive(Debug, Clone)]
+pub struct PoolSettings {
+    /// Its name in routes, metrics and logs.
+    pub name: PoolName,
+    /// The members, in file order; at least one.
+    pub members: Vec<MemberSettings>,
+    /// How members are probed.
+    pub health: HealthSettings,
+    /// Bounds on upstream connections and waiting.
+    pub limits: UpstreamLimits,
+}
+
+/// One stock registry.
+#[derive(Debug, Clone)]
+pub struct MemberSettings {
+    /// Its name, unique over all pools; sealed into pins, so renaming a member ends its uploads.
+    pub name: MemberName,
+    /// Where it is.
+    pub address: MemberAddress,
+    /// TLS towards it, for https members.
+    pub tls: MemberTls,
+    /// Its share of the work relative to the others, 1 to 100.
+    pub weight: u32,
+    /// How Tidegate authenticates itself there.
+    pub credential: CredentialSettings,
+}
+
+/// Scheme, host and port of a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberAddress {
+    /// Whether to speak TLS.
+    pub https: bool,
+    /// Name or address, without brackets.
+    pub host: String,
+    /// The port, also where it is the scheme's own.
+    pub port: u16,
+}
+
+/// TLS towards a member.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MemberTls {
+    /// Trust only these authorities (PEM) instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The name that the member's certificate must carry, where it is not the URL's host.
+    pub server_name: Option<String>,
+    /// Certificate and key that Tidegate shows to the member.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+}
+
+/// How Tidegate authenticates itself to a member.
+#[derive(Debug, Clone)]
+pub enum CredentialSettings {
+    /// Not at all: a trusted network.
+    None,
+    /// A service account.
+    Basic {
+        /// The account.
+        user: String,
+        /// Its password.
+        password: SecretString,
+    },
+    /// A token that we mint with the request's access.
+    Token(MemberTokenSettings),
+}
+
+/// What a member wants its tokens to look like.
+#[derive(Debug, Clone)]
+pub struct MemberTokenSettings {
+    /// What signs them.
+    pub key: MemberKeySource,
+    /// The `iss` that the member expects.
+    pub issuer: String,
+    /// The `aud` that the member expects, its `service`.
+    pub audience: String,
+    /// How the `kid` is made.
+    pub kid: KidStyle,
+    /// Whether the certificate goes along in `x5c`; needed by `rootcertbundle`, refused by a
+    /// `jwks`-only v3 registry.
+    pub x5c: bool,
+    /// How long a minted token is valid.
+    pub lifetime: Duration,
+}
+
+/// What signs a member's tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberKeySource {
+    /// Tidegate's own member keys, from `tokens.keys`.
+    Ring,
+    /// A key that the operator gives, such as a node's own private key.
+    File {
+        /// PEM private key.
+        key: PathBuf,
+        /// PEM certificate for `x5c`.
+        certificate: Option<PathBuf>,
+    },
+}
+
+/// How members are probed.
+#[derive(Debug, Clone)]
+pub struct HealthSettings {
+    /// Time between two probes of a healthy member.
+    pub interval: Duration,
+    /// Time between two probes of a member that fails or is coming back.
+    pub fast_interval: Duration,
+    /// A probe is answered within this.
+    pub timeout: Duration,
+    /// Good probes in a row that bring a member back.
+    pub rise: u32,
+    /// Bad probes in a row that take a member out.
+    pub fall: u32,
+    /// A manifest that must be readable.
+    pub canary: Option<(RepositoryName, Reference)>,
+}
+
+/// Bounds on upstream connections and waiting, per member unless said otherwise.
+#[derive(Debug, Clone)]
+pub struct UpstreamLimits {
+    /// Most connections to one member, exact over all workers; a request uses one.
+    pub connections_max: usize,
+    /// Most requests that wait for a connection.
+    pub queue_max: usize,
+    /// A request waits at most this long for a connection.
+    pub queue_timeout: Duration,
+    /// A connection, with its TLS handshake, is made within this.
+    pub connect_timeout: Duration,
+    /// An idle connection is closed after this; keep it below the member's own keep-alive.
+    pub idle_timeout: Duration,
+    /// A member's answer begins within this, while other candidates remain.
+    pub first_byte_timeout: Duration,
+    /// Queue, connects and tries together end within this.
+    pub head_timeout: Duration,
+    /// A member may take this long to finish an upload (`PUT ?digest`).
+    pub finish_timeout: Duration,
+    /// A body, either way, makes progress within this.
+    pub body_idle_timeout: Duration,
+}
