@@ -14,7 +14,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
 };
-use data_encoding::{BASE32_NOPAD, BASE64, BASE64URL_NOPAD};
+use data_encoding::{BASE32_NOPAD, BASE64};
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{DecodingKey, EncodingKey};
 use rustls::pki_types::PrivateKeyDer;
@@ -86,7 +86,7 @@ enum Pair {
 pub struct SigningKey {
     pair: Pair,
     algorithm: Algorithm,
-    thumbprint: String,
+    thumbprint: Arc<str>,
     libtrust_id: String,
     jwk: Jwk,
     decoding: DecodingKey,
@@ -142,6 +142,7 @@ impl SigningKey {
         let decoding = DecodingKey::from_jwk(&jwk).map_err(|_| KeyError::Crypto)?;
         let libtrust_id = libtrust_fingerprint(&spki);
         let certificate = certificate_der.map(|der| BASE64.encode(der));
+        let thumbprint = Arc::from(thumbprint);
         Ok(Self { pair, algorithm, thumbprint, libtrust_id, jwk, decoding, certificate })
     }
 
@@ -155,6 +156,12 @@ impl SigningKey {
     #[must_use]
     pub fn thumbprint(&self) -> &str {
         &self.thumbprint
+    }
+
+    /// The thumbprint, shared.
+    #[must_use]
+    pub fn thumbprint_shared(&self) -> Arc<str> {
+        Arc::clone(&self.thumbprint)
     }
 
     /// The `kid` in the given style.
@@ -348,6 +355,8 @@ impl<K> Ring<K> {
 
 #[cfg(test)]
 mod tests {
+    use data_encoding::BASE64URL_NOPAD;
+
     use super::*;
 
     #[test]

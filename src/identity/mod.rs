@@ -1,5 +1,196 @@
-//! Who a client is: the chain of providers.
+//! Who a client is: an ordered chain of providers, asked one after the other.
+//!
+//! The first provider that knows a name decides: a wrong password there ends the search. Unknown
+//! names cost the same time as known ones.
 
+mod checks;
+pub mod htpasswd;
 mod settings;
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use secrecy::SecretString;
+
+pub use checks::PasswordChecks;
 pub use settings::*;
+
+use crate::auth::subject::Subject;
+use htpasswd::{HtpasswdError, bcrypt_cost};
+
+/// Cost of the check for an unknown name where no known one has a higher cost.
+const DUMMY_COST_MIN: u32 = 10;
+
+/// What the chain says of a name and password.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// Right.
+    Known(Subject),
+    /// The name is unknown or the password wrong; which, nobody learns.
+    Wrong,
+    /// It cannot be said now.
+    Unavailable,
+}
+
+/// Why the providers cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file cannot be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line of an htpasswd file cannot be used.
+    #[error("{path}: {source}")]
+    Htpasswd {
+        /// The file.
+        path: String,
+        /// Which line and why.
+        source: HtpasswdError,
+    },
+}
+
+/// The chain, with what the files held when it was built.
+#[derive(Debug)]
+pub struct Identity {
+    providers: Vec<UserTable>,
+    dummy_hash: Arc<str>,
+}
+
+#[derive(Debug)]
+struct UserTable {
+    provider: &'static str,
+    users: HashMap<String, User>,
+}
+
+#[derive(Debug)]
+struct User {
+    hash: Arc<str>,
+    groups: Arc<[String]>,
+}
+
+impl Identity {
+    /// Reads the providers' files.
+    ///
+    /// # Errors
+    /// [`IdentityError`], naming the file and line.
+    pub fn build(providers: &[ProviderSettings]) -> Result<Self, IdentityError> {
+        let providers = providers.iter().map(build_table).collect::<Result<Vec<_>, _>>()?;
+        let hashes = providers.iter().flat_map(|table| table.users.values()).map(|user| &user.hash);
+        let cost = hashes.filter_map(|hash| bcrypt_cost(hash)).max().unwrap_or(0).max(DUMMY_COST_MIN);
+        let dummy_hash = Arc::from(format!("$2b${cost:02}${}", "a".repeat(53)));
+        Ok(Self { providers, dummy_hash })
+    }
+
+    /// The groups of a subject, if its provider still knows it.
+    #[must_use]
+    pub fn groups_of(&self, subject: &Subject) -> Option<Arc<[String]>> {
+        if subject.is_anonymous() {
+            return Some(Arc::from([]));
+        }
+        let table = self.providers.iter().find(|table| table.provider == subject.provider())?;
+        table.users.get(subject.name()).map(|user| Arc::clone(&user.groups))
+    }
+
+    /// The subjects that a bare account name can mean, in the order of the chain.
+    #[must_use]
+    pub fn subjects_named(&self, name: &str) -> Vec<Subject> {
+        let known = self.providers.iter().filter(|table| table.users.contains_key(name));
+        known.filter_map(|table| Subject::new(table.provider, name).ok()).collect()
+    }
+
+    /// Checks a name and password.
+    pub async fn check(&self, checks: &PasswordChecks, name: &str, password: &SecretString) -> Verdict {
+        let known = self.providers.iter().find_map(|table| table.users.get(name).map(|user| (table.provider, user)));
+        let hash = known.map_or(&self.dummy_hash, |(_, user)| &user.hash);
+        match (checks.matches(name, password, hash).await, known) {
+            (None, _) => Verdict::Unavailable,
+            (Some(true), Some((provider, _))) => {
+                Subject::new(provider, name).map_or(Verdict::Wrong, Verdict::Known)
+            }
+            (Some(_), _) => Verdict::Wrong,
+        }
+    }
+}
+
+fn build_table(settings: &ProviderSettings) -> Result<UserTable, IdentityError> {
+    match settings {
+        ProviderSettings::Users(users) => {
+            let entry = |user: &UserSettings| {
+                let hash = Arc::from(user.password_hash.as_str());
+                (user.name.clone(), User { hash, groups: user.groups.clone().into() })
+            };
+            Ok(UserTable { provider: "users", users: users.iter().map(entry).collect() })
+        }
+        ProviderSettings::Htpasswd { path } => {
+            let name = path.display().to_string();
+            let text = std::fs::read_to_string(path)
+                .map_err(|source| IdentityError::Read { path: name.clone(), source })?;
+            let entries =
+                htpasswd::parse(&text).map_err(|source| IdentityError::Htpasswd { path: name, source })?;
+            let entry = |(name, hash): (String, String)| {
+                (name, User { hash: Arc::from(hash), groups: Arc::from([]) })
+            };
+            Ok(UserTable { provider: "htpasswd", users: entries.into_iter().map(entry).collect() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str, password: &str) -> UserSettings {
+        let password_hash = bcrypt::hash(password, 4).expect("hashed");
+        UserSettings { name: name.to_owned(), password_hash, groups: vec!["ops".to_owned()] }
+    }
+
+    fn limits() -> VerifyLimits {
+        let second = std::time::Duration::from_secs(1);
+        VerifyLimits { concurrency: 2, queue_max: 8, success_ttl: second, failure_ttl: second, cache_entries_max: 10 }
+    }
+
+    #[tokio::test]
+    async fn the_first_provider_that_knows_a_name_decides() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("htpasswd");
+        let line = |name: &str, password: &str| format!("{name}:{}\n", bcrypt::hash(password, 4).expect("hashed"));
+        std::fs::write(&path, line("eve", "other") + &line("bob", "b")).expect("written");
+        let providers = [ProviderSettings::Users(vec![user("eve", "e")]), ProviderSettings::Htpasswd { path }];
+        let identity = Identity::build(&providers).expect("built");
+        let checks = PasswordChecks::new(&limits());
+        for (name, password, expected) in [
+            ("eve", "e", Some("users/eve")), ("eve", "other", None), ("bob", "b", Some("htpasswd/bob")), ("bob", "e", None),
+            ("who", "e", None), ("", "", None),
+            // Once more, from the cache.
+            ("eve", "e", Some("users/eve")), ("eve", "other", None),
+        ] {
+            let verdict = identity.check(&checks, name, &SecretString::from(password)).await;
+            let subject = match verdict {
+                Verdict::Known(subject) => Some(subject.to_string()),
+                Verdict::Wrong => None,
+                Verdict::Unavailable => panic!("nothing is overloaded"),
+            };
+            assert_eq!(subject.as_deref(), expected, "{name} {password}");
+        }
+        let eve = Subject::new("users", "eve").expect("a name");
+        assert_eq!(identity.groups_of(&eve).as_deref(), Some(["ops".to_owned()].as_slice()));
+        assert!(identity.groups_of(&Subject::new("users", "bob").expect("a name")).is_none());
+        assert_eq!(identity.subjects_named("eve").len(), 2);
+    }
+
+    #[tokio::test]
+    async fn checks_beyond_the_queue_are_unavailable_not_wrong() {
+        let identity = Identity::build(&[ProviderSettings::Users(vec![user("eve", "e")])]).expect("built");
+        let checks = PasswordChecks::new(&VerifyLimits { concurrency: 1, queue_max: 0, ..limits() });
+        let first = SecretString::from("1");
+        let second = SecretString::from("2");
+        let (first, second) =
+            tokio::join!(identity.check(&checks, "eve", &first), identity.check(&checks, "eve", &second));
+        let unavailable = [first, second].iter().filter(|verdict| matches!(verdict, Verdict::Unavailable)).count();
+        assert_eq!(unavailable, 1);
+    }
+}

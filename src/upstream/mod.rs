@@ -1,7 +1,22 @@
-//! The members: connections, health, credentials.
+//! The members: connections, credentials, health, and the pools they are in.
 
+mod body;
+mod connection;
+mod credential;
+mod error;
+mod member;
 mod name;
+mod pool;
+pub mod prober;
 mod settings;
+mod tls;
 
+pub use body::{BodyError, BodyProgress, IdleTimer, RequestBody};
+pub use connection::{Connections, Lease, SendError, Target};
+pub use credential::{Credential, MemberAccess, MemberKeys, TokenCredential};
+pub use error::{Phase, UpstreamError, UpstreamFault};
+pub use member::{InFlight, Member, MemberParts, label};
 pub use name::{InvalidName, MemberName, PoolName};
+pub use pool::{BuildError, Pool, Pools, Shared};
 pub use settings::*;
+pub use tls::MemberTlsError;

@@ -1,0 +1,100 @@
+//! Password checks on a bounded pool of blocking threads, remembered by a keyed hash.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use aws_lc_rs::hmac;
+use moka::sync::Cache;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Semaphore;
+
+use super::settings::VerifyLimits;
+
+type Fingerprint = [u8; 32];
+
+/// Checks passwords, a bounded number at once. What it remembers survives a reload: the stored
+/// hash is part of the key, so a changed password is a new question.
+#[derive(Debug)]
+pub struct PasswordChecks {
+    key: hmac::Key,
+    running: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    queue_max: usize,
+    right: Cache<Fingerprint, ()>,
+    wrong: Cache<Fingerprint, ()>,
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl PasswordChecks {
+    /// A pool with these bounds.
+    #[must_use]
+    pub fn new(limits: &VerifyLimits) -> Self {
+        let cache = |ttl| Cache::builder().max_capacity(limits.cache_entries_max).time_to_live(ttl).build();
+        Self {
+            key: hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>()),
+            running: Arc::new(Semaphore::new(limits.concurrency.clamp(1, Semaphore::MAX_PERMITS))),
+            waiting: AtomicUsize::new(0),
+            queue_max: limits.queue_max,
+            right: cache(limits.success_ttl),
+            wrong: cache(limits.failure_ttl),
+        }
+    }
+
+    /// Whether `password` belongs to `hash`; `None` when too many checks wait already.
+    pub(super) async fn matches(&self, name: &str, password: &SecretString, hash: &Arc<str>) -> Option<bool> {
+        let fingerprint = self.fingerprint(name, password, hash);
+        if let Some(known) = self.known(&fingerprint) {
+            return Some(known);
+        }
+        let permit = match Arc::clone(&self.running).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                let ahead = self.waiting.fetch_add(1, Ordering::AcqRel);
+                let _waiting = Waiting(&self.waiting);
+                if ahead >= self.queue_max {
+                    return None;
+                }
+                Arc::clone(&self.running).acquire_owned().await.ok()?
+            }
+        };
+        // The same pair may have been checked while this one waited.
+        if let Some(known) = self.known(&fingerprint) {
+            return Some(known);
+        }
+        let (password, hash) = (password.clone(), Arc::clone(hash));
+        let checked = tokio::task::spawn_blocking(move || {
+            let matches = bcrypt::verify(password.expose_secret(), &hash).unwrap_or(false);
+            drop(permit);
+            matches
+        });
+        let matches = checked.await.ok()?;
+        if matches { &self.right } else { &self.wrong }.insert(fingerprint, ());
+        Some(matches)
+    }
+
+    fn known(&self, fingerprint: &Fingerprint) -> Option<bool> {
+        if self.right.contains_key(fingerprint) {
+            return Some(true);
+        }
+        self.wrong.contains_key(fingerprint).then_some(false)
+    }
+
+    fn fingerprint(&self, name: &str, password: &SecretString, hash: &str) -> Fingerprint {
+        let mut context = hmac::Context::with_key(&self.key);
+        for part in [name, hash, password.expose_secret()] {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part.as_bytes());
+        }
+        let tag = context.sign();
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(tag.as_ref());
+        fingerprint
+    }
+}

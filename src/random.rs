@@ -1,0 +1,41 @@
+//! Randomness for ids, nonces and jitter, and the wall clock: what pure modules are handed.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+
+/// Seconds since the epoch.
+#[must_use]
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// A new `jti`: 128 random bits.
+#[must_use]
+pub fn token_id() -> String {
+    BASE64URL_NOPAD.encode(&rand::random::<[u8; 16]>())
+}
+
+/// A new request id: 96 random bits in hex.
+#[must_use]
+pub fn request_id() -> String {
+    HEXLOWER.encode(&rand::random::<[u8; 12]>())
+}
+
+/// A fresh nonce.
+#[must_use]
+pub fn nonce() -> [u8; crate::pin::NONCE_BYTES] {
+    rand::random()
+}
+
+/// A seed for choices between equals.
+#[must_use]
+pub fn seed() -> u64 {
+    rand::random()
+}
+
+/// `time` give or take a fifth, so that what starts together drifts apart.
+#[must_use]
+pub fn jitter(time: Duration) -> Duration {
+    time.mul_f64(rand::random_range(0.8..1.2))
+}

@@ -1,0 +1,286 @@
+//! Connections to one member: exact in number over all workers, idle ones kept per worker.
+//!
+//! A permit is the right to have a request at the member; there are `connections_max`, handed out
+//! in order of arrival. An open connection occupies a slot until its socket is closed; there are
+//! as many slots. Whoever holds a permit therefore finds an idle connection of its own worker, a
+//! free slot, or an idle connection of another worker.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use prometheus::IntGauge;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_util::task::TaskTracker;
+
+use super::body::RequestBody;
+use super::error::{Phase, UpstreamError, UpstreamFault};
+use super::name::MemberName;
+use super::settings::{MemberAddress, UpstreamLimits};
+use crate::telemetry::GaugeGuard;
+
+/// Between keep-alive probes of the kernel on an upstream connection.
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// Where a member is and how to speak TLS to it.
+pub struct Target {
+    /// Name for errors.
+    pub member: MemberName,
+    /// Scheme, host and port.
+    pub address: MemberAddress,
+    /// TLS, for https members.
+    pub tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+/// The connections to one member.
+pub struct Connections {
+    target: Target,
+    limits: UpstreamLimits,
+    permits: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    open: Arc<Slots>,
+    idle: Box<[Mutex<Vec<Idle>>]>,
+    drivers: TaskTracker,
+    gauge: IntGauge,
+}
+
+struct Slots {
+    open: AtomicUsize,
+    freed: Notify,
+}
+
+/// Occupied while a connection's socket is open.
+struct Slot(Arc<Slots>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.freed.notify_one();
+    }
+}
+
+struct Idle {
+    sender: SendRequest<RequestBody>,
+    since: Instant,
+}
+
+/// Counts a waiting request while it waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A connection in use. Dropped without [`Lease::give_back`], the connection is closed.
+pub struct Lease {
+    sender: SendRequest<RequestBody>,
+    reused: bool,
+    worker: usize,
+    connections: Arc<Connections>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A request that failed; it comes back if no byte of it was sent.
+pub struct SendError {
+    /// What happened.
+    pub error: hyper::Error,
+    /// The request, if it was never sent.
+    pub unsent: Option<Request<RequestBody>>,
+}
+
+impl Lease {
+    /// Whether the connection served a request before; such a one may have been closed meanwhile.
+    #[must_use]
+    pub fn was_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Sends a request. The answer's body goes on to be read from the connection.
+    ///
+    /// # Errors
+    /// [`SendError`], with the request if it was never sent.
+    pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Box<SendError>> {
+        self.sender.try_send_request(request).await.map_err(|mut failed| {
+            let unsent = failed.take_message();
+            Box::new(SendError { error: failed.into_error(), unsent })
+        })
+    }
+
+    /// Gives the connection back for the next request. Only after the answer's body has ended.
+    pub fn give_back(self) {
+        let Self { sender, worker, connections, _permit: permit, .. } = self;
+        if !sender.is_closed() {
+            connections.idle_of(worker).push(Idle { sender, since: Instant::now() });
+        }
+        // Only now, so that whoever gets the permit finds the connection.
+        drop(permit);
+    }
+}
+
+impl Connections {
+    /// Connections to `target` for `workers` workers.
+    #[must_use]
+    pub fn new(target: Target, limits: UpstreamLimits, workers: usize, drivers: TaskTracker, gauge: IntGauge) -> Arc<Self> {
+        Arc::new(Self {
+            target,
+            permits: Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS))),
+            limits,
+            waiting: AtomicUsize::new(0),
+            open: Arc::new(Slots { open: AtomicUsize::new(0), freed: Notify::new() }),
+            idle: (0..workers.max(1)).map(|_| Mutex::new(Vec::new())).collect(),
+            drivers,
+            gauge,
+        })
+    }
+
+    /// Waits for the right to send a request and for a connection to send it on.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] when the queue is full or too slow, or no connection can be made.
+    pub async fn acquire(self: &Arc<Self>, worker: usize, deadline: Instant) -> Result<Lease, UpstreamError> {
+        let queue_deadline = deadline.min(Instant::now() + self.limits.queue_timeout);
+        let permit = self.permit(queue_deadline).await?;
+        loop {
+            if let Some(sender) = self.take_idle(worker).await {
+                return Ok(self.lease(sender, true, worker, permit));
+            }
+            if let Some(slot) = self.slot() {
+                let deadline = deadline.min(Instant::now() + self.limits.connect_timeout);
+                let sender = self.connect(slot, deadline).await?;
+                return Ok(self.lease(sender, false, worker, permit));
+            }
+            for other in (0..self.idle.len()).filter(|other| *other != worker) {
+                if let Some(sender) = self.take_idle(other).await {
+                    return Ok(self.lease(sender, true, worker, permit));
+                }
+            }
+            // Every connection is either at work or just closing.
+            if timeout_at(queue_deadline, self.open.freed.notified()).await.is_err() {
+                return Err(self.error(Phase::Queue, UpstreamFault::Timeout));
+            }
+        }
+    }
+
+    /// Makes a connection of its own for a probe, outside the limit, so that a full or stuck pool
+    /// cannot make a member look sick.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] when no connection can be made.
+    pub async fn connect_for_probe(&self, deadline: Instant) -> Result<SendRequest<RequestBody>, UpstreamError> {
+        let uncounted = Arc::new(Slots { open: AtomicUsize::new(1), freed: Notify::new() });
+        self.connect(Slot(uncounted), deadline).await
+    }
+
+    /// Closes connections that have been idle for too long.
+    pub fn sweep(&self) {
+        let Some(oldest) = Instant::now().checked_sub(self.limits.idle_timeout) else { return };
+        for worker in 0..self.idle.len() {
+            self.idle_of(worker).retain(|idle| idle.since > oldest && !idle.sender.is_closed());
+        }
+    }
+
+    /// Closes every idle connection, as when the member is out: what comes back starts afresh.
+    pub fn close_idle(&self) {
+        for worker in 0..self.idle.len() {
+            self.idle_of(worker).clear();
+        }
+    }
+
+    fn lease(
+        self: &Arc<Self>,
+        sender: SendRequest<RequestBody>,
+        reused: bool,
+        worker: usize,
+        permit: OwnedSemaphorePermit,
+    ) -> Lease {
+        Lease { sender, reused, worker, connections: Arc::clone(self), _permit: permit }
+    }
+
+    async fn permit(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, UpstreamError> {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Ok(permit);
+        }
+        if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.limits.queue_max {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+            return Err(self.error(Phase::Queue, UpstreamFault::QueueFull));
+        }
+        let _waiting = Waiting(&self.waiting);
+        match timeout_at(deadline, Arc::clone(&self.permits).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(self.error(Phase::Queue, UpstreamFault::Timeout)),
+        }
+    }
+
+    fn idle_of(&self, worker: usize) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+        let at = worker % self.idle.len();
+        self.idle[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn take_idle(&self, worker: usize) -> Option<SendRequest<RequestBody>> {
+        let oldest = Instant::now().checked_sub(self.limits.idle_timeout);
+        loop {
+            // The youngest first: it is the least likely to be closed by the member.
+            let Idle { mut sender, since } = self.idle_of(worker).pop()?;
+            if oldest.is_none_or(|oldest| since > oldest) && sender.ready().await.is_ok() {
+                return Some(sender);
+            }
+        }
+    }
+
+    fn slot(&self) -> Option<Slot> {
+        let max = self.limits.connections_max;
+        let taken = self.open.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < max).then_some(open + 1));
+        taken.is_ok().then(|| Slot(Arc::clone(&self.open)))
+    }
+
+    async fn connect(&self, slot: Slot, deadline: Instant) -> Result<SendRequest<RequestBody>, UpstreamError> {
+        let gauge = GaugeGuard::new(&self.gauge);
+        match timeout_at(deadline, self.handshake(slot, gauge)).await {
+            Ok(Ok(sender)) => Ok(sender),
+            Ok(Err(fault)) => Err(self.error(Phase::Connect, fault)),
+            Err(_) => Err(self.error(Phase::Connect, UpstreamFault::Timeout)),
+        }
+    }
+
+    async fn handshake(&self, slot: Slot, gauge: GaugeGuard) -> Result<SendRequest<RequestBody>, UpstreamFault> {
+        let address = &self.target.address;
+        let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+        stream.set_nodelay(true)?;
+        let keep_alive = socket2::TcpKeepalive::new().with_time(TCP_KEEP_ALIVE).with_interval(TCP_KEEP_ALIVE);
+        socket2::SockRef::from(&stream).set_tcp_keepalive(&keep_alive)?;
+        match &self.target.tls {
+            None => self.drive(TokioIo::new(stream), slot, gauge).await,
+            Some((connector, name)) => {
+                let stream = connector.connect(name.clone(), stream).await?;
+                self.drive(TokioIo::new(stream), slot, gauge).await
+            }
+        }
+    }
+
+    async fn drive<IO>(&self, io: IO, slot: Slot, gauge: GaugeGuard) -> Result<SendRequest<RequestBody>, UpstreamFault>
+    where
+        IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http1::Builder::new().handshake(io).await?;
+        self.drivers.spawn(async move {
+            // How the connection ends shows in the request that it carries.
+            drop(connection.await);
+            drop((gauge, slot));
+        });
+        Ok(sender)
+    }
+
+    fn error(&self, phase: Phase, source: UpstreamFault) -> UpstreamError {
+        UpstreamError { member: self.target.member.clone(), phase, source }
+    }
+}

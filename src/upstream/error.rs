@@ -1,0 +1,82 @@
+//! What went wrong at a member, and whether the request may be tried elsewhere.
+
+use super::name::MemberName;
+
+/// How far a try had come when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for a free connection.
+    Queue,
+    /// Connecting, TLS included.
+    Connect,
+    /// The request was handed back unsent.
+    Unsent,
+    /// Between the request's first byte and the answer's head.
+    Head,
+    /// The credential could not be made.
+    Credential,
+}
+
+impl Phase {
+    /// The word for logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Connect => "connect",
+            Self::Unsent => "unsent",
+            Self::Head => "head",
+            Self::Credential => "credential",
+        }
+    }
+}
+
+/// A try at one member failed.
+#[derive(Debug, thiserror::Error)]
+#[error("member {member} failed in phase {}", phase.as_str())]
+pub struct UpstreamError {
+    /// The member.
+    pub member: MemberName,
+    /// How far it came.
+    pub phase: Phase,
+    /// Why.
+    #[source]
+    pub source: UpstreamFault,
+}
+
+/// Why a try failed.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamFault {
+    /// A deadline passed.
+    #[error("timed out")]
+    Timeout,
+    /// Too many requests wait already.
+    #[error("the queue is full")]
+    QueueFull,
+    /// Name lookup, connect or TLS failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// HTTP towards the member failed.
+    #[error("{0}")]
+    Http(#[from] hyper::Error),
+    /// The member's token could not be signed.
+    #[error("{0}")]
+    Key(#[from] crate::auth::keys::KeyError),
+}
+
+impl UpstreamError {
+    /// Whether no byte of the request can have reached the member.
+    #[must_use]
+    pub fn is_unsent(&self) -> bool {
+        match self.phase {
+            Phase::Queue | Phase::Connect | Phase::Unsent | Phase::Credential => true,
+            Phase::Head => false,
+        }
+    }
+
+    /// Whether it says something about the member's health.
+    #[must_use]
+    pub fn is_connect_failure(&self) -> bool {
+        self.phase == Phase::Connect
+    }
+}

@@ -1,0 +1,179 @@
+//! One member at run time: its connections, credential, load and health.
+
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::HeaderValue;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::connection::Connections;
+use super::credential::Credential;
+use super::name::{MemberName, PoolName};
+use super::settings::{HealthSettings, MemberAddress};
+use crate::balance::health::{Health, Observation, Status, Thresholds};
+use crate::telemetry::{GaugeGuard, MemberMetrics, MemberStatus, ProbeResult};
+
+/// One member at run time.
+pub struct Member {
+    /// Its name.
+    pub name: MemberName,
+    /// The pool it is in.
+    pub pool: PoolName,
+    /// Where it is.
+    pub address: MemberAddress,
+    /// The `Host` that it is asked with.
+    pub host: HeaderValue,
+    /// Its share of the work.
+    pub weight: u32,
+    /// The connections to it.
+    pub connections: Arc<Connections>,
+    /// How we authenticate ourselves.
+    pub credential: Credential,
+    /// Its metric handles.
+    pub metrics: MemberMetrics,
+    /// How it is probed.
+    pub probe: HealthSettings,
+    /// Asks the prober for a probe at once.
+    pub probe_now: Notify,
+    pub(super) control: tokio::sync::Mutex<Option<(Instant, bool)>>,
+    status: AtomicU8,
+    health: Mutex<(Health, Option<String>)>,
+    in_flight: AtomicUsize,
+}
+
+/// What a member is made of.
+pub struct MemberParts {
+    /// Its name.
+    pub name: MemberName,
+    /// The pool it is in.
+    pub pool: PoolName,
+    /// Where it is.
+    pub address: MemberAddress,
+    /// The `Host` that it is asked with.
+    pub host: HeaderValue,
+    /// Its share of the work.
+    pub weight: u32,
+    /// The connections to it.
+    pub connections: Arc<Connections>,
+    /// How we authenticate ourselves.
+    pub credential: Credential,
+    /// Its metric handles.
+    pub metrics: MemberMetrics,
+    /// How it is probed.
+    pub probe: HealthSettings,
+}
+
+/// Counts a request at a member while it lives.
+pub struct InFlight {
+    member: Arc<Member>,
+    _gauge: GaugeGuard,
+}
+
+impl InFlight {
+    /// Counts one more request at `member`.
+    #[must_use]
+    pub fn new(member: &Arc<Member>) -> Self {
+        member.in_flight.fetch_add(1, Ordering::AcqRel);
+        Self { member: Arc::clone(member), _gauge: GaugeGuard::new(&member.metrics.in_flight) }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.member.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Member {
+    /// A member that was not probed yet.
+    #[must_use]
+    pub fn new(parts: MemberParts) -> Self {
+        let MemberParts { name, pool, address, host, weight, connections, credential, metrics, probe } = parts;
+        metrics.set_state(MemberStatus::Starting);
+        Self {
+            name, pool, address, host, weight, connections, credential, metrics, probe,
+            probe_now: Notify::new(),
+            control: tokio::sync::Mutex::new(None),
+            status: AtomicU8::new(Status::Starting as u8),
+            health: Mutex::new((Health::default(), None)),
+            in_flight: AtomicUsize::new(0),
+        }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        const ALL: [Status; 4] = [Status::Starting, Status::Healthy, Status::Unhealthy, Status::CredentialFault];
+        ALL[usize::from(self.status.load(Ordering::Acquire)) % ALL.len()]
+    }
+
+    /// Requests at the member now.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// What was last wrong with it.
+    #[must_use]
+    pub fn last_problem(&self) -> Option<String> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
+    /// Whether the next probe should come soon.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).0.is_unsettled()
+    }
+
+    /// Takes in what a probe or a connect showed, and says so where the state changes.
+    pub fn observe(&self, seen: Observation, problem: Option<&str>) {
+        let thresholds = Thresholds { rise: self.probe.rise, fall: self.probe.fall };
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = health.0.observe(seen, thresholds);
+        if seen != Observation::Good {
+            health.1 = problem.map(str::to_owned);
+        }
+        let Some(status) = changed else { return };
+        if status == Status::Healthy {
+            health.1 = None;
+        }
+        self.status.store(status as u8, Ordering::Release);
+        drop(health);
+        self.metrics.set_state(label(status));
+        let (member, pool) = (self.name.as_str(), self.pool.as_str());
+        if status.serves() {
+            tracing::info!(member, pool, "member is healthy");
+        } else {
+            self.connections.close_idle();
+            let reason = problem.unwrap_or("unknown");
+            tracing::warn!(member, pool, state = label(status).as_str(), reason, "member is out");
+        }
+    }
+
+    /// A connect for a client's request failed: that counts like a failed probe, and the prober
+    /// looks at once.
+    pub fn connect_failed(&self, problem: &str) {
+        self.observe(Observation::Bad, Some(problem));
+        self.probe_now.notify_one();
+    }
+
+    pub(super) fn count_probe(&self, seen: Observation) {
+        self.metrics.count_probe(match seen {
+            Observation::Good => ProbeResult::Healthy,
+            Observation::Bad => ProbeResult::Failed,
+            Observation::CredentialRefused => ProbeResult::CredentialFault,
+        });
+    }
+}
+
+/// The metric's word for a status.
+#[must_use]
+pub fn label(status: Status) -> MemberStatus {
+    match status {
+        Status::Starting => MemberStatus::Starting,
+        Status::Healthy => MemberStatus::Healthy,
+        Status::Unhealthy => MemberStatus::Unhealthy,
+        Status::CredentialFault => MemberStatus::CredentialFault,
+    }
+}

@@ -1,0 +1,196 @@
+//! The pools and their members, built once from the settings.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio_util::task::TaskTracker;
+
+use super::connection::{Connections, Target};
+use super::credential::{Credential, MemberKeys};
+use super::member::{Member, MemberParts};
+use super::name::{MemberName, PoolName};
+use super::settings::{
+    CredentialSettings, MemberAddress, MemberKeySource, MemberSettings, PoolSettings, UpstreamLimits,
+};
+use super::tls::{self, MemberTlsError};
+use crate::auth::keys::{KeyError, Ring, SigningKey};
+use crate::balance::{Load, order_by_load};
+use crate::telemetry::Metrics;
+
+/// Members that serve the same content.
+pub struct Pool {
+    /// Its name.
+    pub name: PoolName,
+    /// Its bounds.
+    pub limits: UpstreamLimits,
+    /// Its members, in file order.
+    pub members: Vec<Arc<Member>>,
+}
+
+/// Every pool, in the order of the configuration.
+pub struct Pools {
+    pools: Vec<Arc<Pool>>,
+    by_member: HashMap<String, (usize, Arc<Member>)>,
+}
+
+/// Why a member cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[error("member {member}: {problem}")]
+pub struct BuildError {
+    member: MemberName,
+    #[source]
+    problem: BuildProblem,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BuildProblem {
+    #[error("{0}")]
+    Tls(#[from] MemberTlsError),
+    #[error("credential: {0}")]
+    Key(#[from] KeyError),
+    #[error("credential: {0}: {1}")]
+    KeyFile(String, std::io::Error),
+    #[error("credential: {0}: not a PEM certificate")]
+    Certificate(String),
+    #[error("the host cannot stand in a Host header")]
+    Host,
+}
+
+/// What all members share.
+pub struct Shared {
+    /// Tidegate's own member keys.
+    pub member_ring: Arc<ArcSwap<Ring<SigningKey>>>,
+    /// Where metrics go.
+    pub metrics: Arc<Metrics>,
+    /// Owns the tasks that drive connections.
+    pub drivers: TaskTracker,
+    /// How many workers there are.
+    pub workers: usize,
+    /// How many minted tokens each member remembers.
+    pub cache_entries_max: u64,
+}
+
+impl Pools {
+    /// Builds every member.
+    ///
+    /// # Errors
+    /// [`BuildError`] when a key, certificate or host is unusable.
+    pub fn build(settings: &[PoolSettings], shared: &Shared) -> Result<Self, BuildError> {
+        let mut pools = Vec::new();
+        let mut by_member = HashMap::new();
+        for (at, pool) in settings.iter().enumerate() {
+            let build = |member: &MemberSettings| {
+                build_member(pool, member, shared).map_err(|problem| BuildError { member: member.name.clone(), problem })
+            };
+            let members = pool.members.iter().map(build).collect::<Result<Vec<_>, _>>()?;
+            by_member.extend(members.iter().map(|member| (member.name.as_str().to_owned(), (at, Arc::clone(member)))));
+            pools.push(Arc::new(Pool { name: pool.name.clone(), limits: pool.limits.clone(), members }));
+        }
+        Ok(Self { pools, by_member })
+    }
+
+    /// The pool at a position of the configuration.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<&Arc<Pool>> {
+        self.pools.get(index)
+    }
+
+    /// Every pool.
+    #[must_use]
+    pub fn all(&self) -> &[Arc<Pool>] {
+        &self.pools
+    }
+
+    /// Every member of every pool.
+    pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.pools.iter().flat_map(|pool| &pool.members)
+    }
+
+    /// A member by its name, with its pool's position.
+    #[must_use]
+    pub fn member(&self, name: &str) -> Option<(usize, &Arc<Member>)> {
+        self.by_member.get(name).map(|(pool, member)| (*pool, member))
+    }
+}
+
+impl Pool {
+    /// The members that serve, in the order in which to try them.
+    #[must_use]
+    pub fn candidates(&self, seed: u64) -> Vec<Arc<Member>> {
+        let serving = self.members.iter().enumerate().filter(|(_, member)| member.status().serves());
+        let mut loads: Vec<Load> = serving
+            .map(|(index, member)| Load { index, in_flight: member.in_flight(), weight: member.weight })
+            .collect();
+        order_by_load(&mut loads, seed);
+        loads.iter().map(|load| Arc::clone(&self.members[load.index])).collect()
+    }
+
+    /// Whether any member serves.
+    #[must_use]
+    pub fn can_serve(&self) -> bool {
+        self.members.iter().any(|member| member.status().serves())
+    }
+}
+
+fn build_member(pool: &PoolSettings, settings: &MemberSettings, shared: &Shared) -> Result<Arc<Member>, BuildProblem> {
+    let metrics = shared.metrics.member(pool.name.as_str(), settings.name.as_str());
+    let target = Target {
+        member: settings.name.clone(),
+        address: settings.address.clone(),
+        tls: tls::build(&settings.address, &settings.tls)?,
+    };
+    let connections = Connections::new(
+        target,
+        pool.limits.clone(),
+        shared.workers,
+        shared.drivers.clone(),
+        metrics.connections.clone(),
+    );
+    let keys = match &settings.credential {
+        CredentialSettings::Token(token) => Some(member_keys(&token.key, shared)?),
+        CredentialSettings::None | CredentialSettings::Basic { .. } => None,
+    };
+    Ok(Arc::new(Member::new(MemberParts {
+        name: settings.name.clone(),
+        pool: pool.name.clone(),
+        address: settings.address.clone(),
+        host: HeaderValue::try_from(authority(&settings.address)).map_err(|_| BuildProblem::Host)?,
+        weight: settings.weight,
+        connections,
+        credential: Credential::build(&settings.credential, keys, shared.cache_entries_max)?,
+        metrics,
+        probe: pool.health.clone(),
+    })))
+}
+
+fn member_keys(source: &MemberKeySource, shared: &Shared) -> Result<MemberKeys, BuildProblem> {
+    let (key, certificate) = match source {
+        MemberKeySource::Ring => return Ok(MemberKeys::Ring(Arc::clone(&shared.member_ring))),
+        MemberKeySource::File { key, certificate } => (key, certificate),
+    };
+    let read = |path: &Path| std::fs::read(path).map_err(|error| BuildProblem::KeyFile(path.display().to_string(), error));
+    let pem = read(key)?;
+    let certificate = match certificate {
+        None => None,
+        Some(path) => Some(
+            CertificateDer::from_pem_slice(&read(path)?)
+                .map_err(|_| BuildProblem::Certificate(path.display().to_string()))?,
+        ),
+    };
+    let key = SigningKey::from_pem(&pem, certificate.as_deref())?;
+    Ok(MemberKeys::Fixed(Arc::new(key)))
+}
+
+/// `host[:port]`, the port left out where it is the scheme's own.
+fn authority(address: &MemberAddress) -> String {
+    let host = if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
+    match (address.https, address.port) {
+        (true, 443) | (false, 80) => host,
+        (_, port) => format!("{host}:{port}"),
+    }
+}
