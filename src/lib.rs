@@ -1,18 +1,35 @@
 //! Tidegate, a registry-aware layer-7 load balancer and auth gateway.
-pub mod secret;
+//!
+//! Pure modules decide ([`registry`], [`auth`], [`balance`], [`forwarding`], [`pin`], [`routing`]),
+//! IO modules do ([`server`], [`proxy`], [`upstream`], [`identity`], [`token_service`], [`admin`],
+//! [`key_store`], [`reload`]), and [`app`] wires them from the [`config`].
+
 pub mod registry;
+pub mod secret;
+
 pub mod auth;
+pub mod balance;
 pub mod forwarding;
 pub mod pin;
-pub mod key_store;
-pub mod random;
-pub mod balance;
 pub mod routing;
-pub mod snapshot;
-pub mod telemetry;
-pub mod server;
-pub mod identity;
-pub mod upstream;
-pub mod token_service;
-pub mod admin;
+
 pub mod config;
+
+pub mod random;
+pub mod telemetry;
+
+pub mod identity;
+pub mod key_store;
+pub mod upstream;
+
+pub mod snapshot;
+pub mod token_service;
+
+pub mod proxy;
+pub mod server;
+
+pub mod admin;
+pub mod reload;
+
+pub mod app;
+pub mod cli;

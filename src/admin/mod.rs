@@ -1,5 +1,167 @@
-//! The admin listener: liveness, readiness, metrics, status.
+//! The admin listener: liveness, readiness, metrics and status. It only reads.
 
 mod settings;
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
 pub use settings::*;
+
+use crate::telemetry::Metrics;
+use crate::upstream::{Pools, label};
+
+/// A request's head comes within this.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections at once; scrapers and probes need few.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Readiness as the process sees it; readiness of the pools comes on top.
+#[derive(Debug, Default)]
+pub struct Readiness(AtomicBool);
+
+impl Readiness {
+    /// Ready, or not any more.
+    pub fn set(&self, ready: bool) {
+        self.0.store(ready, Ordering::Release);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// What the admin listener shows.
+pub struct Admin {
+    /// The members.
+    pub pools: Arc<Pools>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// Whether the process wants requests.
+    pub readiness: Arc<Readiness>,
+    /// Lines that the access log dropped.
+    pub access_log_dropped: tracing_appender::non_blocking::ErrorCounter,
+}
+
+impl Admin {
+    /// Serves until told to stop.
+    ///
+    /// # Errors
+    /// When the listener breaks.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, stop: CancellationToken, tasks: TaskTracker) -> std::io::Result<()> {
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return Ok(()) };
+            let (stream, _) = tokio::select! {
+                accepted = listener.accept() => accepted?,
+                () = stop.cancelled() => return Ok(()),
+            };
+            let admin = Arc::clone(&self);
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                let _permit = permit;
+                let service = service_fn(move |request| {
+                    let admin = Arc::clone(&admin);
+                    async move { Ok::<_, Infallible>(admin.answer(&request)) }
+                });
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_TIMEOUT)
+                    .serve_connection(TokioIo::new(stream), service);
+                tokio::select! {
+                    // A scraper that hangs up is nobody's concern.
+                    ended = connection => drop(ended),
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "this listener only reads\n");
+        }
+        match request.uri().path() {
+            "/livez" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => self.readyz(),
+            "/metrics" => self.metrics(),
+            "/status" => json_response(&self.status()),
+            "/" => text(StatusCode::OK, "tidegate: /livez /readyz /metrics /status\n"),
+            _ => text(StatusCode::NOT_FOUND, "not here: /livez /readyz /metrics /status\n"),
+        }
+    }
+
+    /// 503 while starting or draining, and while some pool can serve nothing.
+    fn readyz(&self) -> Response<Full<Bytes>> {
+        if !self.readiness.is_set() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "starting or draining\n");
+        }
+        let out: Vec<&str> =
+            self.pools.all().iter().filter(|pool| !pool.can_serve()).map(|pool| pool.name.as_str()).collect();
+        if out.is_empty() {
+            return text(StatusCode::OK, "ok\n");
+        }
+        text(StatusCode::SERVICE_UNAVAILABLE, &format!("no member serves in pool {}\n", out.join(", ")))
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let dropped = self.access_log_dropped.dropped_lines();
+        self.metrics.access_log_dropped.set(i64::try_from(dropped).unwrap_or(i64::MAX));
+        let mut response = Response::new(Full::from(self.metrics.encode()));
+        let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        response
+    }
+
+    fn status(&self) -> Value {
+        let pools = self.pools.all().iter().map(|pool| {
+            let members = pool.members.iter().map(|member| {
+                json!({
+                    "name": member.name.as_str(),
+                    "state": label(member.status()).as_str(),
+                    "in_flight": member.in_flight(),
+                    "connections": member.metrics.connections.get(),
+                    "weight": member.weight,
+                    "last_problem": member.last_problem(),
+                })
+            });
+            json!({ "name": pool.name.as_str(), "members": members.collect::<Vec<_>>() })
+        });
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "generation": self.metrics.generation.get(),
+            "ready": self.readiness.is_set(),
+            "connections": self.metrics.connections.get(),
+            "requests_in_flight": self.metrics.requests_in_flight.get(),
+            "pools": pools.collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(text.to_owned()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn json_response(value: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(value.to_string()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

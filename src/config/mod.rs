@@ -1,16 +1,37 @@
 //! The configuration file: read, checked as a whole, and turned into the settings of each component.
 
+mod convert;
+mod decode;
+mod document;
+mod error;
+mod file;
+mod quick_start;
+mod suggest;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use error::{ConfigError, ConfigErrors, Fix, Snippet};
+pub use quick_start::from_member_urls;
 
 use crate::admin::AdminSettings;
 use crate::auth::policy::Policy;
 use crate::forwarding::hosts::Hosts;
-use crate::identity::IdentitySettings;
+use crate::identity::{IdentitySettings, ProviderSettings};
 use crate::routing::RouteTable;
-use crate::server::ServerSettings;
+use crate::server::{ListenerKind, ServerSettings};
 use crate::telemetry::LogSettings;
 use crate::token_service::{TokenSettings, UploadSettings};
-use crate::upstream::PoolSettings;
+use crate::upstream::{CredentialSettings, MemberKeySource, PoolSettings};
+
+use document::Document;
+
+/// Largest configuration file that is read.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// A whole configuration, checked.
 #[derive(Debug, Clone)]
@@ -39,6 +60,92 @@ pub struct Config {
     pub shutdown: ShutdownSettings,
     /// How often files are looked at for changes.
     pub reload_interval: Duration,
+    /// The files of secrets given as `{ file: PATH }`; their content is already in the settings.
+    pub secret_files: Vec<PathBuf>,
+}
+
+/// A configuration that can be used, and what is questionable in it.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What is probably not meant as it is written.
+    pub warnings: Vec<ConfigError>,
+}
+
+/// Reads, resolves and checks a configuration file.
+///
+/// # Errors
+/// Everything that is wrong, with places and remedies.
+pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
+    let source = read_source(path).map_err(|error| {
+        let problem = format!("cannot be read: {error}");
+        let fix = Fix::advice("name a configuration file that this user can read; `config/tidegate.yaml` is an example");
+        ConfigError { file: Some(path.to_owned()), line: 0, column: 0, key: String::new(), problem, fix, snippet: None }
+    })?;
+    parse(path, source)
+}
+
+fn read_source(path: &Path) -> std::io::Result<String> {
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
+        return Err(std::io::Error::other(
+            "it is not a regular file of at most 4 MiB",
+        ));
+    }
+    std::fs::read_to_string(path)
+}
+
+fn parse(path: &Path, source: String) -> Result<Loaded, ConfigErrors> {
+    let document = Document::parse(path.to_owned(), source)?;
+    let file: file::File =
+        decode::decode(&document).map_err(|problems| ConfigErrors(document.describe(problems)))?;
+    convert::convert(
+        &file,
+        &document,
+        path.parent().unwrap_or_else(|| Path::new("")),
+    )
+}
+
+impl Config {
+    /// The files besides the configuration file whose content it stands on, each once.
+    #[must_use]
+    pub fn watched_files(&self) -> Vec<PathBuf> {
+        let mut files = self.secret_files.clone();
+        for listener in &self.server.listeners {
+            if let ListenerKind::Tls(tls) = &listener.kind {
+                files.extend(
+                    tls.certificates
+                        .iter()
+                        .flat_map(|pair| [pair.cert.clone(), pair.key.clone()]),
+                );
+            }
+        }
+        for provider in &self.identity.providers {
+            if let ProviderSettings::Htpasswd { path } = provider {
+                files.push(path.clone());
+            }
+        }
+        for member in self.pools.iter().flat_map(|pool| &pool.members) {
+            files.extend(member.tls.ca_file.clone());
+            files.extend(
+                member
+                    .tls
+                    .client_certificate
+                    .iter()
+                    .flat_map(|(cert, key)| [cert.clone(), key.clone()]),
+            );
+            if let CredentialSettings::Token(token) = &member.credential
+                && let MemberKeySource::File { key, certificate } = &token.key
+            {
+                files.push(key.clone());
+                files.extend(certificate.clone());
+            }
+        }
+        files.sort();
+        files.dedup();
+        files
+    }
 }
 
 /// How the process ends on SIGTERM.

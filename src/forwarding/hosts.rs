@@ -66,6 +66,13 @@ impl Hosts {
         self.allowed.first().map_or("", |host| host.name.as_str())
     }
 
+    /// Every name and address, without ports and brackets, as a certificate carries them.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let bare = |host: &AllowedHost| host.name.trim_start_matches('[').trim_end_matches(']').to_owned();
+        self.allowed.iter().map(bare).collect()
+    }
+
     /// Whether `external_url` is https.
     #[must_use]
     pub fn external_https(&self) -> bool {

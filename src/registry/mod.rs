@@ -11,6 +11,8 @@ mod request;
 pub use access::{Action, Actions, Resource, ResourceAccess, parse_scopes};
 pub use error::{ErrorCode, error_body};
 pub use name::{Digest, NameError, Reference, RepositoryName, Tag, UploadId};
-pub use request::{PIN_PARAMETER, 
+pub(crate) use request::with_query;
+pub use request::{
+    PIN_PARAMETER,
     BlobMethod, ManifestMethod, Mount, Page, ParseError, RegistryRequest, RouteKind, UploadMethod,
 };

@@ -17,7 +17,7 @@ use super::name::{Digest, NameError, Reference, RepositoryName, UploadId};
 /// The query parameter that carries an upload pin; never sent to a member.
 pub const PIN_PARAMETER: &str = "_tg";
 /// Largest page of a catalog or tag list that a member is asked for.
-pub const PAGE_ENTRIES_MAX: u32 = 1000;
+const PAGE_ENTRIES_MAX: u32 = 1000;
 /// Most query parameters in one request.
 const QUERY_PARAMETERS_MAX: usize = 16;
 

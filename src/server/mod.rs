@@ -1,5 +1,10 @@
-//! Accepting connections: listeners, TLS, limits.
+//! Accepting connections: listeners, TLS, deadlines and limits. The handler comes in as a function.
 
+mod accept;
 mod settings;
+mod tls;
+mod watch;
 
+pub use accept::{Accepted, Acceptor, Listener, bind};
 pub use settings::*;
+pub use tls::{CertificateError, Certificates, generate_self_signed};

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 /// Why a body ended early.
@@ -28,6 +29,7 @@ pub struct BodyProgress {
     polled: AtomicBool,
     ended: AtomicBool,
     bytes: AtomicU64,
+    end: Notify,
 }
 
 impl BodyProgress {
@@ -41,6 +43,18 @@ impl BodyProgress {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
+    }
+
+    /// Waits until the whole body was read. For one waiter.
+    pub async fn ended(&self) {
+        while !self.has_ended() {
+            self.end.notified().await;
+        }
+    }
+
+    fn set_ended(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.end.notify_one();
     }
 
     /// Bytes so far.
@@ -103,7 +117,7 @@ impl RequestBody {
     #[must_use]
     pub fn stream(incoming: Incoming, progress: Arc<BodyProgress>, idle: Duration) -> Self {
         if incoming.is_end_stream() {
-            progress.ended.store(true, Ordering::Release);
+            progress.set_ended();
         }
         Self::Stream { incoming, progress, idle: IdleTimer::new(idle) }
     }
@@ -122,7 +136,7 @@ impl Body for RequestBody {
                 Poll::Pending => Poll::Pending,
             },
             Poll::Ready(None) => {
-                progress.ended.store(true, Ordering::Release);
+                progress.set_ended();
                 Poll::Ready(None)
             }
             Poll::Ready(Some(frame)) => {
@@ -131,7 +145,7 @@ impl Body for RequestBody {
                     progress.bytes.fetch_add(data.len() as u64, Ordering::AcqRel);
                 }
                 if incoming.is_end_stream() {
-                    progress.ended.store(true, Ordering::Release);
+                    progress.set_ended();
                 }
                 Poll::Ready(Some(frame.map_err(BodyError::from)))
             }

@@ -1,0 +1,373 @@
+//! The composition root: builds every component from the configuration, owns the tasks and
+//! threads, and takes the process from start to its ordered end.
+//!
+//! Each worker is a thread with a `current_thread` runtime, its own listening sockets
+//! (SO_REUSEPORT) and its own idle upstream connections. Probes, reloads, the admin listener and
+//! signals run on one runtime more, here called control.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use arc_swap::ArcSwap;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking};
+
+use crate::admin::{Admin, Readiness};
+use crate::auth::keys::{Ring, SigningKey};
+use crate::config::Config;
+use crate::identity::PasswordChecks;
+use crate::key_store;
+use crate::proxy::{ConnectionInfo, Gateway, GatewayLimits, OpenUploads};
+use crate::random::unix_now;
+use crate::reload::{Reloader, build_state};
+use crate::server::{Acceptor, Certificates, Listener, ListenerKind, bind};
+use crate::telemetry::{AccessLog, Metrics};
+use crate::token_service::TokenService;
+use crate::upstream::{Pools, Shared, prober};
+
+/// How often open uploads are looked through for abandoned ones.
+const UPLOAD_SWEEP: Duration = Duration::from_secs(10);
+/// Threads of each runtime for blocking work; password checks have their own bound on top.
+const BLOCKING_THREADS: usize = 16;
+/// Descriptors a process needs beside its connections.
+const DESCRIPTORS_RESERVE: u64 = 256;
+
+/// Where the configuration came from and where the access log goes.
+pub struct Surroundings {
+    /// The configuration file, for reloads.
+    pub config_path: Option<PathBuf>,
+    /// The access log's writer.
+    pub access_writer: NonBlocking,
+    /// Its count of dropped lines.
+    pub access_dropped: ErrorCounter,
+}
+
+/// The parts that live as long as the process.
+struct Parts {
+    gateway: Arc<Gateway>,
+    member_ring: Arc<ArcSwap<Ring<SigningKey>>>,
+    certificates: Vec<Arc<Certificates>>,
+    connections: TaskTracker,
+    stop: CancellationToken,
+    finished: CancellationToken,
+}
+
+/// A bound socket with what serves it; one a worker and listener.
+type Endpoint = (Listener, Acceptor);
+
+/// Runs the gateway until it is told to end.
+///
+/// # Errors
+/// When something cannot be built, or a part that must not end has ended.
+pub fn run(config: Config, surroundings: Surroundings) -> anyhow::Result<()> {
+    raise_descriptor_limit(config.server.limits.connections_max, &config);
+    let metrics = Metrics::new().context("register metrics")?;
+    count_panics(&metrics);
+    let control = runtime().context("start the control runtime")?;
+    let parts = build(&config, &metrics, &surroundings)?;
+    let endpoints = bind_all(&config, &parts, &metrics)?;
+    let workers = spawn_workers(endpoints, &parts)?;
+    let ended = control.block_on(supervise(config, surroundings, &parts, &metrics));
+    parts.finished.cancel();
+    for worker in workers {
+        if worker.join().is_err() {
+            tracing::error!("a worker has panicked");
+        }
+    }
+    control.shutdown_timeout(Duration::from_millis(100));
+    ended
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build()
+}
+
+fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -> anyhow::Result<Parts> {
+    let (keys, seals) = (&config.tokens.keys, &config.uploads.seal_keys);
+    for path in key_store::ensure(keys, seals, config.tokens.algorithm, config.tokens.replicas, unix_now())? {
+        tracing::info!(path = %path.display(), "made a key");
+    }
+    let (snapshot, member_ring) = build_state(config, 1)?;
+    metrics.generation.set(1);
+    let state = Arc::new(ArcSwap::from_pointee(snapshot));
+    let member_ring = Arc::new(ArcSwap::from_pointee(member_ring));
+    let tasks = TaskTracker::new();
+    let shared = Shared {
+        member_ring: Arc::clone(&member_ring),
+        metrics: Arc::clone(metrics),
+        drivers: tasks.clone(),
+        workers: config.server.workers,
+        cache_entries_max: config.tokens.cache_entries_max,
+    };
+    let pools = Arc::new(Pools::build(&config.pools, &shared)?);
+    let checks = Arc::new(PasswordChecks::new(&config.identity.limits));
+    let access_writer = config.log.access_log.then(|| surroundings.access_writer.clone());
+    let gateway = Arc::new(Gateway {
+        hosts: config.hosts.clone(),
+        routes: config.routes.clone(),
+        pools,
+        state,
+        tokens: TokenService::new(config.tokens.clone(), checks, Arc::clone(metrics)),
+        metrics: Arc::clone(metrics),
+        access_log: Arc::new(AccessLog::new(access_writer, config.log.format)),
+        uploads: Arc::new(OpenUploads::new(config.uploads.tracked_max, Arc::clone(metrics))),
+        tasks,
+        limits: GatewayLimits {
+            upload_grace: config.uploads.grace,
+            refused_body_bytes_max: config.server.limits.refused_body_bytes_max,
+            refused_body_timeout: config.server.limits.refused_body_timeout,
+        },
+    });
+    let (connections, stop, finished) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+    Ok(Parts { gateway, member_ring, certificates: Vec::new(), connections, stop, finished }).and_then(|parts| with_certificates(parts, config))
+}
+
+fn with_certificates(mut parts: Parts, config: &Config) -> anyhow::Result<Parts> {
+    for listener in &config.server.listeners {
+        if let ListenerKind::Tls(tls) = &listener.kind {
+            parts.certificates.push(Certificates::load(tls)?);
+        }
+    }
+    Ok(parts)
+}
+
+/// Binds every listener once a worker. Returns the endpoints of each worker.
+fn bind_all(config: &Config, parts: &Parts, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Vec<Endpoint>>> {
+    let workers = config.server.workers;
+    let mut endpoints: Vec<Vec<Endpoint>> = (0..workers).map(|_| Vec::new()).collect();
+    let permits = Arc::new(Semaphore::new(config.server.limits.connections_max.min(Semaphore::MAX_PERMITS)));
+    let body_idle_timeout = config.pools.iter().map(|pool| pool.limits.body_idle_timeout).max();
+    let mut certificates = parts.certificates.iter();
+    let mut https_port = 443;
+    // Redirects last: they name the port of the TLS listener, which may be chosen only now.
+    let (redirects, others): (Vec<_>, Vec<_>) =
+        config.server.listeners.iter().partition(|listener| matches!(listener.kind, ListenerKind::Redirect));
+    for listener in others.into_iter().chain(redirects) {
+        let (kind, tls, redirect, plaintext_credentials) = match &listener.kind {
+            ListenerKind::Tls(_) => {
+                let certificates = certificates.next().context("certificates of a listener")?;
+                ("tls", Some(certificates.server_config()?), None, false)
+            }
+            ListenerKind::Plain { allow_plaintext_credentials } => ("plain", None, None, *allow_plaintext_credentials),
+            ListenerKind::Redirect => ("redirect", None, Some(https_port), false),
+        };
+        let acceptor = Acceptor {
+            tls,
+            redirect,
+            plaintext_credentials,
+            limits: config.server.limits.clone(),
+            body_idle_timeout: body_idle_timeout.unwrap_or(Duration::from_secs(60)),
+            permits: Arc::clone(&permits),
+            metrics: Arc::clone(metrics),
+            connections: parts.connections.clone(),
+            stop: parts.stop.clone(),
+        };
+        let address = bind_for_workers(listener.address, &acceptor, &mut endpoints)?;
+        if kind == "tls" && https_port == 443 {
+            https_port = address.port();
+        }
+        tracing::info!(kind, address = %address, "listening");
+    }
+    Ok(endpoints)
+}
+
+fn bind_for_workers(address: SocketAddr, acceptor: &Acceptor, endpoints: &mut [Vec<Endpoint>]) -> anyhow::Result<SocketAddr> {
+    // Without this a second gateway, or a second user's process, could share the port unnoticed.
+    if address.port() != 0 {
+        drop(std::net::TcpListener::bind(address).with_context(|| format!("listen on {address}"))?);
+    }
+    let mut bound = address;
+    for endpoints in endpoints {
+        let listener = bind(bound).with_context(|| format!("listen on {bound}"))?;
+        bound = listener.address()?;
+        endpoints.push((listener, acceptor.clone()));
+    }
+    Ok(bound)
+}
+
+fn spawn_workers(endpoints: Vec<Vec<Endpoint>>, parts: &Parts) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let mut workers = Vec::new();
+    for (worker, endpoints) in endpoints.into_iter().enumerate() {
+        let runtime = runtime().context("start a worker's runtime")?;
+        let gateway = Arc::clone(&parts.gateway);
+        let (stop, finished) = (parts.stop.clone(), parts.finished.clone());
+        let thread = std::thread::Builder::new().name(format!("worker-{worker}"));
+        let handle = thread.spawn(move || {
+            runtime.block_on(work(worker, endpoints, gateway, (stop, finished)));
+            runtime.shutdown_timeout(Duration::from_millis(100));
+        });
+        workers.push(handle.context("start a worker")?);
+    }
+    Ok(workers)
+}
+
+/// One worker: accepts until told to stop, then lives on until its connections have ended.
+async fn work(worker: usize, endpoints: Vec<Endpoint>, gateway: Arc<Gateway>, (stop, finished): (CancellationToken, CancellationToken)) {
+    let mut listeners = JoinSet::new();
+    for (listener, acceptor) in endpoints {
+        let gateway = Arc::clone(&gateway);
+        listeners.spawn(listener.run(acceptor, move |request, accepted| {
+            let connection = ConnectionInfo {
+                worker,
+                peer: accepted.peer,
+                tls: accepted.tls,
+                credentials_allowed: accepted.credentials_allowed,
+            };
+            Arc::clone(&gateway).handle(request, connection)
+        }));
+    }
+    while let Some(ended) = listeners.join_next().await {
+        if !stop.is_cancelled() {
+            tracing::error!(worker, ?ended, "a listener has ended");
+            stop.cancel();
+        }
+    }
+    finished.cancelled().await;
+}
+
+/// Probes, reloads, admin and signals, until the process ends.
+async fn supervise(config: Config, surroundings: Surroundings, parts: &Parts, metrics: &Arc<Metrics>) -> anyhow::Result<()> {
+    let readiness = Arc::new(Readiness::default());
+    let mut maintenance: JoinSet<Infallible> = JoinSet::new();
+    let admin_stop = CancellationToken::new();
+    let admin_tasks = TaskTracker::new();
+    let mut admin = JoinSet::new();
+    if let Some(settings) = &config.admin {
+        let listener = tokio::net::TcpListener::bind(settings.address).await;
+        let listener = listener.with_context(|| format!("listen on {} (admin)", settings.address))?;
+        tracing::info!(kind = "admin", address = %listener.local_addr()?, "listening");
+        let shown = Arc::new(Admin {
+            pools: Arc::clone(&parts.gateway.pools),
+            metrics: Arc::clone(metrics),
+            readiness: Arc::clone(&readiness),
+            access_log_dropped: surroundings.access_dropped,
+        });
+        admin.spawn(shown.run(listener, admin_stop.clone(), admin_tasks.clone()));
+    }
+    let mut signals = Signals::new()?;
+    first_probes(&parts.gateway.pools).await;
+    for member in parts.gateway.pools.members() {
+        maintenance.spawn(prober::run(Arc::clone(member)));
+    }
+    maintenance.spawn(sweep_uploads(Arc::clone(&parts.gateway.uploads)));
+    let state = (Arc::clone(&parts.gateway.state), Arc::clone(&parts.member_ring));
+    let shutdown = config.shutdown.clone();
+    let mut poll = tokio::time::interval(config.reload_interval);
+    let certificates = parts.certificates.clone();
+    let mut reloader = Reloader::new(surroundings.config_path, config, state, certificates, Arc::clone(metrics));
+    readiness.set(true);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+    loop {
+        tokio::select! {
+            () = ended(&mut signals.terminate, &mut signals.interrupt) => break,
+            _ = signals.hangup.recv() => reloader.reload(),
+            _ = poll.tick() => reloader.reload_if_changed(),
+            Some(ended) = maintenance.join_next() => bail!("a part that must not end has ended: {ended:?}"),
+            Some(ended) = admin.join_next() => bail!("the admin listener has ended: {ended:?}"),
+            () = parts.stop.cancelled() => bail!("a listener has ended"),
+        }
+    }
+    readiness.set(false);
+    tracing::info!(lead_time = ?shutdown.lead_time, "told to end: not ready any more");
+    tokio::time::sleep(shutdown.lead_time).await;
+    drain(parts, metrics, shutdown.grace_period, &mut signals).await;
+    admin_stop.cancel();
+    Ok(())
+}
+
+/// One probe of every member, so that the first requests find their state known.
+async fn first_probes(pools: &Pools) {
+    let mut probes = JoinSet::new();
+    for member in pools.members() {
+        let member = Arc::clone(member);
+        probes.spawn(async move { prober::probe_once(&member).await });
+    }
+    while probes.join_next().await.is_some() {}
+}
+
+async fn sweep_uploads(uploads: Arc<OpenUploads>) -> Infallible {
+    loop {
+        tokio::time::sleep(UPLOAD_SWEEP).await;
+        uploads.sweep(unix_now());
+    }
+}
+
+/// Stops accepting and lets running requests end, up to the grace period or a second signal.
+async fn drain(parts: &Parts, metrics: &Metrics, grace_period: Duration, signals: &mut Signals) {
+    parts.stop.cancel();
+    parts.connections.close();
+    tokio::select! {
+        () = parts.connections.wait() => tracing::info!("drained: every request has ended"),
+        () = tokio::time::sleep(grace_period) => {
+            let (connections, requests) = (metrics.connections.get(), metrics.requests_in_flight.get());
+            tracing::warn!(connections, requests, "the grace period is over: cut what was still running");
+        }
+        () = ended(&mut signals.terminate, &mut signals.interrupt) => {
+            let (connections, requests) = (metrics.connections.get(), metrics.requests_in_flight.get());
+            tracing::warn!(connections, requests, "told to end at once: cut what was still running");
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// SIGTERM or SIGINT.
+async fn ended(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Counts panics of connections; they end the connection, not the process.
+fn count_panics(metrics: &Arc<Metrics>) {
+    let metrics = Arc::clone(metrics);
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        metrics.panics.inc();
+        tracing::error!(panic = %panic, "a task has panicked; this is a bug");
+        before(panic);
+    }));
+}
+
+/// Raises the limit of open descriptors to what the configuration can use.
+fn raise_descriptor_limit(connections_max: usize, config: &Config) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let upstream: usize =
+        config.pools.iter().map(|pool| pool.members.len().saturating_mul(pool.limits.connections_max)).sum();
+    let wanted = (connections_max as u64).saturating_add(upstream as u64).saturating_add(DESCRIPTORS_RESERVE);
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let raised = limit.maximum.map_or(wanted, |maximum| wanted.min(maximum));
+    let set = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum });
+    if raised < wanted || set.is_err() {
+        tracing::warn!(wanted, limit = raised, "fewer open files are allowed than the configured connections need; raise LimitNOFILE");
+    }
+}

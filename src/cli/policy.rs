@@ -1,0 +1,94 @@
+//! `tidegate policy explain`.
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Subcommand;
+
+use super::{ConfigArgument, NO, UNUSABLE, complain, fail, say};
+use crate::auth::policy::{Client, Decision, Policy};
+use crate::auth::subject::{ANONYMOUS_PROVIDER, Subject};
+use crate::config;
+use crate::identity::Identity;
+use crate::registry::{Action, RepositoryName};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    /// Say whether a user may do something, and which rule says so (exit code 0 yes, 1 no)
+    Explain(Explain),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Explain {
+    /// `NAME`, `PROVIDER/NAME` or `anonymous`
+    user: String,
+    /// The repository
+    repository: String,
+    /// `pull`, `push`, `delete` or `catalog`
+    action: String,
+    /// The client's address, where rules look at it
+    #[arg(long, default_value = "127.0.0.1")]
+    source: IpAddr,
+    #[command(flatten)]
+    config: ConfigArgument,
+}
+
+pub(super) fn run(command: &PolicyCommand) -> ExitCode {
+    let PolicyCommand::Explain(arguments) = command;
+    match explain(arguments) {
+        Ok(code) => code,
+        Err(problem) => fail(UNUSABLE, problem),
+    }
+}
+
+fn explain(arguments: &Explain) -> Result<ExitCode, String> {
+    let loaded = config::load(&arguments.config.config).map_err(|errors| errors.to_string())?;
+    let identity = Identity::build(&loaded.config.identity.providers).map_err(|error| error.to_string())?;
+    let subject = find_subject(&identity, &arguments.user)?;
+    let groups = identity.groups_of(&subject).unwrap_or_else(|| {
+        complain(format_args!("note: {subject} is not known to its provider; a login would be refused"));
+        Arc::from([])
+    });
+    let client = Client { subject: &subject, groups: &groups, source: arguments.source };
+    let (decision, allowed) = decide(&loaded.config.policy, client, arguments)?;
+    let verdict = if allowed { "ALLOWED" } else { "DENIED" };
+    let what = if arguments.action == "catalog" { "the catalog".to_owned() } else { arguments.repository.clone() };
+    say(format_args!("{verdict}: {subject} {} {what}", arguments.action));
+    match decision.rule {
+        Some(rule) => say(format_args!("  decided by {rule}")),
+        None => say(format_args!("  no rule matches: denied by default ({} rules)", loaded.config.policy.rules().len())),
+    }
+    Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(NO) })
+}
+
+fn decide<'a>(policy: &'a Policy, client: Client<'_>, arguments: &Explain) -> Result<(Decision<'a>, bool), String> {
+    if arguments.action == "catalog" {
+        let decision = policy.decide_catalog(client);
+        return Ok((decision, !decision.actions.is_empty()));
+    }
+    let action = Action::from_word(&arguments.action)
+        .ok_or_else(|| format!("unknown action {:?}: pull, push, delete or catalog", arguments.action))?;
+    let repository = RepositoryName::try_from(arguments.repository.as_str())
+        .map_err(|error| format!("{:?}: {error}", arguments.repository))?;
+    let decision = policy.decide(client, &repository);
+    Ok((decision, decision.actions.contains(action)))
+}
+
+fn find_subject(identity: &Identity, user: &str) -> Result<Subject, String> {
+    if user == ANONYMOUS_PROVIDER {
+        return Ok(Subject::anonymous());
+    }
+    if let Some((provider, name)) = user.split_once('/') {
+        return Subject::new(provider, name).map_err(|error| error.to_string());
+    }
+    let mut known = identity.subjects_named(user);
+    match known.len() {
+        0 => Err(format!("no provider knows {user:?}; write PROVIDER/NAME to ask about a name that is not there yet")),
+        1 => Ok(known.remove(0)),
+        _ => {
+            let names: Vec<String> = known.iter().map(ToString::to_string).collect();
+            Err(format!("several providers know {user:?}: ask for {}", names.join(" or ")))
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! Pools and their members: addresses, TLS, credentials, probes, bounds.
+
+use std::time::Duration;
+
+use crate::config::convert::{Context, address, credentials, describe, listeners};
+use crate::config::document::KeyPath;
+use crate::config::error::Fix;
+use crate::config::file::{File, Health, Member, MemberTls as TlsKeys, Pool, Storage, Upstream};
+use crate::registry::{Reference, RepositoryName};
+use crate::token_service::TokenSettings;
+use crate::upstream::{
+    CredentialSettings, HealthSettings, MemberAddress, MemberName, MemberSettings, MemberTls,
+    PoolName, PoolSettings, UpstreamLimits,
+};
+
+const WEIGHT_MAX: u32 = 100;
+
+/// Characters of names, in words.
+const NAME_RULE: &str = "a name of 1 to 63 letters, digits, dots, dashes or underscores";
+
+/// All pools, in file order.
+pub(super) fn pools(
+    cx: &mut Context<'_>,
+    path: &KeyPath,
+    file: &File,
+    tokens: &TokenSettings,
+) -> Vec<PoolSettings> {
+    if file.pools.is_empty() {
+        let fix = "add `pools: [{ name: main, members: [{ name: node1, url: \"http://10.0.0.11:5000\" }] }]`";
+        cx.error(path, "there is no pool", Fix::advice(fix));
+    }
+    check_names(cx, path, &file.pools);
+    let default_limits = upstream_limits(
+        cx,
+        &KeyPath::default().key("upstream"),
+        &file.upstream,
+        None,
+    );
+    let mut pools = Vec::new();
+    for (at, pool) in file.pools.iter().enumerate() {
+        let path = path.index(at);
+        if matches!(pool.storage, Some(Storage::Replicated)) {
+            let problem = "`replicated` is not supported by this version: all members of a pool must see the same storage";
+            cx.error(&path.key("storage"), problem, Fix::write("shared"));
+        }
+        if pool.members.is_empty() {
+            let fix = "add `members: [{ name: node1, url: \"http://10.0.0.11:5000\" }]`";
+            cx.error(
+                &path.key("members"),
+                "the pool has no members",
+                Fix::advice(fix),
+            );
+        }
+        let shared = pool.credential.as_ref().and_then(|credential| {
+            credentials::credential(cx, &path.key("credential"), credential, tokens)
+        });
+        let members = pool.members.iter().enumerate();
+        let members: Vec<_> = members
+            .filter_map(|(at, member)| {
+                convert_member(
+                    cx,
+                    &path.key("members").index(at),
+                    member,
+                    shared.as_ref(),
+                    tokens,
+                )
+            })
+            .collect();
+        let health = health(cx, &path.key("health"), &pool.health);
+        let limits = upstream_limits(
+            cx,
+            &path.key("upstream"),
+            &pool.upstream,
+            Some(&default_limits),
+        );
+        if let Ok(name) = PoolName::try_from(pool.name.as_str()) {
+            pools.push(PoolSettings {
+                name,
+                members,
+                health,
+                limits,
+            });
+        }
+    }
+    pools
+}
+
+/// A pool with defaults only.
+pub(in crate::config) fn plain_pool(
+    cx: &mut Context<'_>,
+    name: PoolName,
+    members: Vec<(MemberName, MemberAddress)>,
+) -> PoolSettings {
+    let plain = |(name, address): (MemberName, MemberAddress)| MemberSettings {
+        name,
+        address,
+        tls: MemberTls::default(),
+        weight: 1,
+        credential: CredentialSettings::None,
+    };
+    let path = KeyPath::default();
+    PoolSettings {
+        name,
+        members: members.into_iter().map(plain).collect(),
+        health: health(cx, &path, &Health::default()),
+        limits: upstream_limits(cx, &path, &Upstream::default(), None),
+    }
+}
+
+/// Pool names are unique, and member names over all pools: metrics and pins know members by name only.
+fn check_names(cx: &mut Context<'_>, path: &KeyPath, pools: &[Pool]) {
+    let mut members: Vec<(&str, &str)> = Vec::new();
+    for (at, pool) in pools.iter().enumerate() {
+        let path = path.index(at);
+        let name_path = path.key("name");
+        if PoolName::try_from(pool.name.as_str()).is_err() {
+            cx.error(
+                &name_path,
+                format!("{:?} is not a pool name", pool.name),
+                Fix::write(NAME_RULE),
+            );
+        }
+        if pools[..at].iter().any(|other| other.name == pool.name) {
+            let fix = Fix::Write(format!("another name, such as {}{}", pool.name, at + 1));
+            cx.error(
+                &name_path,
+                format!("there is already a pool {:?}", pool.name),
+                fix,
+            );
+        }
+        for (at, member) in pool.members.iter().enumerate() {
+            let path = path.key("members").index(at).key("name");
+            if MemberName::try_from(member.name.as_str()).is_err() {
+                cx.error(
+                    &path,
+                    format!("{:?} is not a member name", member.name),
+                    Fix::write(NAME_RULE),
+                );
+            }
+            if let Some((_, other)) = members.iter().find(|(name, _)| *name == member.name) {
+                let problem = format!(
+                    "there is already a member {:?}, in the pool {other:?}; names are unique over all pools",
+                    member.name
+                );
+                cx.error(
+                    &path,
+                    problem,
+                    Fix::Write(format!(
+                        "another name, such as {}-{}",
+                        pool.name, member.name
+                    )),
+                );
+            }
+            members.push((&member.name, &pool.name));
+        }
+    }
+}
+
+fn convert_member(
+    cx: &mut Context<'_>,
+    path: &KeyPath,
+    member: &Member,
+    shared: Option<&CredentialSettings>,
+    tokens: &TokenSettings,
+) -> Option<MemberSettings> {
+    let address = match member_address(&member.url) {
+        Ok(address) => Some(address),
+        Err(problem) => {
+            address::report(cx, &path.key("url"), problem);
+            None
+        }
+    };
+    let weight = member.weight.unwrap_or(1);
+    if !(1..=WEIGHT_MAX).contains(&weight) {
+        cx.error(
+            &path.key("weight"),
+            format!("the weight {weight} is not between 1 and {WEIGHT_MAX}"),
+            Fix::write("1"),
+        );
+    }
+    let tls = member
+        .tls
+        .as_ref()
+        .map(|tls| member_tls(cx, &path.key("tls"), tls))
+        .unwrap_or_default();
+    if member.tls.is_some() && address.as_ref().is_some_and(|address| !address.https) {
+        let fix = "write https:// in `url`, or remove `tls`";
+        cx.error(
+            &path.key("tls"),
+            "an http member has no TLS",
+            Fix::advice(fix),
+        );
+    }
+    let credential = match &member.credential {
+        Some(credential) => {
+            credentials::credential(cx, &path.key("credential"), credential, tokens)
+        }
+        None => Some(shared.cloned().unwrap_or(CredentialSettings::None)),
+    };
+    let name = MemberName::try_from(member.name.as_str()).ok();
+    Some(MemberSettings {
+        name: name?,
+        address: address?,
+        tls,
+        weight,
+        credential: credential?,
+    })
+}
+
+/// Scheme, host and port of a member's URL.
+pub(in crate::config) fn member_address(url: &str) -> Result<MemberAddress, address::UrlProblem> {
+    let parsed = address::parse_url(url)?;
+    let host = parsed
+        .host
+        .name
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
+    Ok(MemberAddress {
+        https: parsed.https,
+        host,
+        port: parsed
+            .host
+            .port
+            .unwrap_or(if parsed.https { 443 } else { 80 }),
+    })
+}
+
+fn member_tls(cx: &mut Context<'_>, path: &KeyPath, tls: &TlsKeys) -> MemberTls {
+    if let Some(file) = &tls.ca_file {
+        let path = path.key("ca_file");
+        if let Some(pem) = cx.read(&path, file) {
+            listeners::certificates(cx, &path, &pem);
+        }
+    }
+    if let Some(name) = &tls.server_name
+        && rustls::pki_types::ServerName::try_from(name.as_str()).is_err()
+    {
+        cx.error(
+            &path.key("server_name"),
+            format!("{name:?} is not a host name"),
+            Fix::write("the DNS name in the member's certificate"),
+        );
+    }
+    let client_certificate = tls.client_certificate.as_ref().map(|pair| {
+        let files = listeners::certificate_pair(cx, &path.key("client_certificate"), pair);
+        (files.cert, files.key)
+    });
+    MemberTls {
+        ca_file: tls.ca_file.as_ref().map(|file| cx.resolve(file)),
+        server_name: tls.server_name.clone(),
+        client_certificate,
+    }
+}
+
+fn health(cx: &mut Context<'_>, path: &KeyPath, health: &Health) -> HealthSettings {
+    let interval = cx.duration(
+        &path.key("interval"),
+        health.interval,
+        Duration::from_secs(5),
+    );
+    let fast_path = path.key("fast_interval");
+    let fast_interval = cx.duration(
+        &fast_path,
+        health.fast_interval,
+        interval.min(Duration::from_secs(1)),
+    );
+    if fast_interval > interval {
+        let problem = format!(
+            "{} is longer than the interval of healthy members, {}",
+            describe(fast_interval),
+            describe(interval)
+        );
+        cx.error(&fast_path, problem, Fix::Write(describe(interval)));
+    }
+    let timeout = cx.duration(&path.key("timeout"), health.timeout, Duration::from_secs(2));
+    if health.timeout.is_some() && timeout > interval {
+        let problem = format!(
+            "a probe may take {}, longer than the interval of {}",
+            describe(timeout),
+            describe(interval)
+        );
+        cx.warn(
+            &path.key("timeout"),
+            problem,
+            Fix::Write(format!("{} or less", describe(interval))),
+        );
+    }
+    let canary = health.canary.as_ref().and_then(|text| {
+        let canary = canary(text);
+        if canary.is_none() {
+            let fix = "library/canary:1 or library/canary@sha256:DIGEST";
+            cx.error(
+                &path.key("canary"),
+                format!("{text:?} does not name a manifest"),
+                Fix::write(fix),
+            );
+        }
+        canary
+    });
+    HealthSettings {
+        interval,
+        fast_interval,
+        timeout,
+        rise: cx.count(&path.key("rise"), health.rise, 2),
+        fall: cx.count(&path.key("fall"), health.fall, 3),
+        canary,
+    }
+}
+
+fn canary(text: &str) -> Option<(RepositoryName, Reference)> {
+    let (repository, reference) = text.split_once('@').or_else(|| text.rsplit_once(':'))?;
+    let reference = Reference::try_from(reference).ok()?;
+    if matches!(reference, Reference::Tag(_)) == text.contains('@') {
+        return None;
+    }
+    Some((RepositoryName::try_from(repository).ok()?, reference))
+}
+
+/// Bounds, with those of `default` where the section says nothing.
+fn upstream_limits(
+    cx: &mut Context<'_>,
+    path: &KeyPath,
+    keys: &Upstream,
+    default: Option<&UpstreamLimits>,
+) -> UpstreamLimits {
+    let seconds = Duration::from_secs;
+    let built_in = UpstreamLimits {
+        connections_max: 256,
+        queue_max: 1024,
+        queue_timeout: seconds(10),
+        connect_timeout: seconds(2),
+        idle_timeout: seconds(45),
+        first_byte_timeout: seconds(5),
+        head_timeout: seconds(25),
+        finish_timeout: seconds(900),
+        body_idle_timeout: seconds(60),
+    };
+    let default = default.unwrap_or(&built_in);
+    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    let limits = UpstreamLimits {
+        connections_max: cx.count(
+            &path.key("connections_max"),
+            keys.connections_max,
+            number(default.connections_max),
+        ) as usize,
+        queue_max: cx.count(
+            &path.key("queue_max"),
+            keys.queue_max,
+            number(default.queue_max),
+        ) as usize,
+        queue_timeout: cx.duration(
+            &path.key("queue_timeout"),
+            keys.queue_timeout,
+            default.queue_timeout,
+        ),
+        connect_timeout: cx.duration(
+            &path.key("connect_timeout"),
+            keys.connect_timeout,
+            default.connect_timeout,
+        ),
+        idle_timeout: cx.duration(
+            &path.key("idle_timeout"),
+            keys.idle_timeout,
+            default.idle_timeout,
+        ),
+        first_byte_timeout: cx.duration(
+            &path.key("first_byte_timeout"),
+            keys.first_byte_timeout,
+            default.first_byte_timeout,
+        ),
+        head_timeout: cx.duration(
+            &path.key("head_timeout"),
+            keys.head_timeout,
+            default.head_timeout,
+        ),
+        finish_timeout: cx.duration(
+            &path.key("finish_timeout"),
+            keys.finish_timeout,
+            default.finish_timeout,
+        ),
+        body_idle_timeout: cx.duration(
+            &path.key("body_idle_timeout"),
+            keys.body_idle_timeout,
+            default.body_idle_timeout,
+        ),
+    };
+    if keys.head_timeout.is_some() && limits.head_timeout > seconds(30) {
+        let problem = format!(
+            "containerd gives up after 30s, before the {} that an answer may take",
+            describe(limits.head_timeout)
+        );
+        cx.warn(&path.key("head_timeout"), problem, Fix::write("25s"));
+    }
+    limits
+}

@@ -1,0 +1,206 @@
+//! Answers' bodies on their way to the client.
+//!
+//! hyper's h1 server stops polling a body once `Content-Length` bytes were written, so the end of
+//! a member's body is found by counting; waiting for the final `None` would lose the connection.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::context::{BodyEnd, RequestContext};
+use crate::upstream::{BodyError, BodyProgress, IdleTimer, InFlight, Lease};
+
+/// The body of an answer.
+pub struct ResponseBody {
+    source: Source,
+    observer: Option<Observer>,
+}
+
+enum Source {
+    Empty,
+    Full(Option<Bytes>),
+    Member(Box<MemberBody>),
+}
+
+/// Says how the answer ended.
+struct Observer {
+    context: Box<RequestContext>,
+    status: u16,
+    bytes: u64,
+    /// Bytes that the answer has in all, where that is known.
+    expected: Option<u64>,
+}
+
+/// A body that streams from a member. It holds the connection until it has ended.
+pub struct MemberBody {
+    incoming: Incoming,
+    remaining: Option<u64>,
+    idle: IdleTimer,
+    hold: Option<Hold>,
+}
+
+/// What is given back when a member's answer has ended.
+pub struct Hold {
+    /// The connection.
+    pub lease: Lease,
+    /// Counts the request.
+    pub in_flight: InFlight,
+    /// How far the request's body is; a connection that is still being written to is not reused.
+    pub progress: Option<Arc<BodyProgress>>,
+}
+
+impl Hold {
+    fn give_back(self) {
+        let Self { lease, in_flight, progress } = self;
+        drop(in_flight);
+        if progress.is_none_or(|progress| progress.has_ended()) {
+            lease.give_back();
+        }
+    }
+}
+
+impl MemberBody {
+    /// Streams `incoming`, ending it when the member stalls for `idle`.
+    #[must_use]
+    pub fn new(incoming: Incoming, idle: Duration, hold: Hold) -> Self {
+        let remaining = incoming.size_hint().exact();
+        let mut body = Self { incoming, remaining, idle: IdleTimer::new(idle), hold: Some(hold) };
+        if body.incoming.is_end_stream() || remaining == Some(0) {
+            body.end();
+        }
+        body
+    }
+
+    fn end(&mut self) {
+        if let Some(hold) = self.hold.take() {
+            hold.give_back();
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Pending => {
+                return match self.idle.poll_idle(cx) {
+                    Poll::Ready(()) => Poll::Ready(Some(Err(BodyError::Idle))),
+                    Poll::Pending => Poll::Pending,
+                };
+            }
+            Poll::Ready(frame) => frame,
+        };
+        self.idle.progressed();
+        match &frame {
+            None => self.end(),
+            Some(Err(_)) => self.hold = None,
+            Some(Ok(frame)) => {
+                if let (Some(remaining), Some(data)) = (&mut self.remaining, frame.data_ref()) {
+                    *remaining = remaining.saturating_sub(data.len() as u64);
+                }
+                if self.remaining == Some(0) {
+                    self.end();
+                }
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+    }
+}
+
+impl ResponseBody {
+    /// No body.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { source: Source::Empty, observer: None }
+    }
+
+    /// A body that is there already.
+    #[must_use]
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        Self { source: Source::Full(Some(bytes.into())), observer: None }
+    }
+
+    /// A body that streams from a member.
+    #[must_use]
+    pub fn member(body: MemberBody) -> Self {
+        Self { source: Source::Member(Box::new(body)), observer: None }
+    }
+
+    /// The same body, which says how it ended.
+    #[must_use]
+    pub fn observed(mut self, context: Box<RequestContext>, status: u16) -> Self {
+        let head_only = context.method == http::Method::HEAD || status == 204 || status == 304;
+        let expected = if head_only { Some(0) } else { self.size_hint().exact() };
+        self.observer = Some(Observer { context, status, bytes: 0, expected });
+        self
+    }
+}
+
+impl Observer {
+    fn is_complete(&self) -> bool {
+        self.expected == Some(self.bytes)
+    }
+
+    fn finish(self, end: BodyEnd) {
+        self.context.finish(self.status, self.bytes, end);
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match &mut self.source {
+            Source::Empty => Poll::Ready(None),
+            Source::Full(bytes) => Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes)))),
+            Source::Member(body) => body.poll_frame(cx),
+        };
+        match &frame {
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(frame))) => {
+                if let (Some(observer), Some(data)) = (&mut self.observer, frame.data_ref()) {
+                    observer.bytes += data.len() as u64;
+                }
+            }
+            Poll::Ready(None) => {
+                if let Some(observer) = self.observer.take() {
+                    observer.finish(BodyEnd::Done);
+                }
+            }
+            Poll::Ready(Some(Err(_))) => {
+                if let Some(observer) = self.observer.take() {
+                    observer.finish(BodyEnd::MemberClosed);
+                }
+            }
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Empty => true,
+            Source::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Source::Member(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Source::Member(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let Some(observer) = self.observer.take() {
+            let end = if observer.is_complete() { BodyEnd::Done } else { BodyEnd::ClientClosed };
+            observer.finish(end);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What is known of one request while it lives, and what is said of it when it ends.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, Version};
+use http::header::USER_AGENT;
+use tokio::time::Instant;
+
+use crate::auth::subject::Subject;
+use crate::random::request_id;
+use crate::registry::{RegistryRequest, RouteKind};
+use crate::telemetry::{
+    AccessLog, AccessRecord, Direction, ErrorKind, GaugeGuard, Metrics, Phases,
+};
+use crate::upstream::{BodyProgress, Member};
+
+/// Longest `User-Agent` that is logged, in bytes.
+const USER_AGENT_BYTES_MAX: usize = 200;
+
+/// The connection that a request came on.
+#[derive(Debug, Clone)]
+pub struct ConnectionInfo {
+    /// Which worker serves it.
+    pub worker: usize,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// Whether it is TLS.
+    pub tls: bool,
+    /// Whether credentials may be sent on it.
+    pub credentials_allowed: bool,
+}
+
+/// What is known of one request.
+pub struct RequestContext {
+    /// Its id, in the log and in every answer.
+    pub id: String,
+    /// Where it came from.
+    pub connection: ConnectionInfo,
+    /// When its head had come.
+    pub started: Instant,
+    /// Its method.
+    pub method: Method,
+    /// The kind of its route.
+    pub route: RouteKind,
+    /// The parsed request.
+    pub target: Option<RegistryRequest>,
+    /// Who sent it.
+    pub subject: Option<Subject>,
+    /// The unique name of its token.
+    pub jti: Option<String>,
+    /// The member that answered.
+    pub member: Option<Arc<Member>>,
+    /// How many members were tried.
+    pub tries: u32,
+    /// Times of the phases.
+    pub phases: Phases,
+    /// How far its body is.
+    pub progress: Arc<BodyProgress>,
+    /// Why it was refused.
+    pub error: Option<ErrorKind>,
+    version: Version,
+    user_agent: Option<String>,
+    metrics: Arc<Metrics>,
+    access_log: Arc<AccessLog>,
+    _in_flight: GaugeGuard,
+}
+
+/// How an answer's body ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyEnd {
+    /// It was sent whole.
+    Done,
+    /// The client went away before.
+    ClientClosed,
+    /// The member broke off or stalled.
+    MemberClosed,
+}
+
+impl BodyEnd {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::ClientClosed => "client_closed",
+            Self::MemberClosed => "member_closed",
+        }
+    }
+}
+
+impl RequestContext {
+    /// The context of a request whose head has just come.
+    #[must_use]
+    pub fn new(
+        connection: ConnectionInfo,
+        head: (&Method, Version, &HeaderMap),
+        (metrics, access_log): (&Arc<Metrics>, &Arc<AccessLog>),
+    ) -> Self {
+        let (method, version, headers) = head;
+        let user_agent = headers.get(USER_AGENT).and_then(|value| value.to_str().ok());
+        Self {
+            id: request_id(),
+            connection,
+            started: Instant::now(),
+            method: method.clone(),
+            route: RouteKind::Other,
+            target: None,
+            subject: None,
+            jti: None,
+            member: None,
+            tries: 0,
+            phases: Phases::default(),
+            progress: Arc::default(),
+            error: None,
+            version,
+            user_agent: user_agent.map(|text| text.chars().take(USER_AGENT_BYTES_MAX).collect()),
+            metrics: Arc::clone(metrics),
+            access_log: Arc::clone(access_log),
+            _in_flight: GaugeGuard::new(&metrics.requests_in_flight),
+        }
+    }
+
+    /// Milliseconds since the request's head.
+    #[must_use]
+    pub fn elapsed_ms(&self) -> f64 {
+        self.started.elapsed().as_secs_f64() * 1000.0
+    }
+
+    /// Counts and logs the request. `bytes_out` is what went to the client of the answer's body.
+    pub fn finish(mut self, status: u16, bytes_out: u64, end: BodyEnd) {
+        let bytes_in = self.progress.bytes();
+        self.phases.total = self.elapsed_ms();
+        let member = self.member.as_deref();
+        let labels = (self.route, &self.method, status);
+        self.metrics.count_request(member.map(|member| &member.metrics), labels, self.started.elapsed());
+        self.metrics.count_bytes(self.route, Direction::In, bytes_in);
+        self.metrics.count_bytes(self.route, Direction::Out, bytes_out);
+        let error = match end {
+            BodyEnd::MemberClosed => Some(ErrorKind::Upstream),
+            BodyEnd::Done | BodyEnd::ClientClosed => self.error,
+        };
+        if let Some(kind) = error {
+            self.metrics.count_error(kind);
+        }
+        self.access_log.write(&AccessRecord {
+            time: jiff::Timestamp::now().to_string(),
+            request_id: &self.id,
+            client: self.connection.peer.to_string(),
+            method: self.method.as_str(),
+            route: self.route.as_str(),
+            version: version_word(self.version),
+            status,
+            subject: self.subject.as_ref().map(ToString::to_string),
+            repository: self.target.as_ref().and_then(RegistryRequest::repository).map(crate::registry::RepositoryName::as_str),
+            reference: self.target.as_ref().and_then(RegistryRequest::reference),
+            pool: member.map(|member| member.pool.as_str()),
+            member: member.map(|member| member.name.as_str()),
+            tries: self.tries,
+            phases: self.phases,
+            bytes_in,
+            bytes_out,
+            end: error.map_or(end.as_str(), |kind| if end == BodyEnd::Done { kind.as_str() } else { end.as_str() }),
+            jti: self.jti.as_deref(),
+            user_agent: self.user_agent.as_deref(),
+        });
+    }
+}
+
+fn version_word(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "h2",
+        Version::HTTP_10 => "http/1.0",
+        _ => "http/1.1",
+    }
+}

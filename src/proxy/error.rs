@@ -1,0 +1,337 @@
+//! Every way in which a request can fail, and the one place where that becomes an answer.
+//!
+//! What a client reads is written here per variant; the cause goes to the log only.
+
+#![deny(clippy::wildcard_enum_match_arm)]
+
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{Method, Response, StatusCode};
+
+use super::body::ResponseBody;
+use super::context::RequestContext;
+use crate::auth::challenge::{ChallengeReason, challenge};
+use crate::auth::credentials::CredentialsError;
+use crate::forwarding::response::{API_VERSION, REQUEST_ID};
+use crate::pin::PinError;
+use crate::registry::{ErrorCode, NameError, ParseError, ResourceAccess, error_body};
+use crate::telemetry::ErrorKind;
+use crate::token_service::TokenRequestError;
+use crate::upstream::{MemberName, Phase, PoolName, UpstreamError, UpstreamFault};
+
+/// What to wait before trying again, in seconds, where we shed load.
+const RETRY_AFTER_SECONDS: u64 = 2;
+
+/// Why a request was not answered by a member.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// Not a request of the distribution-spec.
+    #[error("{0}")]
+    Parse(#[from] ParseError),
+    /// A path that is not served here.
+    #[error("no such path")]
+    NotFound,
+    /// A known path with the wrong method.
+    #[error("method not allowed")]
+    MethodNotAllowed(&'static str),
+    /// The `Host` is missing, repeated, or not on the list.
+    #[error("unknown host")]
+    UnknownHost,
+    /// The `Authorization` header cannot be read.
+    #[error("{0}")]
+    Credentials(#[from] CredentialsError),
+    /// Credentials on a connection that anybody can read.
+    #[error("credentials on a plain connection")]
+    PlaintextCredentials,
+    /// Credentials are missing or wrong, or do not suffice.
+    #[error("unauthorized: {}", reason.log_word())]
+    Unauthorized {
+        /// Which of these.
+        reason: ChallengeReason,
+        /// What the request needs.
+        wanted: Vec<ResourceAccess>,
+        /// The endpoint to get a token from.
+        realm: String,
+        /// Whom the token is for.
+        service: String,
+    },
+    /// A token request was refused.
+    #[error("token request: {0}")]
+    Token(#[from] TokenRequestError),
+    /// Too many password checks wait.
+    #[error("password checks are overloaded")]
+    IdentityUnavailable,
+    /// The upload's pin is missing, broken, of somebody else, or over.
+    #[error("upload pin: {0}")]
+    Pin(#[from] PinError),
+    /// The member that holds the upload session is gone.
+    #[error("member {member} holds the upload session and is gone")]
+    PinnedMemberGone {
+        /// Its name.
+        member: String,
+    },
+    /// An upload whose body is a form.
+    #[error("an upload with a form as its body")]
+    FormBody,
+    /// No route leads anywhere from here.
+    #[error("no route for this repository")]
+    NoRoute,
+    /// No member of the pool serves now.
+    #[error("no member of pool {0} serves")]
+    NoMember(PoolName),
+    /// The last candidate failed.
+    #[error("{0}")]
+    Upstream(#[from] UpstreamError),
+    /// The last candidate answered with a server error.
+    #[error("member {member} answered {status}")]
+    MemberFailed {
+        /// Which member.
+        member: MemberName,
+        /// What it answered.
+        status: StatusCode,
+    },
+    /// Every candidate refuses our own credential.
+    #[error("member {member} refuses our credential")]
+    CredentialFault {
+        /// The last one.
+        member: MemberName,
+    },
+    /// A member that takes our credential says that there is no such thing.
+    #[error("member {member} does not know the target")]
+    UnknownTarget {
+        /// Which member.
+        member: MemberName,
+    },
+    /// A member's answer cannot be passed on.
+    #[error("member {member} gave an unusable answer: {problem}")]
+    BadAnswer {
+        /// Which member.
+        member: MemberName,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// Something of our own failed.
+    #[error("internal: {0}")]
+    Internal(&'static str),
+}
+
+/// An answer without the parts that all errors share.
+struct Refusal {
+    status: StatusCode,
+    code: ErrorCode,
+    message: String,
+}
+
+impl ChallengeReason {
+    fn log_word(self) -> &'static str {
+        match self {
+            Self::NoCredentials => "no credentials",
+            Self::InvalidToken => "invalid credentials",
+            Self::InsufficientScope => "insufficient scope",
+        }
+    }
+}
+
+impl GatewayError {
+    /// The metric's word.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Parse(_) | Self::NotFound | Self::MethodNotAllowed(_) | Self::UnknownHost | Self::Credentials(_) => ErrorKind::Client,
+            Self::PlaintextCredentials | Self::Pin(_) | Self::PinnedMemberGone { .. } | Self::FormBody => ErrorKind::Client,
+            Self::NoRoute | Self::UnknownTarget { .. } => ErrorKind::Client,
+            Self::Unauthorized { reason, .. } => match reason {
+                ChallengeReason::NoCredentials | ChallengeReason::InvalidToken => ErrorKind::Unauthorized,
+                ChallengeReason::InsufficientScope => ErrorKind::Denied,
+            },
+            Self::Token(error) => match error {
+                TokenRequestError::WrongPassword | TokenRequestError::NoCredentials => ErrorKind::Unauthorized,
+                TokenRequestError::Unavailable => ErrorKind::RateLimited,
+                TokenRequestError::Key(_) => ErrorKind::Internal,
+                TokenRequestError::Malformed(_)
+                | TokenRequestError::UnknownService(_)
+                | TokenRequestError::TooManyScopes(_)
+                | TokenRequestError::TooLarge(_)
+                | TokenRequestError::UnsupportedGrant
+                | TokenRequestError::Body
+                | TokenRequestError::Plaintext => ErrorKind::Client,
+            },
+            Self::IdentityUnavailable => ErrorKind::RateLimited,
+            Self::Upstream(error) => match error.source {
+                UpstreamFault::Timeout => ErrorKind::Timeout,
+                UpstreamFault::QueueFull => ErrorKind::RateLimited,
+                UpstreamFault::Io(_) | UpstreamFault::Http(_) | UpstreamFault::Key(_) => ErrorKind::Upstream,
+            },
+            Self::NoMember(_) | Self::MemberFailed { .. } | Self::CredentialFault { .. } | Self::BadAnswer { .. } => ErrorKind::Upstream,
+            Self::Internal(_) => ErrorKind::Internal,
+        }
+    }
+
+    /// The answer to the client.
+    #[must_use]
+    pub fn into_response(self, ctx: &mut RequestContext) -> Response<ResponseBody> {
+        ctx.error = Some(self.kind());
+        self.log(ctx);
+        let Refusal { status, code, message } = self.refusal();
+        let mut response = if let Self::Token(TokenRequestError::UnsupportedGrant) = self {
+            // The OAuth2 word beside the registry's own (RFC 6749 5.2).
+            let body = serde_json::json!({
+                "error": "unsupported_grant_type",
+                "errors": [{"code": code.as_str(), "message": message, "detail": {"request_id": ctx.id}}],
+            });
+            Response::new(ResponseBody::full(body.to_string()))
+        } else {
+            Response::new(ResponseBody::full(error_body(code, &message, &ctx.id)))
+        };
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(API_VERSION.0, API_VERSION.1);
+        if let Ok(id) = HeaderValue::try_from(&ctx.id) {
+            headers.insert(REQUEST_ID, id);
+        }
+        if let Some(value) = self.challenge().and_then(|value| HeaderValue::try_from(value).ok()) {
+            headers.insert(WWW_AUTHENTICATE, value);
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        if let Self::MethodNotAllowed(allowed) = self {
+            headers.insert(ALLOW, HeaderValue::from_static(allowed));
+        }
+        if matches!(self, Self::UnknownHost | Self::PlaintextCredentials) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    fn challenge(&self) -> Option<String> {
+        if let Self::Unauthorized { reason, wanted, realm, service } = self {
+            return Some(challenge(realm, service, wanted, *reason));
+        }
+        let Self::Token(TokenRequestError::WrongPassword | TokenRequestError::NoCredentials) = self else { return None };
+        // The token endpoint takes Basic; registry clients never see this beside a Bearer.
+        Some("Basic realm=\"tidegate\"".to_owned())
+    }
+
+    fn log(&self, ctx: &RequestContext) {
+        let request_id = ctx.id.as_str();
+        match self.kind() {
+            ErrorKind::Client | ErrorKind::Unauthorized | ErrorKind::Denied => {
+                tracing::debug!(request_id, error = %self, "request refused");
+            }
+            ErrorKind::RateLimited | ErrorKind::Upstream | ErrorKind::Timeout => {
+                tracing::warn!(request_id, error = %self, cause = %Causes(self), "request failed");
+            }
+            ErrorKind::Internal => tracing::error!(request_id, error = %self, cause = %Causes(self), "request failed"),
+        }
+    }
+
+    #[expect(clippy::too_many_lines, reason = "a flat table of answers, one arm a variant")]
+    fn refusal(&self) -> Refusal {
+        let (status, code, message) = match self {
+            Self::Parse(error) => return parse_refusal(*error),
+            Self::NotFound => (404, ErrorCode::NameUnknown, "nothing is served under this path; registries answer under /v2/".to_owned()),
+            Self::MethodNotAllowed(allowed) => (405, ErrorCode::Unsupported, format!("this path takes {allowed} only")),
+            Self::UnknownHost => (421, ErrorCode::Unsupported, "this host name is not served here; the operator lists names under `external_url` and `hosts`".to_owned()),
+            Self::Credentials(error) => (400, ErrorCode::Unsupported, error.to_string()),
+            Self::PlaintextCredentials => (403, ErrorCode::Denied, "credentials are refused on a connection without TLS; use https".to_owned()),
+            Self::Unauthorized { reason, .. } => match reason {
+                ChallengeReason::NoCredentials => (401, ErrorCode::Unauthorized, "authentication required".to_owned()),
+                ChallengeReason::InvalidToken => (401, ErrorCode::Unauthorized, "the credentials are wrong, expired or no longer known; log in again".to_owned()),
+                ChallengeReason::InsufficientScope => (401, ErrorCode::Denied, "requested access to the resource is denied".to_owned()),
+            },
+            Self::Token(error) => return token_refusal(error),
+            Self::IdentityUnavailable => (503, ErrorCode::Unavailable, "too many logins at once; try again".to_owned()),
+            Self::Pin(PinError::Expired) | Self::PinnedMemberGone { .. } => (404, ErrorCode::BlobUploadUnknown, "the upload session is gone; start the upload again".to_owned()),
+            Self::Pin(PinError::Missing | PinError::Broken | PinError::OtherUpload | PinError::OtherSubject) => {
+                (400, ErrorCode::BlobUploadInvalid, "the upload URL is not the one that was given for this upload; follow the Location header exactly".to_owned())
+            }
+            Self::FormBody => (400, ErrorCode::Unsupported, "uploads are not forms; send Content-Type: application/octet-stream".to_owned()),
+            Self::NoRoute => (404, ErrorCode::NameUnknown, "no route leads to this repository".to_owned()),
+            Self::NoMember(_) | Self::CredentialFault { .. } => (504, ErrorCode::Unavailable, "no registry node can serve this now; try again".to_owned()),
+            Self::Upstream(error) => match (&error.source, error.phase) {
+                (UpstreamFault::QueueFull, _) => (503, ErrorCode::Unavailable, "the registry is overloaded; try again".to_owned()),
+                (UpstreamFault::Timeout | UpstreamFault::Io(_) | UpstreamFault::Http(_) | UpstreamFault::Key(_), Phase::Head) => {
+                    (504, ErrorCode::Unavailable, "the registry node did not finish answering; try again".to_owned())
+                }
+                (
+                    UpstreamFault::Timeout | UpstreamFault::Io(_) | UpstreamFault::Http(_) | UpstreamFault::Key(_),
+                    Phase::Queue | Phase::Connect | Phase::Unsent | Phase::Credential,
+                ) => (504, ErrorCode::Unavailable, "no registry node could be reached; try again".to_owned()),
+            },
+            Self::MemberFailed { status, .. } => {
+                let status = if *status == StatusCode::SERVICE_UNAVAILABLE || *status == StatusCode::TOO_MANY_REQUESTS {
+                    503
+                } else if *status == StatusCode::INTERNAL_SERVER_ERROR {
+                    500
+                } else {
+                    504
+                };
+                (status, ErrorCode::Unavailable, "the registry node failed; try again".to_owned())
+            }
+            Self::UnknownTarget { .. } => (404, ErrorCode::NameUnknown, "repository name not known to registry".to_owned()),
+            Self::BadAnswer { .. } => (504, ErrorCode::Unavailable, "the registry node gave an unusable answer; try again".to_owned()),
+            Self::Internal(_) => (500, ErrorCode::Unknown, "the gateway failed; the request id is in its log".to_owned()),
+        };
+        Refusal { status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), code, message }
+    }
+}
+
+fn parse_refusal(error: ParseError) -> Refusal {
+    let status = match error {
+        // docker-registry has no route for these, and clients take a 404 for "not there".
+        ParseError::Route | ParseError::Name(NameError::Tag | NameError::UploadId) => StatusCode::NOT_FOUND,
+        ParseError::Method => StatusCode::METHOD_NOT_ALLOWED,
+        ParseError::Path
+        | ParseError::Query
+        | ParseError::PageSize
+        | ParseError::DigestMissing
+        | ParseError::Name(NameError::Repository | NameError::Digest) => StatusCode::BAD_REQUEST,
+    };
+    let code = if error == ParseError::Path { ErrorCode::NameInvalid } else { error.code() };
+    Refusal { status, code, message: error.to_string() }
+}
+
+fn token_refusal(error: &TokenRequestError) -> Refusal {
+    let (status, code) = match error {
+        TokenRequestError::Malformed(_)
+        | TokenRequestError::UnknownService(_)
+        | TokenRequestError::TooManyScopes(_)
+        | TokenRequestError::TooLarge(_)
+        | TokenRequestError::UnsupportedGrant
+        | TokenRequestError::Body => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported),
+        TokenRequestError::WrongPassword | TokenRequestError::NoCredentials => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
+        TokenRequestError::Plaintext => (StatusCode::BAD_REQUEST, ErrorCode::Denied),
+        TokenRequestError::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
+        TokenRequestError::Key(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
+    };
+    Refusal { status, code, message: error.to_string() }
+}
+
+/// The chain of sources, for the log.
+struct Causes<'a>(&'a GatewayError);
+
+impl std::fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut source = std::error::Error::source(self.0);
+        let mut first = true;
+        while let Some(error) = source {
+            if !first {
+                f.write_str(": ")?;
+            }
+            first = false;
+            write!(f, "{error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// The `Allow` of a path that is only read.
+pub(super) const READ_ONLY: &str = "GET, HEAD";
+
+/// Whether a method only reads.
+#[must_use]
+pub(super) fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}

@@ -1,0 +1,322 @@
+//! Sending one request to members until one answers.
+//!
+//! GET, HEAD and an upload start without a body may be tried again after any failure before the
+//! answer began, and after 500, 502, 503 and 504; everything else only when provably no byte of it
+//! was sent (RFC 9110 9.2.2; an upload's bytes exist once).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, HOST, HeaderMap};
+use http::{Method, Request, Response, StatusCode, Uri, response};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use super::body::Hold;
+use super::context::RequestContext;
+use super::error::GatewayError;
+use crate::auth::challenge::ChallengeReason;
+use crate::auth::subject::Subject;
+use crate::random::unix_now;
+use crate::registry::{RegistryRequest, UploadMethod};
+use crate::upstream::{
+    BodyProgress, Credential, InFlight, Lease, Member, MemberAccess, Phase, RequestBody, SendError, UpstreamError,
+    UpstreamFault, UpstreamLimits, prober,
+};
+
+/// A request on its way to members.
+pub(super) struct Outgoing<'a> {
+    /// What is asked.
+    pub target: &'a RegistryRequest,
+    /// With which method.
+    pub method: &'a Method,
+    /// The headers, but for `Host` and `Authorization`.
+    pub headers: &'a HeaderMap,
+    /// In whose name.
+    pub subject: &'a Subject,
+    /// With which access.
+    pub access: &'a MemberAccess,
+    /// The bounds of the pool.
+    pub limits: &'a UpstreamLimits,
+}
+
+/// A member's answer, its body still to come.
+pub(super) struct Answer {
+    pub member: Arc<Member>,
+    pub head: response::Parts,
+    pub body: Incoming,
+    pub hold: Hold,
+}
+
+/// What one try came to.
+enum Attempt {
+    /// An answer to pass on.
+    Answered(Box<Answer>),
+    /// It failed; the body comes back where another try may be made.
+    Failed(GatewayError, Option<RequestBody>),
+}
+
+/// Tries the candidates in order.
+///
+/// # Errors
+/// The last failure, when no candidate answered.
+pub(super) async fn forward(
+    outgoing: &Outgoing<'_>,
+    candidates: Vec<Arc<Member>>,
+    mut body: RequestBody,
+    ctx: &mut RequestContext,
+) -> Result<Answer, GatewayError> {
+    let head_deadline = ctx.started + outgoing.limits.head_timeout;
+    let mut last = GatewayError::Internal("no candidate was tried");
+    let count = candidates.len();
+    for (at, member) in candidates.into_iter().enumerate() {
+        let more_follow = at + 1 < count && is_repeatable(outgoing);
+        let deadline = if more_follow {
+            head_deadline.min(Instant::now() + outgoing.limits.first_byte_timeout)
+        } else {
+            head_deadline
+        };
+        match try_member(outgoing, &member, body, deadline, ctx).await {
+            Attempt::Answered(answer) => return Ok(*answer),
+            Attempt::Failed(error, None) => return Err(error),
+            Attempt::Failed(error, Some(returned)) => {
+                tracing::debug!(request_id = ctx.id.as_str(), member = member.name.as_str(), %error, "try failed");
+                last = error;
+                body = returned;
+            }
+        }
+        if Instant::now() >= head_deadline {
+            break;
+        }
+    }
+    Err(last)
+}
+
+/// One member, and once more where a kept connection turned out closed or a minted token stale.
+async fn try_member(
+    outgoing: &Outgoing<'_>,
+    member: &Arc<Member>,
+    mut body: RequestBody,
+    deadline: Instant,
+    ctx: &mut RequestContext,
+) -> Attempt {
+    ctx.tries += 1;
+    let mut renewed = false;
+    loop {
+        let sent = match send_once(outgoing, member, body, deadline, ctx).await {
+            Ok(answer) => answer,
+            Err(failed) => {
+                let Sending { error, reused, body: returned } = *failed;
+                let returned = returned.filter(|_| error.is_unsent() || is_repeatable(outgoing));
+                if error.is_connect_failure() {
+                    member.connect_failed(&error.source.to_string());
+                }
+                match returned {
+                    // The member closed a kept connection: that says nothing about the member.
+                    Some(again) if reused && error.phase != Phase::Queue && Instant::now() < deadline => {
+                        body = again;
+                        continue;
+                    }
+                    returned => return Attempt::Failed(error.into(), returned),
+                }
+            }
+        };
+        let status = sent.head.status;
+        let repeatable = is_repeatable(outgoing);
+        if status == StatusCode::UNAUTHORIZED {
+            match judge_refusal(member, &sent, &mut renewed).await {
+                Refusal::TryAgain if repeatable => {
+                    body = RequestBody::Empty;
+                    continue;
+                }
+                Refusal::Fault => {
+                    let error = GatewayError::CredentialFault { member: member.name.clone() };
+                    return Attempt::Failed(error, repeatable.then_some(RequestBody::Empty));
+                }
+                Refusal::TryAgain | Refusal::AboutTarget => {
+                    return Attempt::Failed(target_refused(outgoing, member), None);
+                }
+            }
+        }
+        if is_member_failure(status) {
+            let error = GatewayError::MemberFailed { member: member.name.clone(), status };
+            return Attempt::Failed(error, repeatable.then_some(RequestBody::Empty));
+        }
+        return Attempt::Answered(Box::new(sent));
+    }
+}
+
+/// Whether a request may be made twice although a member may have seen it.
+fn is_repeatable(outgoing: &Outgoing<'_>) -> bool {
+    match outgoing.target {
+        RegistryRequest::UploadStart { digest, .. } => digest.is_none(),
+        _ => matches!(*outgoing.method, Method::GET | Method::HEAD),
+    }
+}
+
+/// Statuses that say that the member, not the request, has failed. 429 is fatal to docker.
+fn is_member_failure(status: StatusCode) -> bool {
+    status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED || status == StatusCode::TOO_MANY_REQUESTS
+}
+
+/// What a member's 401 means.
+enum Refusal {
+    /// Our credential is refused: the member is at fault.
+    Fault,
+    /// Our credential is good; once more with a new token.
+    TryAgain,
+    /// Our credential is good: it is about this user or target.
+    AboutTarget,
+}
+
+async fn judge_refusal(member: &Arc<Member>, answer: &Answer, renewed: &mut bool) -> Refusal {
+    if !prober::control_passes(member).await {
+        return Refusal::Fault;
+    }
+    let body_unused = answer.hold.progress.as_ref().is_none_or(|progress| !progress.was_polled());
+    if member.credential.is_token() && !*renewed && body_unused {
+        *renewed = true;
+        member.credential.renew();
+        return Refusal::TryAgain;
+    }
+    Refusal::AboutTarget
+}
+
+/// The member takes our credential and refuses this target. Where the credential is our own
+/// token, the right was in it, so that there is no such thing; else the account lacks the right.
+fn target_refused(outgoing: &Outgoing<'_>, member: &Member) -> GatewayError {
+    let proven = matches!(member.credential, Credential::Token(_));
+    if proven && matches!(*outgoing.method, Method::GET | Method::HEAD) {
+        return GatewayError::UnknownTarget { member: member.name.clone() };
+    }
+    // The realm and service are filled in by the caller, which knows the client's host.
+    GatewayError::Unauthorized {
+        reason: ChallengeReason::InsufficientScope,
+        wanted: outgoing.target.challenge_access(),
+        realm: String::new(),
+        service: String::new(),
+    }
+}
+
+/// A failed sending.
+struct Sending {
+    error: UpstreamError,
+    /// Whether the connection had served before.
+    reused: bool,
+    /// The body, if no byte of it is lost.
+    body: Option<RequestBody>,
+}
+
+async fn send_once(
+    outgoing: &Outgoing<'_>,
+    member: &Arc<Member>,
+    body: RequestBody,
+    deadline: Instant,
+    ctx: &mut RequestContext,
+) -> Result<Answer, Box<Sending>> {
+    let fail = |phase, source, body| {
+        let error = UpstreamError { member: member.name.clone(), phase, source };
+        Box::new(Sending { error, reused: false, body })
+    };
+    let authorization = match member.credential.authorization(outgoing.subject, outgoing.access, unix_now()) {
+        Ok(authorization) => authorization,
+        Err(error) => return Err(fail(Phase::Credential, error.into(), Some(body))),
+    };
+    let in_flight = InFlight::new(member);
+    let acquired = timeout_at(deadline, member.connections.acquire(ctx.connection.worker, deadline)).await;
+    let mut lease = match acquired {
+        Ok(Ok(lease)) => lease,
+        Ok(Err(error)) => return Err(Box::new(Sending { error, reused: false, body: Some(body) })),
+        Err(_) => return Err(fail(Phase::Queue, UpstreamFault::Timeout, Some(body))),
+    };
+    ctx.phases.connected = Some(ctx.elapsed_ms());
+    let progress = matches!(body, RequestBody::Stream { .. }).then(|| Arc::clone(&ctx.progress));
+    let mut request = Request::new(body);
+    *request.method_mut() = outgoing.method.clone();
+    let Ok(uri) = outgoing.target.member_target().parse::<Uri>() else {
+        return Err(fail(Phase::Credential, UpstreamFault::Timeout, None));
+    };
+    *request.uri_mut() = uri;
+    *request.headers_mut() = outgoing.headers.clone();
+    request.headers_mut().insert(HOST, member.host.clone());
+    if let Some(authorization) = authorization {
+        request.headers_mut().insert(AUTHORIZATION, authorization);
+    }
+    let sent_at = Instant::now();
+    match await_head(outgoing, &mut lease, request, progress.as_ref(), deadline).await {
+        Ok(response) => {
+            member.metrics.observe_first_byte(sent_at.elapsed());
+            ctx.phases.first_byte = Some(ctx.elapsed_ms());
+            ctx.member = Some(Arc::clone(member));
+            let (head, body) = response.into_parts();
+            Ok(Answer { member: Arc::clone(member), head, body, hold: Hold { lease, in_flight, progress } })
+        }
+        Err(HeadError::Send(failed)) => {
+            let reused = lease.was_reused();
+            let SendError { error, unsent } = *failed;
+            let phase = if unsent.is_some() { Phase::Unsent } else { Phase::Head };
+            let body = match unsent {
+                Some(request) => Some(request.into_body()),
+                None => progress.is_none().then_some(RequestBody::Empty),
+            };
+            let error = UpstreamError { member: member.name.clone(), phase, source: error.into() };
+            Err(Box::new(Sending { error, reused, body }))
+        }
+        Err(HeadError::Timeout) => {
+            let body = progress.is_none().then_some(RequestBody::Empty);
+            Err(fail(Phase::Head, UpstreamFault::Timeout, body))
+        }
+    }
+}
+
+enum HeadError {
+    Send(Box<SendError>),
+    Timeout,
+}
+
+/// Sends and waits for the head of the answer. While a body is on its way only a stall ends it;
+/// when it has gone, the answer has its time.
+async fn await_head(
+    outgoing: &Outgoing<'_>,
+    lease: &mut Lease,
+    request: Request<RequestBody>,
+    progress: Option<&Arc<BodyProgress>>,
+    deadline: Instant,
+) -> Result<Response<Incoming>, HeadError> {
+    let sending = lease.send(request);
+    tokio::pin!(sending);
+    let Some(progress) = progress else {
+        return match timeout_at(deadline, &mut sending).await {
+            Ok(sent) => sent.map_err(HeadError::Send),
+            Err(_) => Err(HeadError::Timeout),
+        };
+    };
+    let stall = outgoing.limits.body_idle_timeout;
+    let mut bytes_before = None;
+    while !progress.has_ended() {
+        tokio::select! {
+            sent = &mut sending => return sent.map_err(HeadError::Send),
+            () = progress.ended() => {}
+            () = tokio::time::sleep(stall) => {
+                let bytes = progress.bytes();
+                if bytes_before.replace(bytes) == Some(bytes) {
+                    return Err(HeadError::Timeout);
+                }
+            }
+        }
+    }
+    match tokio::time::timeout(answer_time(outgoing), &mut sending).await {
+        Ok(sent) => sent.map_err(HeadError::Send),
+        Err(_) => Err(HeadError::Timeout),
+    }
+}
+
+/// How long an answer may take once the whole body was sent.
+fn answer_time(outgoing: &Outgoing<'_>) -> Duration {
+    match outgoing.target {
+        RegistryRequest::Upload { method: UploadMethod::Put { .. }, .. } | RegistryRequest::UploadStart { digest: Some(_), .. } => {
+            outgoing.limits.finish_timeout
+        }
+        _ => outgoing.limits.head_timeout,
+    }
+}

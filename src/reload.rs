@@ -1,0 +1,181 @@
+//! Reload on SIGHUP and on change of the files: users, policy, keys and certificates. What is
+//! broken is refused as a whole and what was in force stays.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+
+use crate::auth::keys::{Ring, SigningKey};
+use crate::auth::token::ClientTokens;
+use crate::config::{self, Config};
+use crate::identity::{Identity, IdentityError};
+use crate::key_store::{self, KeyStoreError, Retention};
+use crate::server::Certificates;
+use crate::snapshot::Snapshot;
+use crate::telemetry::{CertificateLabel, Metrics, ReloadResult};
+
+/// Why the new state is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The configuration file is broken.
+    #[error("{0}")]
+    Config(#[from] config::ConfigErrors),
+    /// A file of a provider is broken.
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
+    /// A key file is broken, or there is none.
+    #[error("{0}")]
+    Keys(#[from] KeyStoreError),
+}
+
+/// What a reload changes, and from where.
+pub struct Reloader {
+    /// The configuration file; `None` where the process runs without one.
+    pub path: Option<PathBuf>,
+    /// The configuration in force.
+    pub config: Config,
+    /// Identities, policy and keys in force.
+    pub state: Arc<ArcSwap<Snapshot>>,
+    /// The member keys in force.
+    pub member_ring: Arc<ArcSwap<Ring<SigningKey>>>,
+    /// The certificates of every TLS listener.
+    pub certificates: Vec<Arc<Certificates>>,
+    /// Where reloads are counted.
+    pub metrics: Arc<Metrics>,
+    seen: Fingerprint,
+}
+
+type Fingerprint = Vec<(PathBuf, Option<SystemTime>, u64)>;
+
+/// Builds identities, policy and keys from a configuration.
+///
+/// # Errors
+/// [`ReloadError`], naming the file.
+pub fn build_state(config: &Config, generation: u64) -> Result<(Snapshot, Ring<SigningKey>), ReloadError> {
+    let identity = Identity::build(&config.identity.providers)?;
+    let keys = key_store::load(&config.tokens.keys, &config.uploads.seal_keys, retention(config))?;
+    let (issuer, audience) = (config.tokens.issuer.clone(), config.tokens.service.clone());
+    let tokens = ClientTokens::new(keys.client, issuer, audience);
+    let entries_max = config.tokens.cache_entries_max;
+    let snapshot = Snapshot::new(generation, identity, config.policy.clone(), (tokens, keys.seal), entries_max);
+    Ok((snapshot, keys.member))
+}
+
+/// How long old keys are of use with these settings.
+#[must_use]
+pub fn retention(config: &Config) -> Retention {
+    let grace = config.uploads.grace.as_secs();
+    let token = config.tokens.lifetime.as_secs() + config.tokens.expiry_margin.as_secs();
+    Retention { client: token + grace, seal: grace }
+}
+
+impl Reloader {
+    /// Watches from here on.
+    #[must_use]
+    pub fn new(
+        path: Option<PathBuf>,
+        config: Config,
+        (state, member_ring): (Arc<ArcSwap<Snapshot>>, Arc<ArcSwap<Ring<SigningKey>>>),
+        certificates: Vec<Arc<Certificates>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let mut reloader = Self { path, config, state, member_ring, certificates, metrics, seen: Vec::new() };
+        reloader.seen = reloader.fingerprint();
+        reloader.publish_expiries();
+        reloader
+    }
+
+    /// Reloads if any file has changed since the last look.
+    pub fn reload_if_changed(&mut self) {
+        let now = self.fingerprint();
+        if now != self.seen {
+            self.seen = now;
+            self.reload();
+        }
+    }
+
+    /// Reloads, and says how it went. Certificates and the rest do not wait for each other.
+    pub fn reload(&mut self) {
+        self.reload_certificates();
+        match self.reload_state() {
+            Ok(generation) => {
+                self.metrics.count_reload(ReloadResult::Applied);
+                self.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+                tracing::info!(generation, "reloaded");
+            }
+            Err(error) => {
+                self.metrics.count_reload(ReloadResult::Refused);
+                tracing::error!(error = %error, "reload refused: what was in force stays");
+            }
+        }
+        self.seen = self.fingerprint();
+    }
+
+    fn reload_state(&mut self) -> Result<u64, ReloadError> {
+        let config = match &self.path {
+            Some(path) => config::load(path)?.config,
+            None => self.config.clone(),
+        };
+        let generation = self.state.load().generation + 1;
+        let (snapshot, member_ring) = build_state(&Config { policy: config.policy.clone(), identity: config.identity.clone(), ..self.config.clone() }, generation)?;
+        for changed in restart_only_changes(&self.config, &config) {
+            tracing::warn!(section = changed, "this section of the configuration has changed; restart to apply it");
+        }
+        self.state.store(Arc::new(snapshot));
+        self.member_ring.store(Arc::new(member_ring));
+        self.config.policy = config.policy;
+        self.config.identity = config.identity;
+        Ok(generation)
+    }
+
+    fn reload_certificates(&self) {
+        for certificates in &self.certificates {
+            if let Err(error) = certificates.reload() {
+                self.metrics.count_reload(ReloadResult::Refused);
+                tracing::error!(error = %error, "certificate refused: the one in use stays");
+            }
+        }
+        self.publish_expiries();
+    }
+
+    fn publish_expiries(&self) {
+        for (name, expires_at) in self.certificates.iter().flat_map(|certificates| certificates.expiries()) {
+            self.metrics.set_certificate_expiry(&CertificateLabel(name), expires_at);
+        }
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        let mut files = self.config.watched_files();
+        files.extend(self.path.clone());
+        let mut seen: Fingerprint = files.into_iter().map(|path| stat(&path)).collect();
+        seen.extend(key_store::fingerprint(&[&self.config.tokens.keys, &self.config.uploads.seal_keys]));
+        seen
+    }
+}
+
+fn stat(path: &Path) -> (PathBuf, Option<SystemTime>, u64) {
+    let metadata = std::fs::metadata(path).ok();
+    let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
+    (path.to_owned(), modified, metadata.map_or(0, |metadata| metadata.len()))
+}
+
+/// The sections that differ and are only read at start.
+fn restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
+    let differs = |old: &dyn std::fmt::Debug, new: &dyn std::fmt::Debug| format!("{old:?}") != format!("{new:?}");
+    [
+        ("external_url, hosts", differs(&old.hosts, &new.hosts)),
+        ("listeners, limits", differs(&old.server, &new.server)),
+        ("admin", differs(&old.admin, &new.admin)),
+        ("tokens", differs(&old.tokens, &new.tokens)),
+        ("uploads", differs(&old.uploads, &new.uploads)),
+        ("pools", differs(&old.pools, &new.pools)),
+        ("routes", differs(&old.routes, &new.routes)),
+        ("log", differs(&old.log, &new.log)),
+        ("shutdown", differs(&old.shutdown, &new.shutdown)),
+    ]
+    .into_iter()
+    .filter_map(|(section, changed)| changed.then_some(section))
+    .collect()
+}
