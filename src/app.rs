@@ -128,8 +128,10 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
             refused_body_timeout: config.server.limits.refused_body_timeout,
         },
     });
-    let (connections, stop, finished) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-    Ok(Parts { gateway, member_ring, certificates: Vec::new(), connections, stop, finished }).and_then(|parts| with_certificates(parts, config))
+    let (connections, stop, finished) =
+        (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+    Ok(Parts { gateway, member_ring, certificates: Vec::new(), connections, stop, finished })
+        .and_then(|parts| with_certificates(parts, config))
 }
 
 fn with_certificates(mut parts: Parts, config: &Config) -> anyhow::Result<Parts> {
@@ -158,7 +160,9 @@ fn bind_all(config: &Config, parts: &Parts, metrics: &Arc<Metrics>) -> anyhow::R
                 let certificates = certificates.next().context("certificates of a listener")?;
                 ("tls", Some(certificates.server_config()?), None, false)
             }
-            ListenerKind::Plain { allow_plaintext_credentials } => ("plain", None, None, *allow_plaintext_credentials),
+            ListenerKind::Plain { allow_plaintext_credentials } => {
+                ("plain", None, None, *allow_plaintext_credentials)
+            }
             ListenerKind::Redirect => ("redirect", None, Some(https_port), false),
         };
         let acceptor = Acceptor {
@@ -181,7 +185,11 @@ fn bind_all(config: &Config, parts: &Parts, metrics: &Arc<Metrics>) -> anyhow::R
     Ok(endpoints)
 }
 
-fn bind_for_workers(address: SocketAddr, acceptor: &Acceptor, endpoints: &mut [Vec<Endpoint>]) -> anyhow::Result<SocketAddr> {
+fn bind_for_workers(
+    address: SocketAddr,
+    acceptor: &Acceptor,
+    endpoints: &mut [Vec<Endpoint>],
+) -> anyhow::Result<SocketAddr> {
     // Without this a second gateway, or a second user's process, could share the port unnoticed.
     if address.port() != 0 {
         drop(std::net::TcpListener::bind(address).with_context(|| format!("listen on {address}"))?);
@@ -212,7 +220,12 @@ fn spawn_workers(endpoints: Vec<Vec<Endpoint>>, parts: &Parts) -> anyhow::Result
 }
 
 /// One worker: accepts until told to stop, then lives on until its connections have ended.
-async fn work(worker: usize, endpoints: Vec<Endpoint>, gateway: Arc<Gateway>, (stop, finished): (CancellationToken, CancellationToken)) {
+async fn work(
+    worker: usize,
+    endpoints: Vec<Endpoint>,
+    gateway: Arc<Gateway>,
+    (stop, finished): (CancellationToken, CancellationToken),
+) {
     let mut listeners = JoinSet::new();
     for (listener, acceptor) in endpoints {
         let gateway = Arc::clone(&gateway);
@@ -236,7 +249,12 @@ async fn work(worker: usize, endpoints: Vec<Endpoint>, gateway: Arc<Gateway>, (s
 }
 
 /// Probes, reloads, admin and signals, until the process ends.
-async fn supervise(config: Config, surroundings: Surroundings, parts: &Parts, metrics: &Arc<Metrics>) -> anyhow::Result<()> {
+async fn supervise(
+    config: Config,
+    surroundings: Surroundings,
+    parts: &Parts,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<()> {
     let readiness = Arc::new(Readiness::default());
     let mut maintenance: JoinSet<Infallible> = JoinSet::new();
     let admin_stop = CancellationToken::new();
@@ -264,7 +282,8 @@ async fn supervise(config: Config, surroundings: Surroundings, parts: &Parts, me
     let shutdown = config.shutdown.clone();
     let mut poll = tokio::time::interval(config.reload_interval);
     let certificates = parts.certificates.clone();
-    let mut reloader = Reloader::new(surroundings.config_path, config, state, certificates, Arc::clone(metrics));
+    let mut reloader =
+        Reloader::new(surroundings.config_path, config, state, certificates, Arc::clone(metrics));
     readiness.set(true);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     loop {
@@ -368,6 +387,10 @@ fn raise_descriptor_limit(connections_max: usize, config: &Config) {
     let raised = limit.maximum.map_or(wanted, |maximum| wanted.min(maximum));
     let set = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum });
     if raised < wanted || set.is_err() {
-        tracing::warn!(wanted, limit = raised, "fewer open files are allowed than the configured connections need; raise LimitNOFILE");
+        tracing::warn!(
+            wanted,
+            limit = raised,
+            "fewer open files are allowed than the configured connections need; raise LimitNOFILE"
+        );
     }
 }

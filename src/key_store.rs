@@ -3,6 +3,7 @@
 //! `client-*.json` keys sign client tokens, `member-*.json` keys sign member tokens and carry the
 //! certificate for `x5c`, `seal-*.json` keys seal upload pins. All may stand in one directory.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -20,6 +21,12 @@ use crate::auth::seal::{SECRET_BYTES, SealKey};
 
 /// Years that a member key's certificate is valid; registries check it on every token.
 const CERTIFICATE_YEARS: i32 = 10;
+
+/// The file of revocations in a key directory. It ends otherwise than key files do.
+const REVOCATIONS_FILE: &str = "revocations";
+
+/// When each subject's earlier tokens ended, in seconds since the epoch.
+pub type Revocations = BTreeMap<String, u64>;
 
 /// What a key is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,7 +180,13 @@ pub fn load(keys: &Path, seal_keys: &Path, retention: Retention) -> Result<Keys,
 ///
 /// # Errors
 /// [`KeyStoreError::NoKeys`] with more than one replica.
-pub fn ensure(keys: &Path, seal_keys: &Path, algorithm: Algorithm, replicas: u32, now: u64) -> Result<Vec<PathBuf>, KeyStoreError> {
+pub fn ensure(
+    keys: &Path,
+    seal_keys: &Path,
+    algorithm: Algorithm,
+    replicas: u32,
+    now: u64,
+) -> Result<Vec<PathBuf>, KeyStoreError> {
     let mut made = Vec::new();
     for (directory, purpose) in [(keys, KeyUse::Client), (keys, KeyUse::Member), (seal_keys, KeyUse::Seal)] {
         if read_files(directory)?.iter().any(|(_, file)| file.purpose == purpose) {
@@ -192,8 +205,15 @@ pub fn ensure(keys: &Path, seal_keys: &Path, algorithm: Algorithm, replicas: u32
 ///
 /// # Errors
 /// [`KeyStoreError`] when it cannot be made or written.
-pub fn generate(directory: &Path, purpose: KeyUse, algorithm: Algorithm, now: u64, activate_at: u64) -> Result<PathBuf, KeyStoreError> {
-    let mut file = KeyFile { purpose, created_at: now, activate_at, private_key: None, certificate: None, secret: None };
+pub fn generate(
+    directory: &Path,
+    purpose: KeyUse,
+    algorithm: Algorithm,
+    now: u64,
+    activate_at: u64,
+) -> Result<PathBuf, KeyStoreError> {
+    let mut file =
+        KeyFile { purpose, created_at: now, activate_at, private_key: None, certificate: None, secret: None };
     let id = match purpose {
         KeyUse::Client => {
             let pem = SigningKey::generate_pem(algorithm)?;
@@ -228,8 +248,18 @@ pub fn list(directory: &Path, retention: Retention, now: u64) -> Result<Vec<List
     let mut listed = Vec::new();
     for (path, file) in files {
         let (id, state) = match file.purpose {
-            KeyUse::Client => state_of(&keys.client, signing_entry(&path, &file)?.key.thumbprint(), SigningKey::thumbprint, now),
-            KeyUse::Member => state_of(&keys.member, signing_entry(&path, &file)?.key.thumbprint(), SigningKey::thumbprint, now),
+            KeyUse::Client => state_of(
+                &keys.client,
+                signing_entry(&path, &file)?.key.thumbprint(),
+                SigningKey::thumbprint,
+                now,
+            ),
+            KeyUse::Member => state_of(
+                &keys.member,
+                signing_entry(&path, &file)?.key.thumbprint(),
+                SigningKey::thumbprint,
+                now,
+            ),
             KeyUse::Seal => {
                 let id = seal_entry(&path, &file)?.key.id();
                 let at = keys.seal.entries().iter().position(|entry| entry.key.id() == id).unwrap_or(0);
@@ -255,6 +285,29 @@ pub fn export_bundle(directory: &Path) -> Result<String, KeyStoreError> {
         return Err(KeyStoreError::NoKeys { purpose: KeyUse::Member.as_str(), directory });
     }
     Ok(bundle)
+}
+
+/// Ends every token that was issued to `subject` (`provider/name`) until now.
+///
+/// # Errors
+/// [`KeyStoreError`] when the file is broken or cannot be written.
+pub fn revoke(directory: &Path, subject: &str, now: u64) -> Result<(), KeyStoreError> {
+    let mut revocations = revocations(directory)?;
+    revocations.insert(subject.to_owned(), now);
+    write_file(directory, REVOCATIONS_FILE, &revocations).map(drop)
+}
+
+/// The revocations of a key directory.
+///
+/// # Errors
+/// [`KeyStoreError`] when the file is broken.
+pub fn revocations(directory: &Path) -> Result<Revocations, KeyStoreError> {
+    let path = directory.join(REVOCATIONS_FILE);
+    match fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|error| broken(&path, error.to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Revocations::new()),
+        Err(source) => Err(KeyStoreError::Io { path: path.display().to_string(), source }),
+    }
 }
 
 /// What changes when a key file is added, changed or removed: names and times of all key files.
@@ -316,7 +369,8 @@ fn signing_entry(path: &Path, file: &KeyFile) -> Result<RingEntry<SigningKey>, K
                 .map_err(|_| broken(path, "certificate is not a PEM certificate".to_owned()))?,
         ),
     };
-    let key = SigningKey::from_pem(pem.as_bytes(), certificate.as_deref()).map_err(|error| broken(path, error.to_string()))?;
+    let key = SigningKey::from_pem(pem.as_bytes(), certificate.as_deref())
+        .map_err(|error| broken(path, error.to_string()))?;
     Ok(RingEntry { key: Arc::new(key), activate_at: file.activate_at })
 }
 
@@ -334,22 +388,25 @@ fn self_signed(private_key: &str, now: u64) -> Result<String, KeyStoreError> {
     params.distinguished_name.push(DnType::CommonName, "tidegate member key");
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     // A day's slack for members whose clock is behind.
-    let year = jiff::Timestamp::from_second(i64::try_from(now).unwrap_or(0)).map_or(2026, |time| {
-        i32::from(time.to_zoned(jiff::tz::TimeZone::UTC).year())
-    });
+    let year = jiff::Timestamp::from_second(i64::try_from(now).unwrap_or(0))
+        .map_or(2026, |time| i32::from(time.to_zoned(jiff::tz::TimeZone::UTC).year()));
     params.not_before = rcgen::date_time_ymd(year - 1, 1, 1);
     params.not_after = rcgen::date_time_ymd(year + CERTIFICATE_YEARS, 1, 1);
     Ok(params.self_signed(&key)?.pem())
 }
 
-fn write_file(directory: &Path, name: &str, file: &KeyFile) -> Result<PathBuf, KeyStoreError> {
+fn write_file(directory: &Path, name: &str, content: &impl Serialize) -> Result<PathBuf, KeyStoreError> {
     let io_error = |path: &Path, source| KeyStoreError::Io { path: path.display().to_string(), source };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| io_error(directory, error))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| io_error(directory, error))?;
     let path = directory.join(name);
     let temporary = directory.join(format!(".{name}.{}", std::process::id()));
     let write = || -> io::Result<()> {
         let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        out.write_all(&serde_json::to_vec_pretty(file)?)?;
+        out.write_all(&serde_json::to_vec_pretty(content)?)?;
         out.sync_all()?;
         fs::rename(&temporary, &path)
     };

@@ -57,7 +57,13 @@ pub enum PinError {
 impl Pin {
     /// Seals the pin for its place. `None` only where there is no seal key.
     #[must_use]
-    pub fn seal(&self, ring: &Ring<SealKey>, context: PinContext<'_>, now: u64, nonce: [u8; NONCE_BYTES]) -> Option<String> {
+    pub fn seal(
+        &self,
+        ring: &Ring<SealKey>,
+        context: PinContext<'_>,
+        now: u64,
+        nonce: [u8; NONCE_BYTES],
+    ) -> Option<String> {
         let mut text = Vec::with_capacity(128);
         text.extend_from_slice(&self.deadline.to_be_bytes());
         for part in [&self.member, self.upload.as_str(), self.subject.provider(), self.subject.name()] {
@@ -80,7 +86,8 @@ impl Pin {
         now: u64,
     ) -> Result<Self, PinError> {
         let sealed = sealed.ok_or(PinError::Missing)?;
-        let text = seal::open(ring, Purpose::UploadPin, &context.parts(), sealed, now).map_err(|_| PinError::Broken)?;
+        let text = seal::open(ring, Purpose::UploadPin, &context.parts(), sealed, now)
+            .map_err(|_| PinError::Broken)?;
         let pin = Self::decode(&text).ok_or(PinError::Broken)?;
         if pin.upload != *upload {
             return Err(PinError::OtherUpload);
@@ -142,15 +149,26 @@ mod tests {
         let other_upload = UploadId::try_from("u-2").expect("an id");
         let context = PinContext { host: "hub", repository: &repository };
         for subject in [Subject::new("users", "eve").expect("a name"), Subject::anonymous()] {
-            let pin = Pin { member: "node1".to_owned(), upload: upload.clone(), subject: subject.clone(), deadline: 100 };
+            let pin = Pin {
+                member: "node1".to_owned(),
+                upload: upload.clone(),
+                subject: subject.clone(),
+                deadline: 100,
+            };
             let sealed = pin.seal(&ring, context, 0, [9; 12]).expect("a key");
             let open = |context, sealed, upload, now| Pin::open(&ring, context, sealed, upload, now);
             assert_eq!(open(context, Some(&sealed), &upload, 99), Ok(pin.clone()));
             assert_eq!(open(context, Some(&sealed), &upload, 100), Err(PinError::Expired));
             assert_eq!(open(context, None, &upload, 0), Err(PinError::Missing));
             assert_eq!(open(context, Some(&sealed), &other_upload, 0), Err(PinError::OtherUpload));
-            assert_eq!(open(PinContext { repository: &other, ..context }, Some(&sealed), &upload, 0), Err(PinError::Broken));
-            assert_eq!(open(PinContext { host: "else", ..context }, Some(&sealed), &upload, 0), Err(PinError::Broken));
+            assert_eq!(
+                open(PinContext { repository: &other, ..context }, Some(&sealed), &upload, 0),
+                Err(PinError::Broken)
+            );
+            assert_eq!(
+                open(PinContext { host: "else", ..context }, Some(&sealed), &upload, 0),
+                Err(PinError::Broken)
+            );
             assert_eq!(pin.check_subject(&subject), Ok(()));
             let adam = Subject::new("users", "adam").expect("a name");
             assert_eq!(pin.check_subject(&adam), Err(PinError::OtherSubject));

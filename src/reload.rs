@@ -59,7 +59,9 @@ pub fn build_state(config: &Config, generation: u64) -> Result<(Snapshot, Ring<S
     let (issuer, audience) = (config.tokens.issuer.clone(), config.tokens.service.clone());
     let tokens = ClientTokens::new(keys.client, issuer, audience);
     let entries_max = config.tokens.cache_entries_max;
-    let snapshot = Snapshot::new(generation, identity, config.policy.clone(), (tokens, keys.seal), entries_max);
+    let mut snapshot = Snapshot::new(identity, config.policy.clone(), (tokens, keys.seal), entries_max);
+    snapshot.generation = generation;
+    snapshot.revocations = key_store::revocations(&config.tokens.keys)?;
     Ok((snapshot, keys.member))
 }
 
@@ -115,13 +117,23 @@ impl Reloader {
 
     fn reload_state(&mut self) -> Result<u64, ReloadError> {
         let config = match &self.path {
-            Some(path) => config::load(path)?.config,
+            Some(path) => config::load_for_reload(path)?.config,
             None => self.config.clone(),
         };
         let generation = self.state.load().generation + 1;
-        let (snapshot, member_ring) = build_state(&Config { policy: config.policy.clone(), identity: config.identity.clone(), ..self.config.clone() }, generation)?;
+        let (snapshot, member_ring) = build_state(
+            &Config {
+                policy: config.policy.clone(),
+                identity: config.identity.clone(),
+                ..self.config.clone()
+            },
+            generation,
+        )?;
         for changed in restart_only_changes(&self.config, &config) {
-            tracing::warn!(section = changed, "this section of the configuration has changed; restart to apply it");
+            tracing::warn!(
+                section = changed,
+                "this section of the configuration has changed; restart to apply it"
+            );
         }
         self.state.store(Arc::new(snapshot));
         self.member_ring.store(Arc::new(member_ring));
@@ -163,7 +175,8 @@ fn stat(path: &Path) -> (PathBuf, Option<SystemTime>, u64) {
 
 /// The sections that differ and are only read at start.
 fn restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
-    let differs = |old: &dyn std::fmt::Debug, new: &dyn std::fmt::Debug| format!("{old:?}") != format!("{new:?}");
+    let differs =
+        |old: &dyn std::fmt::Debug, new: &dyn std::fmt::Debug| format!("{old:?}") != format!("{new:?}");
     [
         ("external_url, hosts", differs(&old.hosts, &new.hosts)),
         ("listeners, limits", differs(&old.server, &new.server)),

@@ -30,7 +30,9 @@ impl RouteTable {
     /// The pool of a repository, as an index.
     #[must_use]
     pub fn pool_of(&self, host: &str, repository: &RepositoryName) -> Option<usize> {
-        self.for_host(host).find(|route| route.repository.matches(repository.as_str(), "")).map(|route| route.pool)
+        self.for_host(host)
+            .find(|route| route.repository.matches(repository.as_str(), ""))
+            .map(|route| route.pool)
     }
 
     /// The pool whose catalog a host shows: that of the first route of the host.

@@ -14,6 +14,7 @@ use crate::auth::seal::SealKey;
 use crate::auth::subject::Subject;
 use crate::auth::token::{ClientTokens, TokenError, VerifiedToken};
 use crate::identity::Identity;
+use crate::key_store::Revocations;
 use crate::registry::{Actions, Resource, ResourceAccess};
 
 /// Identities, policy and keys of one generation.
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub tokens: ClientTokens,
     /// Keys of upload pins.
     pub seals: Ring<SealKey>,
+    /// Whose earlier tokens have ended.
+    pub revocations: Revocations,
     verified: Cache<String, Arc<VerifiedToken>>,
 }
 
@@ -46,10 +49,27 @@ pub struct AuthenticatedClient {
 }
 
 impl Snapshot {
-    /// A snapshot that remembers at most `entries_max` verified tokens.
+    /// A snapshot of the first generation that remembers at most `entries_max` verified tokens.
     #[must_use]
-    pub fn new(generation: u64, identity: Identity, policy: Policy, (tokens, seals): (ClientTokens, Ring<SealKey>), entries_max: u64) -> Self {
-        Self { generation, identity, policy, tokens, seals, verified: Cache::new(entries_max) }
+    pub fn new(
+        identity: Identity,
+        policy: Policy,
+        (tokens, seals): (ClientTokens, Ring<SealKey>),
+        entries_max: u64,
+    ) -> Self {
+        let (generation, revocations) = (1, Revocations::new());
+        Self { generation, identity, policy, tokens, seals, revocations, verified: Cache::new(entries_max) }
+    }
+
+    /// Whether the token was issued before its subject's tokens were revoked.
+    #[must_use]
+    pub fn is_revoked(&self, token: &VerifiedToken) -> bool {
+        // Without revocations, which is nearly always, nothing is built.
+        !self.revocations.is_empty()
+            && self
+                .revocations
+                .get(&token.subject.to_string())
+                .is_some_and(|before| token.issued_at <= *before)
     }
 
     /// Checks a token, all but its end; what was verified once is remembered.

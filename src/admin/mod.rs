@@ -63,7 +63,12 @@ impl Admin {
     ///
     /// # Errors
     /// When the listener breaks.
-    pub async fn run(self: Arc<Self>, listener: TcpListener, stop: CancellationToken, tasks: TaskTracker) -> std::io::Result<()> {
+    pub async fn run(
+        self: Arc<Self>,
+        listener: TcpListener,
+        stop: CancellationToken,
+        tasks: TaskTracker,
+    ) -> std::io::Result<()> {
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return Ok(()) };

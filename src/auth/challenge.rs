@@ -54,11 +54,13 @@ mod tests {
         for (wanted, reason, expected) in [
             (&[][..], ChallengeReason::NoCredentials, r#"Bearer realm="R",service="S""#),
             (
-                &two[..], ChallengeReason::NoCredentials,
+                &two[..],
+                ChallengeReason::NoCredentials,
                 r#"Bearer realm="R",service="S",scope="repository:a:pull,push repository:b:pull""#,
             ),
             (
-                &two[1..], ChallengeReason::InsufficientScope,
+                &two[1..],
+                ChallengeReason::InsufficientScope,
                 r#"Bearer realm="R",service="S",scope="repository:b:pull",error="insufficient_scope""#,
             ),
             (&[][..], ChallengeReason::InvalidToken, r#"Bearer realm="R",service="S",error="invalid_token""#),

@@ -107,7 +107,8 @@ impl SigningKey {
                     .to_vec()
             }
             Algorithm::Rs256 => {
-                let pair = RsaKeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).map_err(|_| KeyError::Crypto)?;
+                let pair =
+                    RsaKeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).map_err(|_| KeyError::Crypto)?;
                 AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).map_err(|_| KeyError::Crypto)?.as_ref().to_vec()
             }
         };
@@ -124,11 +125,13 @@ impl SigningKey {
         let (algorithm, spki, encoding) = match &pair {
             Pair::Ec(ec) => {
                 let pkcs8 = ec.to_pkcs8v1().map_err(|_| KeyError::Crypto)?;
-                let spki = AsDer::<PublicKeyX509Der<'_>>::as_der(ec.public_key()).map_err(|_| KeyError::Crypto)?;
+                let spki =
+                    AsDer::<PublicKeyX509Der<'_>>::as_der(ec.public_key()).map_err(|_| KeyError::Crypto)?;
                 (Algorithm::Es256, spki.as_ref().to_vec(), EncodingKey::from_ec_der(pkcs8.as_ref()))
             }
             Pair::Rsa(rsa) => {
-                let spki = AsDer::<PublicKeyX509Der<'_>>::as_der(rsa.public_key()).map_err(|_| KeyError::Crypto)?;
+                let spki =
+                    AsDer::<PublicKeyX509Der<'_>>::as_der(rsa.public_key()).map_err(|_| KeyError::Crypto)?;
                 let pkcs8 = AsDer::<Pkcs8V1Der<'_>>::as_der(rsa).map_err(|_| KeyError::Crypto)?;
                 let encoding = EncodingKey::from_rsa_pem(pem("PRIVATE KEY", pkcs8.as_ref()).as_bytes())
                     .map_err(|_| KeyError::Crypto)?;
@@ -225,7 +228,9 @@ fn parse_pair(der: &PrivateKeyDer<'_>) -> Result<Pair, KeyError> {
             (EcdsaKeyPair::from_pkcs8(ec, der).ok(), RsaKeyPair::from_pkcs8(der).ok())
         }
         PrivateKeyDer::Pkcs1(der) => (None, RsaKeyPair::from_der(der.secret_pkcs1_der()).ok()),
-        PrivateKeyDer::Sec1(der) => (EcdsaKeyPair::from_private_key_der(ec, der.secret_sec1_der()).ok(), None),
+        PrivateKeyDer::Sec1(der) => {
+            (EcdsaKeyPair::from_private_key_der(ec, der.secret_sec1_der()).ok(), None)
+        }
         _ => (None, None),
     };
     match (ec, rsa) {
@@ -336,7 +341,11 @@ impl<K> Ring<K> {
             std::cmp::Ordering::Equal => KeyState::Active,
             std::cmp::Ordering::Less => {
                 let successor = self.entries[index + 1].activate_at;
-                if now < successor.saturating_add(self.retention) { KeyState::Retired } else { KeyState::Expired }
+                if now < successor.saturating_add(self.retention) {
+                    KeyState::Retired
+                } else {
+                    KeyState::Expired
+                }
             }
         }
     }

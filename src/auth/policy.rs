@@ -93,10 +93,9 @@ impl Policy {
     /// What `client` may do to `repository`, and why.
     #[must_use]
     pub fn decide(&self, client: Client<'_>, repository: &RepositoryName) -> Decision<'_> {
-        let rule = self
-            .rules
-            .iter()
-            .find(|rule| rule.is_about(client) && rule.repository.matches(repository.as_str(), client.subject.name()));
+        let rule = self.rules.iter().find(|rule| {
+            rule.is_about(client) && rule.repository.matches(repository.as_str(), client.subject.name())
+        });
         Decision { actions: rule.map_or(Actions::NONE, |rule| rule.allow), rule }
     }
 
@@ -104,7 +103,8 @@ impl Policy {
     /// that covers every repository decides.
     #[must_use]
     pub fn decide_catalog(&self, client: Client<'_>) -> Decision<'_> {
-        let rule = self.rules.iter().find(|rule| rule.is_about(client) && (rule.catalog || rule.is_full_denial()));
+        let rule =
+            self.rules.iter().find(|rule| rule.is_about(client) && (rule.catalog || rule.is_full_denial()));
         let granted = rule.is_some_and(|rule| rule.catalog);
         Decision { actions: if granted { Actions::ALL } else { Actions::NONE }, rule }
     }
@@ -198,7 +198,9 @@ pub enum InvalidPattern {
     #[error("empty pattern or path segment")]
     Empty,
     /// A character that can never match.
-    #[error("the character {0:?} can never match a name; only lower-case names exist, and `*`, `**` and ${{user}} are special")]
+    #[error(
+        "the character {0:?} can never match a name; only lower-case names exist, and `*`, `**` and ${{user}} are special"
+    )]
     Character(char),
 }
 
@@ -224,7 +226,8 @@ impl Pattern {
     }
 
     fn parse(text: &str, allowed: impl Fn(char) -> bool) -> Result<Self, InvalidPattern> {
-        let segments = text.split('/').map(|segment| parse_segment(segment, &allowed)).collect::<Result<_, _>>()?;
+        let segments =
+            text.split('/').map(|segment| parse_segment(segment, &allowed)).collect::<Result<_, _>>()?;
         Ok(Self { text: text.to_owned(), segments })
     }
 
@@ -324,15 +327,20 @@ fn matches_segments(segments: &[Segment], name: Option<&str>, user: &str) -> boo
 fn matches_pieces(pieces: &[Piece], text: &str, user: &str) -> bool {
     let Some((piece, others)) = pieces.split_first() else { return text.is_empty() };
     match piece {
-        Piece::Literal(literal) => text.strip_prefix(literal.as_str()).is_some_and(|rest| matches_pieces(others, rest, user)),
+        Piece::Literal(literal) => {
+            text.strip_prefix(literal.as_str()).is_some_and(|rest| matches_pieces(others, rest, user))
+        }
         // Anonymous has no name: the placeholder then matches nothing, not everything.
         Piece::User => {
             !user.is_empty() && text.strip_prefix(user).is_some_and(|rest| matches_pieces(others, rest, user))
         }
-        Piece::Star => text.char_indices().map(|(at, _)| at).chain([text.len()]).any(|at| matches_pieces(others, &text[at..], user)),
+        Piece::Star => text
+            .char_indices()
+            .map(|(at, _)| at)
+            .chain([text.len()])
+            .any(|at| matches_pieces(others, &text[at..], user)),
     }
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -344,19 +352,38 @@ mod tests {
     }
 
     fn user(glob: &str) -> SubjectMatch {
-        SubjectMatch::Authenticated { user: Some(Pattern::account(glob).expect("a glob")), group: None, provider: None }
+        SubjectMatch::Authenticated {
+            user: Some(Pattern::account(glob).expect("a glob")),
+            group: None,
+            provider: None,
+        }
     }
 
     #[test]
     fn patterns_match_segments_and_never_read_account_names_as_patterns() {
         for (pattern, name, user, expected) in [
-            ("**", "a/b/c", "", true), ("**", "a", "", true),
-            ("a/**", "a/b", "", true), ("a/**", "a/b/c", "", true), ("a/**", "a", "", true), ("a/**", "ab/c", "", false),
-            ("a/*", "a/b", "", true), ("a/*", "a/b/c", "", false), ("*", "a/b", "", false), ("*", "ab", "", true),
-            ("a*c", "abbc", "", true), ("a*c", "abbd", "", false), ("**/x", "a/b/x", "", true), ("**/x", "x", "", true),
-            ("a/**/z", "a/z", "", true), ("a/**/z", "a/b/c/z", "", true), ("a/**/z", "a/b", "", false),
-            ("${user}/**", "eve/x", "eve", true), ("${user}/**", "adam/x", "eve", false),
-            ("${user}/**", "x/y", "", false), ("ci-${user}", "ci-eve", "eve", true), ("${user}", "anything", "*", false),
+            ("**", "a/b/c", "", true),
+            ("**", "a", "", true),
+            ("a/**", "a/b", "", true),
+            ("a/**", "a/b/c", "", true),
+            ("a/**", "a", "", true),
+            ("a/**", "ab/c", "", false),
+            ("a/*", "a/b", "", true),
+            ("a/*", "a/b/c", "", false),
+            ("*", "a/b", "", false),
+            ("*", "ab", "", true),
+            ("a*c", "abbc", "", true),
+            ("a*c", "abbd", "", false),
+            ("**/x", "a/b/x", "", true),
+            ("**/x", "x", "", true),
+            ("a/**/z", "a/z", "", true),
+            ("a/**/z", "a/b/c/z", "", true),
+            ("a/**/z", "a/b", "", false),
+            ("${user}/**", "eve/x", "eve", true),
+            ("${user}/**", "adam/x", "eve", false),
+            ("${user}/**", "x/y", "", false),
+            ("ci-${user}", "ci-eve", "eve", true),
+            ("${user}", "anything", "*", false),
         ] {
             let matches = Pattern::repository(pattern).expect("a pattern").matches(name, user);
             assert_eq!(matches, expected, "{pattern} on {name} for {user:?}");
@@ -366,8 +393,11 @@ mod tests {
     #[test]
     fn broken_patterns_are_refused() {
         for (text, expected) in [
-            ("", InvalidPattern::Empty), ("a//b", InvalidPattern::Empty), ("a**", InvalidPattern::DoubleStar),
-            ("${group}/x", InvalidPattern::Placeholder("${group}".to_owned())), ("Team/x", InvalidPattern::Character('T')),
+            ("", InvalidPattern::Empty),
+            ("a//b", InvalidPattern::Empty),
+            ("a**", InvalidPattern::DoubleStar),
+            ("${group}/x", InvalidPattern::Placeholder("${group}".to_owned())),
+            ("Team/x", InvalidPattern::Character('T')),
             ("a?b", InvalidPattern::Character('?')),
         ] {
             assert_eq!(Pattern::repository(text), Err(expected), "{text:?}");
@@ -385,9 +415,14 @@ mod tests {
         let eve = Subject::new("users", "eve").expect("a name");
         let bob = Subject::new("users", "bob").expect("a name");
         for (subject, repository, expected) in [
-            (&eve, "secret/x", ""), (&eve, "eve/x", "pull,push,delete"), (&eve, "bob/x", "pull"),
-            (&bob, "bob/x", "pull,push,delete"), (&bob, "eve/x", ""), (&bob, "public/x", ""),
-            (&Subject::anonymous(), "public/x", "pull"), (&Subject::anonymous(), "bob/x", ""),
+            (&eve, "secret/x", ""),
+            (&eve, "eve/x", "pull,push,delete"),
+            (&eve, "bob/x", "pull"),
+            (&bob, "bob/x", "pull,push,delete"),
+            (&bob, "eve/x", ""),
+            (&bob, "public/x", ""),
+            (&Subject::anonymous(), "public/x", "pull"),
+            (&Subject::anonymous(), "bob/x", ""),
         ] {
             let source = IpAddr::from([127, 0, 0, 1]);
             let repository = RepositoryName::try_from(repository).expect("a name");
@@ -399,20 +434,31 @@ mod tests {
     #[test]
     fn groups_providers_and_source_addresses_are_all_required() {
         let mut only = rule(
-            SubjectMatch::Authenticated { user: None, group: Some("ops".to_owned()), provider: Some("htpasswd".to_owned()) },
-            "**", Actions::ALL,
+            SubjectMatch::Authenticated {
+                user: None,
+                group: Some("ops".to_owned()),
+                provider: Some("htpasswd".to_owned()),
+            },
+            "**",
+            Actions::ALL,
         );
         only.sources = vec!["10.0.0.0/8".parse().expect("a network")];
         let policy = Policy::new(vec![only]);
         let repository = RepositoryName::try_from("a").expect("a name");
         let ops = ["ops".to_owned()];
         for (provider, groups, source, expected) in [
-            ("htpasswd", &ops[..], [10, 1, 1, 1], true), ("users", &ops[..], [10, 1, 1, 1], false),
-            ("htpasswd", &[][..], [10, 1, 1, 1], false), ("htpasswd", &ops[..], [11, 1, 1, 1], false),
+            ("htpasswd", &ops[..], [10, 1, 1, 1], true),
+            ("users", &ops[..], [10, 1, 1, 1], false),
+            ("htpasswd", &[][..], [10, 1, 1, 1], false),
+            ("htpasswd", &ops[..], [11, 1, 1, 1], false),
         ] {
             let subject = Subject::new(provider, "eve").expect("a name");
             let client = Client { subject: &subject, groups, source: IpAddr::from(source) };
-            assert_eq!(!policy.decide(client, &repository).actions.is_empty(), expected, "{provider} {groups:?} {source:?}");
+            assert_eq!(
+                !policy.decide(client, &repository).actions.is_empty(),
+                expected,
+                "{provider} {groups:?} {source:?}"
+            );
         }
     }
 }

@@ -40,6 +40,30 @@ struct Claims {
     access: Vec<AccessClaim>,
 }
 
+impl Claims {
+    /// The claims of a member token; a client token differs in `use` and names the provider.
+    fn new(
+        issuer: &str,
+        audience: &str,
+        subject: &Subject,
+        access: &[ResourceAccess],
+        validity: Validity,
+    ) -> Self {
+        Self {
+            iss: issuer.to_owned(),
+            sub: subject.name().to_owned(),
+            aud: audience.to_owned(),
+            exp: validity.expires_at,
+            nbf: validity.issued_at.saturating_sub(NOT_BEFORE_MARGIN),
+            iat: validity.issued_at,
+            jti: validity.jti,
+            purpose: USE_MEMBER.to_owned(),
+            provider: None,
+            access: access.iter().map(AccessClaim::new).collect(),
+        }
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct AccessClaim {
     #[serde(rename = "type")]
@@ -151,16 +175,13 @@ impl ClientTokens {
         validity: Validity,
     ) -> Result<String, KeyError> {
         let key = self.ring.active(validity.issued_at).ok_or(KeyError::Unsupported)?;
-        let mut claims = self.claims(subject, access, validity, USE_CLIENT);
+        let mut claims = Claims::new(&self.issuer, &self.audience, subject, access, validity);
+        claims.purpose = USE_CLIENT.to_owned();
         claims.provider = Some(subject.provider().to_owned());
         let header = serde_json::json!({
             "typ": "JWT", "alg": key.algorithm().as_str(), "kid": key.kid(KidStyle::Thumbprint),
         });
         compact(key, &header, &claims)
-    }
-
-    fn claims(&self, subject: &Subject, access: &[ResourceAccess], validity: Validity, purpose: &str) -> Claims {
-        new_claims(&self.issuer, &self.audience, subject, access, validity, purpose)
     }
 
     /// Checks everything but the end of a token.
@@ -169,7 +190,8 @@ impl ClientTokens {
     /// [`TokenError`], whose text is for the log.
     pub fn verify(&self, token: &str, now: u64) -> Result<VerifiedToken, TokenError> {
         let mut parts = token.split('.');
-        let (Some(header), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(header), Some(payload), Some(_), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(TokenError::Malformed);
         };
@@ -179,7 +201,8 @@ impl ClientTokens {
         if header.alg != key.algorithm().as_str() || header.typ != "JWT" {
             return Err(TokenError::Malformed);
         }
-        let claims = decode::<Claims>(token, key.decoding(), &self.validation(key)).map_err(|_| TokenError::Invalid)?;
+        let claims = decode::<Claims>(token, key.decoding(), &self.validation(key))
+            .map_err(|_| TokenError::Invalid)?;
         let claims = claims.claims;
         if claims.purpose != USE_CLIENT {
             return Err(TokenError::Purpose);
@@ -254,30 +277,8 @@ impl MemberTokens {
         if let (true, Some(certificate)) = (self.x5c, key.certificate()) {
             header["x5c"] = serde_json::json!([certificate]);
         }
-        let claims = new_claims(&self.issuer, &self.audience, subject, access, validity, USE_MEMBER);
+        let claims = Claims::new(&self.issuer, &self.audience, subject, access, validity);
         compact(key, &header, &claims)
-    }
-}
-
-fn new_claims(
-    issuer: &str,
-    audience: &str,
-    subject: &Subject,
-    access: &[ResourceAccess],
-    validity: Validity,
-    purpose: &str,
-) -> Claims {
-    Claims {
-        iss: issuer.to_owned(),
-        sub: subject.name().to_owned(),
-        aud: audience.to_owned(),
-        exp: validity.expires_at,
-        nbf: validity.issued_at.saturating_sub(NOT_BEFORE_MARGIN),
-        iat: validity.issued_at,
-        jti: validity.jti,
-        purpose: purpose.to_owned(),
-        provider: None,
-        access: access.iter().map(AccessClaim::new).collect(),
     }
 }
 

@@ -127,11 +127,20 @@ mod tests {
     #[test]
     fn rise_and_fall_need_their_whole_row() {
         for (observations, expected) in [
-            ("", Status::Starting), ("g", Status::Healthy), ("b", Status::Unhealthy),
-            ("gbb", Status::Healthy), ("gbbb", Status::Unhealthy), ("gbbgbb", Status::Healthy),
-            ("bg", Status::Unhealthy), ("bgg", Status::Healthy), ("bgbg", Status::Unhealthy),
-            ("gc", Status::CredentialFault), ("gcg", Status::CredentialFault), ("gcgg", Status::Healthy),
-            ("gcb", Status::Unhealthy), ("bc", Status::CredentialFault),
+            ("", Status::Starting),
+            ("g", Status::Healthy),
+            ("b", Status::Unhealthy),
+            ("gbb", Status::Healthy),
+            ("gbbb", Status::Unhealthy),
+            ("gbbgbb", Status::Healthy),
+            ("bg", Status::Unhealthy),
+            ("bgg", Status::Healthy),
+            ("bgbg", Status::Unhealthy),
+            ("gc", Status::CredentialFault),
+            ("gcg", Status::CredentialFault),
+            ("gcgg", Status::Healthy),
+            ("gcb", Status::Unhealthy),
+            ("bc", Status::CredentialFault),
         ] {
             assert_eq!(run(observations), expected, "{observations:?}");
         }

@@ -37,7 +37,10 @@ pub(super) fn run(arguments: &HashPassword) -> ExitCode {
         return fail(UNUSABLE, "the password is empty");
     }
     if length > PASSWORD_BYTES_MAX {
-        return fail(UNUSABLE, format_args!("the password has {length} bytes; bcrypt takes at most {PASSWORD_BYTES_MAX}"));
+        return fail(
+            UNUSABLE,
+            format_args!("the password has {length} bytes; bcrypt takes at most {PASSWORD_BYTES_MAX}"),
+        );
     }
     match bcrypt::hash(password.expose_secret(), arguments.cost) {
         Ok(hash) => {

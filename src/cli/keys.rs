@@ -83,8 +83,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(span).map_err(|error| error.to_string())
 }
 
-pub(super) fn run(command: Keys) -> ExitCode {
-    let directory = match &command {
+pub(super) fn run(command: &Keys) -> ExitCode {
+    let directory = match command {
         Keys::Generate(directory) | Keys::List(directory) | Keys::ExportBundle(directory) => directory,
         Keys::Rotate(rotate) => &rotate.directory,
     };
@@ -92,7 +92,7 @@ pub(super) fn run(command: Keys) -> ExitCode {
         Ok(places) => places,
         Err(code) => return code,
     };
-    let done = match &command {
+    let done = match command {
         Keys::Generate(_) => generate(&places),
         Keys::List(_) => list(&places),
         Keys::Rotate(arguments) => rotate(&places, arguments),
@@ -168,7 +168,9 @@ fn rotate(places: &Places, arguments: &Rotate) -> Result<(), KeyStoreError> {
     }
     say(format_args!("The new keys sign in {} s. Give every replica the files before.", activate_at - now));
     if arguments.only.is_none_or(|only| matches!(only, Which::Member)) {
-        say("Members with a rootcertbundle get the old key until they accept the new one: write `tidegate keys export-bundle` into the bundle and restart them when it suits.");
+        say(
+            "Members with a rootcertbundle get the old key until they accept the new one: write `tidegate keys export-bundle` into the bundle and restart them when it suits.",
+        );
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ mod check;
 mod hash_password;
 mod keys;
 mod policy;
+mod revoke;
 mod serve;
 mod token;
 
@@ -26,7 +27,12 @@ const UNUSABLE: u8 = 2;
 
 /// Registry-aware load balancer and auth gateway for stock Docker registries.
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version, about, after_help = "Start here: tidegate serve http://registry-1:5000 http://registry-2:5000\nDocumentation: README.md and docs/configuration.md")]
+#[command(
+    name = "tidegate",
+    version,
+    about,
+    after_help = "Start here: tidegate serve http://registry-1:5000 http://registry-2:5000\nDocumentation: README.md and docs/configuration.md"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -46,6 +52,8 @@ enum Command {
     /// Ask what the policy says
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// End every token that was issued to a user until now
+    Revoke(revoke::Revoke),
     /// Look into tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -65,9 +73,10 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
-        Command::Keys(command) => keys::run(command),
+        Command::Keys(command) => keys::run(&command),
         Command::HashPassword(arguments) => hash_password::run(&arguments),
         Command::Policy(command) => policy::run(&command),
+        Command::Revoke(arguments) => revoke::run(&arguments),
         Command::Token(command) => token::run(&command),
     }
 }

@@ -53,16 +53,24 @@ fn explain(arguments: &Explain) -> Result<ExitCode, String> {
     let client = Client { subject: &subject, groups: &groups, source: arguments.source };
     let (decision, allowed) = decide(&loaded.config.policy, client, arguments)?;
     let verdict = if allowed { "ALLOWED" } else { "DENIED" };
-    let what = if arguments.action == "catalog" { "the catalog".to_owned() } else { arguments.repository.clone() };
+    let what =
+        if arguments.action == "catalog" { "the catalog".to_owned() } else { arguments.repository.clone() };
     say(format_args!("{verdict}: {subject} {} {what}", arguments.action));
     match decision.rule {
         Some(rule) => say(format_args!("  decided by {rule}")),
-        None => say(format_args!("  no rule matches: denied by default ({} rules)", loaded.config.policy.rules().len())),
+        None => say(format_args!(
+            "  no rule matches: denied by default ({} rules)",
+            loaded.config.policy.rules().len()
+        )),
     }
     Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(NO) })
 }
 
-fn decide<'a>(policy: &'a Policy, client: Client<'_>, arguments: &Explain) -> Result<(Decision<'a>, bool), String> {
+fn decide<'a>(
+    policy: &'a Policy,
+    client: Client<'_>,
+    arguments: &Explain,
+) -> Result<(Decision<'a>, bool), String> {
     if arguments.action == "catalog" {
         let decision = policy.decide_catalog(client);
         return Ok((decision, !decision.actions.is_empty()));
@@ -75,7 +83,8 @@ fn decide<'a>(policy: &'a Policy, client: Client<'_>, arguments: &Explain) -> Re
     Ok((decision, decision.actions.contains(action)))
 }
 
-fn find_subject(identity: &Identity, user: &str) -> Result<Subject, String> {
+/// The subject that a person names: `NAME`, `PROVIDER/NAME` or `anonymous`.
+pub(super) fn find_subject(identity: &Identity, user: &str) -> Result<Subject, String> {
     if user == ANONYMOUS_PROVIDER {
         return Ok(Subject::anonymous());
     }
@@ -84,7 +93,9 @@ fn find_subject(identity: &Identity, user: &str) -> Result<Subject, String> {
     }
     let mut known = identity.subjects_named(user);
     match known.len() {
-        0 => Err(format!("no provider knows {user:?}; write PROVIDER/NAME to ask about a name that is not there yet")),
+        0 => Err(format!(
+            "no provider knows {user:?}; write PROVIDER/NAME to ask about a name that is not there yet"
+        )),
         1 => Ok(known.remove(0)),
         _ => {
             let names: Vec<String> = known.iter().map(ToString::to_string).collect();

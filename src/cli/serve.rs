@@ -56,7 +56,11 @@ pub(super) fn run(arguments: Serve) -> ExitCode {
     }
 }
 
-fn load(path: Option<&PathBuf>, members: &[String], data_dir: &std::path::Path) -> Result<Config, ConfigErrors> {
+fn load(
+    path: Option<&PathBuf>,
+    members: &[String],
+    data_dir: &std::path::Path,
+) -> Result<Config, ConfigErrors> {
     let Some(path) = path else { return config::from_member_urls(members, data_dir) };
     let loaded = config::load(path)?;
     for warning in &loaded.warnings {
@@ -76,7 +80,11 @@ fn prepare_quick_start(config: &Config, members: &[String]) -> Result<(), String
             }
         }
     }
-    let urls: Vec<String> = members.iter().enumerate().map(|(at, url)| format!("{{name: member{}, url: \"{url}\"}}", at + 1)).collect();
+    let urls: Vec<String> = members
+        .iter()
+        .enumerate()
+        .map(|(at, url)| format!("{{name: member{}, url: \"{url}\"}}", at + 1))
+        .collect();
     let yaml = format!(
         "identity: [{{users: [{{name: admin, password_hash: \"OUTPUT OF tidegate hash-password\"}}]}}]\npolicy: [{{user: admin, repository: \"**\", allow: [pull, push, delete]}}]\npools: [{{name: main, members: [{}]}}]",
         urls.join(", ")

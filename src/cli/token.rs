@@ -91,7 +91,11 @@ fn verify(path: &std::path::Path, token: &str) -> ExitCode {
             ExitCode::from(NO)
         }
         Ok(verified) if verified.expires_at <= now => {
-            say(format_args!("REFUSED: expired {} s ago (an open upload of {} may still go on)", now - verified.expires_at, verified.subject));
+            say(format_args!(
+                "REFUSED: expired {} s ago (an open upload of {} may still go on)",
+                now - verified.expires_at,
+                verified.subject
+            ));
             ExitCode::from(NO)
         }
         Ok(verified) if state.identity.groups_of(&verified.subject).is_none() => {

@@ -36,6 +36,7 @@ const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// What conversions share: the document for places, and what they find.
 pub(super) struct Context<'a> {
     document: &'a Document,
+    scope: Scope,
     /// Relative paths start here.
     base: &'a Path,
     problems: Vec<Problem>,
@@ -45,29 +46,32 @@ pub(super) struct Context<'a> {
     secret_files: Vec<PathBuf>,
 }
 
+/// What is checked besides the file itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Every file that it names.
+    Start,
+    /// All but the listeners' certificates, which are reloaded on their own: a broken one must
+    /// not keep a change of policy from taking effect.
+    Reload,
+}
+
 /// Converts a whole file.
 pub(super) fn convert(
     file: &File,
     document: &Document,
     base: &Path,
+    scope: Scope,
 ) -> Result<Loaded, ConfigErrors> {
     let mut cx = Context::new(document, base);
+    cx.scope = scope;
     let root = KeyPath::default();
     let external = address::external(&mut cx, &root.key("external_url"), &file.external_url);
-    let hosts = external
-        .as_ref()
-        .map(|external| address::hosts(&mut cx, &root.key("hosts"), external, &file.hosts));
+    let hosts =
+        external.as_ref().map(|external| address::hosts(&mut cx, &root.key("hosts"), external, &file.hosts));
     let server = listeners::server(&mut cx, file);
-    let admin = admin(
-        &mut cx,
-        &root.key("admin"),
-        file.admin.as_ref(),
-        &file.listeners,
-    );
-    let service = external
-        .as_ref()
-        .map(address::External::authority)
-        .unwrap_or_default();
+    let admin = admin(&mut cx, &root.key("admin"), file.admin.as_ref(), &file.listeners);
+    let service = external.as_ref().map(address::External::authority).unwrap_or_default();
     let tokens = token_settings(&mut cx, &root.key("tokens"), &file.tokens, &service);
     let uploads = upload_settings(&mut cx, &root.key("uploads"), &file.uploads);
     let identity = identity::settings(&mut cx, &root, file);
@@ -76,11 +80,8 @@ pub(super) fn convert(
     let routes = routes::table(&mut cx, &root.key("routes"), file);
     let log = log_settings(&mut cx, &root.key("log"), &file.log);
     let shutdown = shutdown_settings(&file.shutdown);
-    let reload_interval = cx.duration(
-        &root.key("reload_interval"),
-        file.reload_interval,
-        Duration::from_secs(2),
-    );
+    let reload_interval =
+        cx.duration(&root.key("reload_interval"), file.reload_interval, Duration::from_secs(2));
     listeners::warn_of_plaintext(&mut cx, file);
     let (warnings, secret_files) = cx.finish()?;
     let Some(hosts) = hosts else {
@@ -116,11 +117,7 @@ fn admin(
         None => (path.clone(), ADMIN_ADDRESS),
     };
     let address = address::socket(cx, &path, text)?;
-    if address.port() != 0
-        && listeners
-            .iter()
-            .any(|listener| listener.address.parse() == Ok(address))
-    {
+    if address.port() != 0 && listeners.iter().any(|listener| listener.address.parse() == Ok(address)) {
         cx.error(
             &path,
             format!("{address} is already the address of a listener"),
@@ -147,8 +144,7 @@ pub(super) fn log_settings(cx: &mut Context<'_>, path: &KeyPath, log: &Log) -> L
         },
         filter,
         access_log: log.access_log.unwrap_or(true),
-        queue_lines_max: cx.count(&path.key("queue_lines_max"), log.queue_lines_max, 10_000)
-            as usize,
+        queue_lines_max: cx.count(&path.key("queue_lines_max"), log.queue_lines_max, 10_000) as usize,
     }
 }
 
@@ -156,9 +152,7 @@ pub(super) fn log_settings(cx: &mut Context<'_>, path: &KeyPath, log: &Log) -> L
 pub(super) fn shutdown_settings(shutdown: &Shutdown) -> ShutdownSettings {
     ShutdownSettings {
         lead_time: shutdown.lead_time.map_or(Duration::ZERO, |time| time.0),
-        grace_period: shutdown
-            .grace_period
-            .map_or(Duration::from_secs(30), |time| time.0),
+        grace_period: shutdown.grace_period.map_or(Duration::from_secs(30), |time| time.0),
     }
 }
 
@@ -166,6 +160,7 @@ impl<'a> Context<'a> {
     pub(super) fn new(document: &'a Document, base: &'a Path) -> Self {
         Self {
             document,
+            scope: Scope::Start,
             base,
             problems: Vec::new(),
             warnings: Vec::new(),
@@ -185,31 +180,16 @@ impl<'a> Context<'a> {
     }
 
     fn error(&mut self, path: &KeyPath, problem: impl Into<String>, fix: Fix) {
-        self.problems.push(Problem {
-            path: path.clone(),
-            spot: Spot::Value,
-            problem: problem.into(),
-            fix,
-        });
+        self.problems.push(Problem { path: path.clone(), spot: Spot::Value, problem: problem.into(), fix });
     }
 
     /// An error about a value that may hold a secret.
     fn error_hidden(&mut self, path: &KeyPath, problem: impl Into<String>, fix: Fix) {
-        self.problems.push(Problem {
-            path: path.clone(),
-            spot: Spot::Hidden,
-            problem: problem.into(),
-            fix,
-        });
+        self.problems.push(Problem { path: path.clone(), spot: Spot::Hidden, problem: problem.into(), fix });
     }
 
     fn warn(&mut self, path: &KeyPath, problem: impl Into<String>, fix: Fix) {
-        self.warnings.push(Problem {
-            path: path.clone(),
-            spot: Spot::Value,
-            problem: problem.into(),
-            fix,
-        });
+        self.warnings.push(Problem { path: path.clone(), spot: Spot::Value, problem: problem.into(), fix });
     }
 
     fn resolve(&self, path: &Path) -> PathBuf {
@@ -221,9 +201,7 @@ impl<'a> Context<'a> {
         let file = self.resolve(file);
         let content = std::fs::metadata(&file).and_then(|metadata| {
             if metadata.len() > FILE_BYTES_MAX || !metadata.is_file() {
-                return Err(std::io::Error::other(
-                    "it is not a regular file of at most 16 MiB",
-                ));
+                return Err(std::io::Error::other("it is not a regular file of at most 16 MiB"));
             }
             std::fs::read(&file)
         });
@@ -254,9 +232,9 @@ impl<'a> Context<'a> {
                     );
                     return None;
                 };
-                let text = text.strip_suffix('\n').map_or(text.as_str(), |text| {
-                    text.strip_suffix('\r').unwrap_or(text)
-                });
+                let text = text
+                    .strip_suffix('\n')
+                    .map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
                 (path, text.to_owned())
             }
             Secret::Env(name) => {
@@ -287,19 +265,10 @@ impl<'a> Context<'a> {
     }
 
     /// A duration above zero.
-    fn duration(
-        &mut self,
-        path: &KeyPath,
-        value: Option<HumanDuration>,
-        default: Duration,
-    ) -> Duration {
+    fn duration(&mut self, path: &KeyPath, value: Option<HumanDuration>, default: Duration) -> Duration {
         match value {
             Some(HumanDuration(Duration::ZERO)) => {
-                self.error(
-                    path,
-                    "must be longer than zero",
-                    Fix::write(describe(default)),
-                );
+                self.error(path, "must be longer than zero", Fix::write(describe(default)));
                 default
             }
             Some(HumanDuration(duration)) => duration,
@@ -319,10 +288,7 @@ impl<'a> Context<'a> {
     fn size(&mut self, path: &KeyPath, value: Option<Size>, default: u64, least: u64) -> u64 {
         let bytes = value.map_or(default, |size| size.0);
         if bytes < least {
-            let problem = format!(
-                "must be at least {}",
-                bytesize::ByteSize(least).display().iec()
-            );
+            let problem = format!("must be at least {}", bytesize::ByteSize(least).display().iec());
             self.error(
                 path,
                 problem,

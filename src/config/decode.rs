@@ -24,11 +24,7 @@ const WRONG_VALUES_MAX: usize = 50;
 pub(super) fn decode<T: DeserializeOwned>(document: &Document) -> Result<T, Vec<Problem>> {
     let decoder = Decoder::default();
     for _ in 0..WRONG_VALUES_MAX {
-        let root = Cursor {
-            node: document.root(),
-            path: KeyPath::default(),
-            decoder: &decoder,
-        };
+        let root = Cursor { node: document.root(), path: KeyPath::default(), decoder: &decoder };
         let error = match T::deserialize(root) {
             Ok(value) if decoder.problems.borrow().is_empty() => return Ok(value),
             Ok(_) => break,
@@ -45,9 +41,7 @@ pub(super) fn decode<T: DeserializeOwned>(document: &Document) -> Result<T, Vec<
             decoder.report(error.into_problem(reported));
         }
         match skipped {
-            Some(path)
-                if path.parent().is_some() && decoder.skipped.borrow_mut().insert(path.clone()) => {
-            }
+            Some(path) if path.parent().is_some() && decoder.skipped.borrow_mut().insert(path.clone()) => {}
             _ => break,
         }
     }
@@ -77,9 +71,7 @@ impl Decoder {
                 Fix::Write(key) if problem.spot == Spot::Key => Some(key),
                 Fix::Write(_) | Fix::Advice(_) => None,
             });
-            meant.is_some_and(|(parent, key)| {
-                holder.as_ref() == Some(&parent) && parent.key(key) == *path
-            })
+            meant.is_some_and(|(parent, key)| holder.as_ref() == Some(&parent) && parent.key(key) == *path)
         })
     }
 
@@ -105,13 +97,7 @@ enum Kind {
 
 impl DecodeError {
     fn wrong(problem: impl Into<String>, fix: Fix) -> Self {
-        Self {
-            kind: Kind::WrongValue {
-                problem: problem.into(),
-                fix,
-            },
-            path: None,
-        }
+        Self { kind: Kind::WrongValue { problem: problem.into(), fix }, path: None }
     }
 
     /// The innermost place stays.
@@ -122,21 +108,11 @@ impl DecodeError {
 
     fn into_problem(self, path: KeyPath) -> Problem {
         match self.kind {
-            Kind::WrongValue { problem, fix } => Problem {
-                path,
-                spot: Spot::Value,
-                problem,
-                fix,
-            },
+            Kind::WrongValue { problem, fix } => Problem { path, spot: Spot::Value, problem, fix },
             Kind::UnknownKey(key) => unknown_key(path, &key, &[]),
             Kind::Missing(key) => {
                 let fix = Fix::Advice(format!("add `{}`", example(key)));
-                Problem {
-                    path,
-                    spot: Spot::Value,
-                    problem: format!("the key `{key}` is missing"),
-                    fix,
-                }
+                Problem { path, spot: Spot::Value, problem: format!("the key `{key}` is missing"), fix }
             }
         }
     }
@@ -171,12 +147,7 @@ fn unknown_key(path: KeyPath, key: &str, known: &[&str]) -> Problem {
         None if known.is_empty() => Fix::advice("remove it"),
         None => Fix::Advice(format!("remove it; the keys here are {}", known.join(", "))),
     };
-    Problem {
-        path,
-        spot: Spot::Key,
-        problem: format!("unknown key `{}`", key.escape_debug()),
-        fix,
-    }
+    Problem { path, spot: Spot::Key, problem: format!("unknown key `{}`", key.escape_debug()), fix }
 }
 
 impl fmt::Display for DecodeError {
@@ -196,17 +167,11 @@ impl serde::de::Error for DecodeError {
         let message = message.to_string();
         match message.split_once(FIX_SEPARATOR) {
             Some((problem, fix)) => Self::wrong(problem, Fix::write(fix)),
-            None => Self::wrong(
-                message,
-                Fix::advice("see docs/configuration.md for what this key takes"),
-            ),
+            None => Self::wrong(message, Fix::advice("see docs/configuration.md for what this key takes")),
         }
     }
 
-    fn invalid_type(
-        unexpected: serde::de::Unexpected<'_>,
-        expected: &dyn serde::de::Expected,
-    ) -> Self {
+    fn invalid_type(unexpected: serde::de::Unexpected<'_>, expected: &dyn serde::de::Expected) -> Self {
         let found = match unexpected {
             serde::de::Unexpected::Str(_) => "a single value",
             serde::de::Unexpected::Seq => "a list",
@@ -214,10 +179,7 @@ impl serde::de::Error for DecodeError {
             serde::de::Unexpected::Unit => "nothing",
             _ => "something else",
         };
-        Self::wrong(
-            format!("{found} stands where {expected} belongs"),
-            Fix::Write(expected.to_string()),
-        )
+        Self::wrong(format!("{found} stands where {expected} belongs"), Fix::Write(expected.to_string()))
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
@@ -229,16 +191,10 @@ impl serde::de::Error for DecodeError {
     }
 
     fn unknown_field(field: &str, _: &'static [&'static str]) -> Self {
-        Self {
-            kind: Kind::UnknownKey(field.to_owned()),
-            path: None,
-        }
+        Self { kind: Kind::UnknownKey(field.to_owned()), path: None }
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self {
-            kind: Kind::Missing(field),
-            path: None,
-        }
+        Self { kind: Kind::Missing(field), path: None }
     }
 }

@@ -133,20 +133,8 @@ impl Document {
 
     /// A document without any key, for configurations that no file describes.
     pub(super) fn empty() -> Self {
-        let place = Place {
-            line: 0,
-            column: 0,
-            start: 0,
-            end: 0,
-        };
-        Self {
-            file: PathBuf::new(),
-            source: String::new(),
-            root: Node {
-                place,
-                value: Value::Null,
-            },
-        }
+        let place = Place { line: 0, column: 0, start: 0, end: 0 };
+        Self { file: PathBuf::new(), source: String::new(), root: Node { place, value: Value::Null } }
     }
 
     pub(super) fn root(&self) -> &Node {
@@ -167,10 +155,8 @@ impl Document {
                 mask_all(self.find(&problem.path).node, &mut masks);
             }
         }
-        let mut errors: Vec<_> = problems
-            .into_iter()
-            .map(|problem| self.describe_one(problem, &masks))
-            .collect();
+        let mut errors: Vec<_> =
+            problems.into_iter().map(|problem| self.describe_one(problem, &masks)).collect();
         errors.sort_by_key(|error| (error.line, error.column));
         errors
     }
@@ -195,24 +181,15 @@ impl Document {
 
     /// The node of a path, or the deepest one on the way there.
     fn find(&self, path: &KeyPath) -> Found<'_> {
-        let mut found = Found {
-            node: &self.root,
-            key_place: None,
-        };
+        let mut found = Found { node: &self.root, key_place: None };
         for step in &path.0 {
             let next = match (step, &found.node.value) {
                 (Step::Key(key), Value::Mapping(entries)) => entries
                     .iter()
                     .find(|entry| entry.key == *key)
-                    .map(|entry| Found {
-                        node: &entry.value,
-                        key_place: Some(entry.key_place),
-                    }),
+                    .map(|entry| Found { node: &entry.value, key_place: Some(entry.key_place) }),
                 (Step::Index(index), Value::Sequence(nodes)) => {
-                    nodes.get(*index).map(|node| Found {
-                        node,
-                        key_place: None,
-                    })
+                    nodes.get(*index).map(|node| Found { node, key_place: None })
                 }
                 _ => None,
             };
@@ -235,16 +212,13 @@ fn collect_secrets(node: &Node, secret: bool, masks: &mut Vec<Place>) {
         Value::Null => {}
         Value::Scalar(_) if secret => masks.push(node.place),
         Value::Scalar(_) => {}
-        Value::Sequence(items) => items
-            .iter()
-            .for_each(|item| collect_secrets(item, secret, masks)),
+        Value::Sequence(items) => items.iter().for_each(|item| collect_secrets(item, secret, masks)),
         Value::Mapping(entries) => {
             for entry in entries {
                 let key = entry.key.to_ascii_lowercase();
                 // `{ file: PATH }` and `{ env: NAME }` say where a secret is, not what it is.
                 let named = secret && matches!(key.as_str(), "file" | "env");
-                let inherits =
-                    secret && !named || SECRET_KEY_WORDS.iter().any(|word| key.contains(word));
+                let inherits = secret && !named || SECRET_KEY_WORDS.iter().any(|word| key.contains(word));
                 if secret && !named {
                     masks.push(entry.key_place);
                 }
@@ -259,9 +233,7 @@ fn mask_all(node: &Node, masks: &mut Vec<Place>) {
         Value::Null => {}
         Value::Scalar(_) => masks.push(node.place),
         Value::Sequence(items) => items.iter().for_each(|item| mask_all(item, masks)),
-        Value::Mapping(entries) => entries
-            .iter()
-            .for_each(|entry| mask_all(&entry.value, masks)),
+        Value::Mapping(entries) => entries.iter().for_each(|entry| mask_all(&entry.value, masks)),
     }
 }
 
@@ -273,23 +245,18 @@ fn snippet(source: &str, line: usize, column: usize, masks: &[Place]) -> Option<
         start += lines.next()?.len();
     }
     let text = lines.next()?.trim_end_matches(['\n', '\r']);
-    let masked = |at: usize| {
-        masks
-            .iter()
-            .find(|mask| (mask.start..mask.end).contains(&at))
-    };
+    let masked = |at: usize| masks.iter().find(|mask| (mask.start..mask.end).contains(&at));
     let mut shown = String::new();
     let mut caret = None;
     let mut last = None;
     for (count, (at, c)) in text.char_indices().enumerate() {
         let mask = masked(start + at);
         if count + 1 == column {
-            caret = Some(
-                shown
-                    .chars()
-                    .count()
-                    .saturating_sub(if mask.is_some() && mask == last { 3 } else { 0 }),
-            );
+            caret = Some(shown.chars().count().saturating_sub(if mask.is_some() && mask == last {
+                3
+            } else {
+                0
+            }));
         }
         match mask {
             Some(_) if mask == last => {}
@@ -301,8 +268,5 @@ fn snippet(source: &str, line: usize, column: usize, masks: &[Place]) -> Option<
     if text.trim().is_empty() {
         return None;
     }
-    Some(Snippet::new(
-        &shown,
-        caret.unwrap_or_else(|| shown.chars().count()),
-    ))
+    Some(Snippet::new(&shown, caret.unwrap_or_else(|| shown.chars().count())))
 }

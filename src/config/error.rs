@@ -60,19 +60,10 @@ impl Fix {
 impl Snippet {
     /// A snippet of at most [`LINE_CHARACTERS_MAX`] characters around the caret.
     pub(super) fn new(text: &str, caret: usize) -> Self {
-        let skipped = if caret < LINE_CHARACTERS_MAX {
-            0
-        } else {
-            caret - LINE_CHARACTERS_MAX / 2
-        };
+        let skipped = if caret < LINE_CHARACTERS_MAX { 0 } else { caret - LINE_CHARACTERS_MAX / 2 };
         let shown = text.chars().skip(skipped).take(LINE_CHARACTERS_MAX);
-        let text = shown
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        Self {
-            text,
-            caret: caret - skipped,
-        }
+        let text = shown.map(|c| if c.is_control() { ' ' } else { c }).collect();
+        Self { text, caret: caret - skipped }
     }
 }
 
@@ -93,11 +84,7 @@ impl fmt::Display for ConfigError {
         let margin = " ".repeat(number.len());
         if let Some(Snippet { text, caret }) = &self.snippet {
             let text = text.trim_end();
-            write!(
-                f,
-                "\n{margin} |\n{number} | {text}\n{margin} | {:caret$}^",
-                ""
-            )?;
+            write!(f, "\n{margin} |\n{number} | {text}\n{margin} | {:caret$}^", "")?;
         }
         match &self.fix {
             Fix::Write(text) => write!(f, "\n{margin} = write instead: {text}"),

@@ -28,6 +28,7 @@ use crate::telemetry::LogSettings;
 use crate::token_service::{TokenSettings, UploadSettings};
 use crate::upstream::{CredentialSettings, MemberKeySource, PoolSettings};
 
+use convert::Scope;
 use document::Document;
 
 /// Largest configuration file that is read.
@@ -78,33 +79,49 @@ pub struct Loaded {
 /// # Errors
 /// Everything that is wrong, with places and remedies.
 pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
+    load_scope(path, Scope::Start)
+}
+
+/// The same for a reload: the listeners' certificates are not looked into.
+///
+/// # Errors
+/// Everything that is wrong, with places and remedies.
+pub fn load_for_reload(path: &Path) -> Result<Loaded, ConfigErrors> {
+    load_scope(path, Scope::Reload)
+}
+
+fn load_scope(path: &Path, scope: Scope) -> Result<Loaded, ConfigErrors> {
     let source = read_source(path).map_err(|error| {
         let problem = format!("cannot be read: {error}");
-        let fix = Fix::advice("name a configuration file that this user can read; `config/tidegate.yaml` is an example");
-        ConfigError { file: Some(path.to_owned()), line: 0, column: 0, key: String::new(), problem, fix, snippet: None }
+        let fix = Fix::advice(
+            "name a configuration file that this user can read; `config/tidegate.yaml` is an example",
+        );
+        ConfigError {
+            file: Some(path.to_owned()),
+            line: 0,
+            column: 0,
+            key: String::new(),
+            problem,
+            fix,
+            snippet: None,
+        }
     })?;
-    parse(path, source)
+    parse(path, source, scope)
 }
 
 fn read_source(path: &Path) -> std::io::Result<String> {
     let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
-        return Err(std::io::Error::other(
-            "it is not a regular file of at most 4 MiB",
-        ));
+        return Err(std::io::Error::other("it is not a regular file of at most 4 MiB"));
     }
     std::fs::read_to_string(path)
 }
 
-fn parse(path: &Path, source: String) -> Result<Loaded, ConfigErrors> {
+fn parse(path: &Path, source: String, scope: Scope) -> Result<Loaded, ConfigErrors> {
     let document = Document::parse(path.to_owned(), source)?;
     let file: file::File =
         decode::decode(&document).map_err(|problems| ConfigErrors(document.describe(problems)))?;
-    convert::convert(
-        &file,
-        &document,
-        path.parent().unwrap_or_else(|| Path::new("")),
-    )
+    convert::convert(&file, &document, path.parent().unwrap_or_else(|| Path::new("")), scope)
 }
 
 impl Config {
@@ -114,11 +131,7 @@ impl Config {
         let mut files = self.secret_files.clone();
         for listener in &self.server.listeners {
             if let ListenerKind::Tls(tls) = &listener.kind {
-                files.extend(
-                    tls.certificates
-                        .iter()
-                        .flat_map(|pair| [pair.cert.clone(), pair.key.clone()]),
-                );
+                files.extend(tls.certificates.iter().flat_map(|pair| [pair.cert.clone(), pair.key.clone()]));
             }
         }
         for provider in &self.identity.providers {
@@ -129,11 +142,7 @@ impl Config {
         for member in self.pools.iter().flat_map(|pool| &pool.members) {
             files.extend(member.tls.ca_file.clone());
             files.extend(
-                member
-                    .tls
-                    .client_certificate
-                    .iter()
-                    .flat_map(|(cert, key)| [cert.clone(), key.clone()]),
+                member.tls.client_certificate.iter().flat_map(|(cert, key)| [cert.clone(), key.clone()]),
             );
             if let CredentialSettings::Token(token) = &member.credential
                 && let MemberKeySource::File { key, certificate } = &token.key

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::Config;
 use super::convert::{
-    Context, connection_limits, log_settings, member_address, plain_pool, shutdown_settings,
-    token_settings, upload_settings, verify_limits, workers,
+    Context, connection_limits, log_settings, member_address, plain_pool, shutdown_settings, token_settings,
+    upload_settings, verify_limits, workers,
 };
 use super::document::{Document, KeyPath};
 use super::error::{ConfigError, ConfigErrors, Fix};
@@ -16,9 +16,7 @@ use crate::auth::policy::{Pattern, Policy};
 use crate::forwarding::hosts::{AllowedHost, Hosts};
 use crate::identity::IdentitySettings;
 use crate::routing::{Route, RouteTable};
-use crate::server::{
-    CertificateFiles, ListenerKind, ListenerSettings, ServerSettings, TlsSettings,
-};
+use crate::server::{CertificateFiles, ListenerKind, ListenerSettings, ServerSettings, TlsSettings};
 use crate::upstream::{MemberAddress, MemberName, PoolName};
 
 /// The port that clients use without a configuration.
@@ -37,41 +35,24 @@ pub fn from_member_urls(urls: &[String], data_dir: &Path) -> Result<Config, Conf
     let mut cx = Context::new(&document, Path::new(""));
     let path = KeyPath::default();
     let hosts = hosts();
-    let certificate = CertificateFiles {
-        cert: data_dir.join("self-signed.crt"),
-        key: data_dir.join("self-signed.key"),
-    };
+    let certificate =
+        CertificateFiles { cert: data_dir.join("self-signed.crt"), key: data_dir.join("self-signed.key") };
     let listener = ListenerSettings {
         address: ([0, 0, 0, 0], PORT).into(),
-        kind: ListenerKind::Tls(TlsSettings {
-            certificates: vec![certificate],
-        }),
+        kind: ListenerKind::Tls(TlsSettings { certificates: vec![certificate] }),
     };
-    let tokens = Tokens {
-        keys: Some(data_dir.join("keys")),
-        ..Tokens::default()
-    };
-    let uploads = Uploads {
-        seal_keys: Some(data_dir.join("seal")),
-        ..Uploads::default()
-    };
+    let tokens = Tokens { keys: Some(data_dir.join("keys")), ..Tokens::default() };
+    let uploads = Uploads { seal_keys: Some(data_dir.join("seal")), ..Uploads::default() };
     let name = PoolName::try_from("main").expect("a word is a pool name");
-    let everything = Pattern::repository("**")
-        .into_iter()
-        .map(|repository| Route {
-            host: None,
-            repository,
-            pool: 0,
-        });
+    let everything =
+        Pattern::repository("**").into_iter().map(|repository| Route { host: None, repository, pool: 0 });
     let config = Config {
         server: ServerSettings {
             workers: workers(&mut cx, &path, None),
             listeners: vec![listener],
             limits: connection_limits(&mut cx, &path, &Limits::default()),
         },
-        admin: Some(AdminSettings {
-            address: ([127, 0, 0, 1], ADMIN_PORT).into(),
-        }),
+        admin: Some(AdminSettings { address: ([127, 0, 0, 1], ADMIN_PORT).into() }),
         tokens: token_settings(&mut cx, &path, &tokens, hosts.primary()),
         uploads: upload_settings(&mut cx, &path, &uploads),
         identity: IdentitySettings {
@@ -103,10 +84,7 @@ fn members(urls: &[String]) -> Result<Vec<(MemberName, MemberAddress)>, ConfigEr
     }
     for (at, url) in urls.iter().enumerate() {
         let number = at + 1;
-        match (
-            MemberName::try_from(format!("member{number}").as_str()),
-            member_address(url),
-        ) {
+        match (MemberName::try_from(format!("member{number}").as_str()), member_address(url)) {
             (Ok(_), Ok(address)) if members.iter().any(|(_, other)| *other == address) => {
                 errors.push(argument_error(
                     number,
@@ -123,11 +101,7 @@ fn members(urls: &[String]) -> Result<Vec<(MemberName, MemberAddress)>, ConfigEr
             (_, Err(wrong)) => errors.push(argument_error(number, wrong.problem, wrong.fix)),
         }
     }
-    if errors.is_empty() {
-        Ok(members)
-    } else {
-        Err(ConfigErrors(errors))
-    }
+    if errors.is_empty() { Ok(members) } else { Err(ConfigErrors(errors)) }
 }
 
 fn argument_error(number: usize, problem: String, fix: Fix) -> ConfigError {
@@ -147,10 +121,7 @@ fn hosts() -> Hosts {
     let machine = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .or_else(|_| std::fs::read_to_string("/etc/hostname"));
     let machine = machine.unwrap_or_default();
-    let name = |text: &str| AllowedHost {
-        name: text.to_owned(),
-        port: None,
-    };
+    let name = |text: &str| AllowedHost { name: text.to_owned(), port: None };
     let loopback = ["localhost", "127.0.0.1", "[::1]"].map(name);
     let machine = AllowedHost::parse(machine.trim())
         .ok()

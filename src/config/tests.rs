@@ -30,13 +30,7 @@ fn directory() -> TempDir {
     let at = |name: &str| dir.path().join(name);
     std::fs::create_dir_all(at("tls")).expect("a directory");
     std::fs::create_dir_all(at("secrets")).expect("a directory");
-    for name in [
-        "tls/hub",
-        "tls/other",
-        "tls/client",
-        "tls/ca",
-        "secrets/node2",
-    ] {
+    for name in ["tls/hub", "tls/other", "tls/client", "tls/ca", "secrets/node2"] {
         let key = KeyPair::generate().expect("a key");
         let certificate = CertificateParams::new(vec!["hub.example.com".to_owned()])
             .expect("parameters")
@@ -49,11 +43,8 @@ fn directory() -> TempDir {
     std::fs::write(at("secrets/node1.password"), "s3cret\n").expect("a file");
     std::fs::write(at("secrets/empty"), "\n").expect("a file");
     std::fs::write(at("htpasswd"), format!("# people\nalice:{BCRYPT}\n")).expect("a file");
-    std::fs::write(
-        at("old-htpasswd"),
-        format!("alice:{BCRYPT}\nbob:$apr1$x$y\ncarol:{{SHA}}xyz\n"),
-    )
-    .expect("a file");
+    std::fs::write(at("old-htpasswd"), format!("alice:{BCRYPT}\nbob:$apr1$x$y\ncarol:{{SHA}}xyz\n"))
+        .expect("a file");
     dir
 }
 
@@ -64,28 +55,16 @@ fn load_text(dir: &Path, text: &str) -> Result<Loaded, ConfigErrors> {
 }
 
 fn good(dir: &Path, text: &str) -> Config {
-    load_text(dir, text)
-        .unwrap_or_else(|errors| panic!("{errors}"))
-        .config
+    load_text(dir, text).unwrap_or_else(|errors| panic!("{errors}")).config
 }
 
 /// The minimal configuration with a text replaced or, where it does not occur, appended.
 fn broken(find: &str, replacement: &str) -> String {
-    if find.is_empty() {
-        format!("{MINIMAL}{replacement}\n")
-    } else {
-        MINIMAL.replace(find, replacement)
-    }
+    if find.is_empty() { format!("{MINIMAL}{replacement}\n") } else { MINIMAL.replace(find, replacement) }
 }
 
 /// Change to [`MINIMAL`], line, key, what the message says.
-type Case = (
-    &'static str,
-    &'static str,
-    usize,
-    &'static str,
-    &'static [&'static str],
-);
+type Case = (&'static str, &'static str, usize, &'static str, &'static [&'static str]);
 
 const ADDRESS: &str = "{ address: \"127.0.0.1:0\" }";
 const URL: &str = "url: \"http://10.0.0.1:5000\"";
@@ -174,35 +153,20 @@ fn every_mistake_names_its_file_line_key_and_remedy() {
         let [error] = errors.0.as_slice() else {
             panic!("{replacement}: one error expected, not\n{rendered}")
         };
-        assert_eq!(
-            (error.line, error.key.as_str()),
-            (*line, *key),
-            "{replacement}\n{rendered}"
-        );
-        let prefix = format!(
-            "{}:{line}:{}: ",
-            dir.path().join("tidegate.yaml").display(),
-            error.column
-        );
+        assert_eq!((error.line, error.key.as_str()), (*line, *key), "{replacement}\n{rendered}");
+        let prefix = format!("{}:{line}:{}: ", dir.path().join("tidegate.yaml").display(), error.column);
         assert!(rendered.starts_with(&prefix), "{replacement}\n{rendered}");
         for text in *texts {
-            assert!(
-                rendered.contains(text),
-                "{replacement}: no {text:?} in\n{rendered}"
-            );
+            assert!(rendered.contains(text), "{replacement}: no {text:?} in\n{rendered}");
         }
-        assert!(
-            !rendered.contains("hidden"),
-            "{replacement}: a secret is shown in\n{rendered}"
-        );
+        assert!(!rendered.contains("hidden"), "{replacement}: a secret is shown in\n{rendered}");
     }
 }
 
 #[test]
 fn an_error_is_rendered_with_its_line_and_a_caret() {
     let dir = directory();
-    let errors =
-        load_text(dir.path(), &broken(URL, "url: \"10.0.0.1:5000\"")).expect_err("no scheme");
+    let errors = load_text(dir.path(), &broken(URL, "url: \"10.0.0.1:5000\"")).expect_err("no scheme");
     let expected = format!(
         "{}:7:25: pools[0].members[0].url: \"10.0.0.1:5000\" has no scheme
   |
@@ -241,26 +205,14 @@ fn all_mistakes_are_found_at_once() {
     );
     let errors = load_text(dir.path(), &meaning).expect_err("broken");
     let keys: Vec<_> = errors.0.iter().map(|error| error.key.as_str()).collect();
-    assert_eq!(
-        keys,
-        [
-            "tokens.lifetime",
-            "tokens.replicas",
-            "routes[0].pool",
-            "admin.address"
-        ],
-        "{errors}"
-    );
+    assert_eq!(keys, ["tokens.lifetime", "tokens.replicas", "routes[0].pool", "admin.address"], "{errors}");
 }
 
 #[test]
 fn htpasswd_lines_with_other_schemes_are_refused_by_line() {
     let dir = directory();
-    let errors = load_text(
-        dir.path(),
-        &broken("", "identity: [{ htpasswd: old-htpasswd }]"),
-    )
-    .expect_err("other schemes");
+    let errors = load_text(dir.path(), &broken("", "identity: [{ htpasswd: old-htpasswd }]"))
+        .expect_err("other schemes");
     let rendered = errors.to_string();
     for text in [
         "old-htpasswd:2:1: identity[0].htpasswd",
@@ -271,34 +223,23 @@ fn htpasswd_lines_with_other_schemes_are_refused_by_line() {
     ] {
         assert!(rendered.contains(text), "no {text:?} in\n{rendered}");
     }
-    assert!(
-        !rendered.contains("$apr1$") && !rendered.contains("xyz"),
-        "{rendered}"
-    );
+    assert!(!rendered.contains("$apr1$") && !rendered.contains("xyz"), "{rendered}");
 }
 
 #[test]
 fn a_user_whom_two_providers_can_know_must_be_told_apart() {
     let dir = directory();
     let identity = "identity:\n  - users: [{ name: alice, password_hash: { file: secrets/ci.hash } }]\n  - htpasswd: htpasswd\n";
-    for (user, good) in [
-        ("alice", false),
-        ("users/alice", true),
-        ("htpasswd/alice", true),
-        ("bob", true),
-        ("ali*", true),
-    ] {
-        let text = format!(
-            "{MINIMAL}{identity}policy: [{{ user: \"{user}\", repository: a, allow: [pull] }}]\n"
-        );
+    for (user, good) in
+        [("alice", false), ("users/alice", true), ("htpasswd/alice", true), ("bob", true), ("ali*", true)]
+    {
+        let text =
+            format!("{MINIMAL}{identity}policy: [{{ user: \"{user}\", repository: a, allow: [pull] }}]\n");
         match load_text(dir.path(), &text) {
             Ok(_) => assert!(good, "{user}"),
             Err(errors) => {
                 assert!(
-                    !good
-                        && errors
-                            .to_string()
-                            .contains("write instead: users/alice or htpasswd/alice"),
+                    !good && errors.to_string().contains("write instead: users/alice or htpasswd/alice"),
                     "{user}: {errors}"
                 );
             }
@@ -322,10 +263,7 @@ fn no_secret_is_shown_wherever_the_mistake_is() {
     ] {
         let errors = load_text(dir.path(), &broken(URL, text)).expect_err(text);
         assert!(!errors.to_string().contains("s3kr1t"), "{text}:\n{errors}");
-        assert!(
-            !format!("{errors:?}").contains("s3kr1t"),
-            "{text}:\n{errors:?}"
-        );
+        assert!(!format!("{errors:?}").contains("s3kr1t"), "{text}:\n{errors:?}");
     }
 }
 
@@ -345,37 +283,23 @@ fn questionable_configurations_are_warned_of_but_taken() {
             "policy[0].group",
             "no user is in the group",
         ),
-        (
-            "policy: [{ user: ghost, repository: a, allow: [pull] }]",
-            "policy[0].user",
-            "no user has the name",
-        ),
+        ("policy: [{ user: ghost, repository: a, allow: [pull] }]", "policy[0].user", "no user has the name"),
         (
             "policy: [{ everybody: true, repository: a, allow: [push] }]",
             "policy[0].allow",
             "push without pull",
         ),
-        (
-            "routes: [{ pool: main }, { repository: a, pool: main }]",
-            "routes[1]",
-            "never reached",
-        ),
-        (
-            "routes: [{ host: other, pool: main }]",
-            "routes[0].host",
-            "cannot address",
-        ),
+        ("routes: [{ pool: main }, { repository: a, pool: main }]", "routes[1]", "never reached"),
+        ("routes: [{ host: other, pool: main }]", "routes[0].host", "cannot address"),
         (
             "  - { name: spare, members: [{ name: b, url: \"http://b\" }] }\nroutes: [{ pool: main }]",
             "pools[1].name",
             "no route leads",
         ),
     ] {
-        let loaded = load_text(dir.path(), &broken("", text))
-            .unwrap_or_else(|errors| panic!("{text}\n{errors}"));
-        let [warning] = loaded.warnings.as_slice() else {
-            panic!("{text}: {:?}", loaded.warnings)
-        };
+        let loaded =
+            load_text(dir.path(), &broken("", text)).unwrap_or_else(|errors| panic!("{text}\n{errors}"));
+        let [warning] = loaded.warnings.as_slice() else { panic!("{text}: {:?}", loaded.warnings) };
         assert_eq!(warning.key, key, "{text}");
         assert!(warning.to_string().contains(expected), "{text}: {warning}");
     }
@@ -387,69 +311,35 @@ fn settings_have_the_documented_defaults() {
     let config = good(dir.path(), MINIMAL);
     assert_eq!(config.hosts.primary(), "hub.example.com");
     assert_eq!(
-        (
-            config.tokens.service.as_str(),
-            config.tokens.issuer.as_str()
-        ),
+        (config.tokens.service.as_str(), config.tokens.issuer.as_str()),
         ("hub.example.com", "tidegate")
     );
     assert_eq!(config.tokens.lifetime.as_secs(), 600);
     assert_eq!(config.uploads.grace.as_secs(), 7200);
-    assert_eq!(
-        config
-            .admin
-            .map(|admin| admin.address.to_string())
-            .as_deref(),
-        Some("127.0.0.1:9090")
-    );
-    assert_eq!(
-        config
-            .routes
-            .pool_of("any", &RepositoryName::try_from("a/b").expect("a name")),
-        Some(0)
-    );
+    assert_eq!(config.admin.map(|admin| admin.address.to_string()).as_deref(), Some("127.0.0.1:9090"));
+    assert_eq!(config.routes.pool_of("any", &RepositoryName::try_from("a/b").expect("a name")), Some(0));
     assert!(config.policy.rules().is_empty());
-    assert!(matches!(
-        config.pools[0].members[0].credential,
-        CredentialSettings::None
-    ));
+    assert!(matches!(config.pools[0].members[0].credential, CredentialSettings::None));
     assert!(matches!(
         config.server.listeners[0].kind,
-        ListenerKind::Plain {
-            allow_plaintext_credentials: false
-        }
+        ListenerKind::Plain { allow_plaintext_credentials: false }
     ));
     assert!(good(dir.path(), &broken("", "admin: none")).admin.is_none());
     let short = good(
         dir.path(),
-        &broken(
-            "",
-            "tokens: { lifetime: 2s, expiry_margin: 0s, allow_short_lifetime: true }",
-        ),
+        &broken("", "tokens: { lifetime: 2s, expiry_margin: 0s, allow_short_lifetime: true }"),
     );
-    assert_eq!(
-        (
-            short.tokens.lifetime.as_secs(),
-            short.tokens.expiry_margin.as_secs()
-        ),
-        (2, 0)
-    );
+    assert_eq!((short.tokens.lifetime.as_secs(), short.tokens.expiry_margin.as_secs()), (2, 0));
 }
 
 #[test]
 fn the_shipped_examples_are_good_and_name_their_files() {
     let dir = directory();
-    for example in [
-        include_str!("../../config/tidegate.yaml"),
-        include_str!("../../config/reference.yaml"),
-    ] {
+    for example in [include_str!("../../config/tidegate.yaml"), include_str!("../../config/reference.yaml")] {
         let loaded = load_text(dir.path(), example).unwrap_or_else(|errors| panic!("{errors}"));
         let watched: BTreeSet<PathBuf> = loaded.config.watched_files().into_iter().collect();
         for file in ["tls/hub.crt", "tls/hub.key", "htpasswd"] {
-            assert!(
-                watched.contains(&dir.path().join(file)),
-                "{file} in {watched:?}"
-            );
+            assert!(watched.contains(&dir.path().join(file)), "{file} in {watched:?}");
         }
     }
     let reference = good(dir.path(), include_str!("../../config/reference.yaml"));
@@ -462,10 +352,7 @@ fn the_shipped_examples_are_good_and_name_their_files() {
         "tls/ca.crt",
         "tls/client.key",
     ] {
-        assert!(
-            watched.contains(&dir.path().join(file)),
-            "{file} in {watched:?}"
-        );
+        assert!(watched.contains(&dir.path().join(file)), "{file} in {watched:?}");
     }
     assert_eq!(reference.policy.rules()[2].label, "policy rule 3 (line 75)");
     assert!(reference.policy.rules()[2].catalog);
@@ -474,19 +361,11 @@ fn the_shipped_examples_are_good_and_name_their_files() {
 #[test]
 fn the_reference_file_shows_the_defaults() {
     let dir = directory();
-    let (plain, reference) = (
-        good(dir.path(), MINIMAL),
-        good(dir.path(), include_str!("../../config/reference.yaml")),
-    );
+    let (plain, reference) =
+        (good(dir.path(), MINIMAL), good(dir.path(), include_str!("../../config/reference.yaml")));
     let show = |config: &Config| {
-        let health = crate::upstream::HealthSettings {
-            canary: None,
-            ..config.pools[0].health.clone()
-        };
-        let checks = crate::identity::VerifyLimits {
-            concurrency: 1,
-            ..config.identity.limits.clone()
-        };
+        let health = crate::upstream::HealthSettings { canary: None, ..config.pools[0].health.clone() };
+        let checks = crate::identity::VerifyLimits { concurrency: 1, ..config.identity.limits.clone() };
         format!(
             "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             config.server.limits,
@@ -509,23 +388,14 @@ fn member_urls_alone_make_a_configuration_without_access() {
     let dir = directory();
     let urls = ["http://a:5000", "https://b"].map(str::to_owned);
     let config = from_member_urls(&urls, dir.path()).unwrap_or_else(|errors| panic!("{errors}"));
-    let members: Vec<_> = config.pools[0]
-        .members
-        .iter()
-        .map(|member| (member.name.as_str(), member.address.port))
-        .collect();
+    let members: Vec<_> =
+        config.pools[0].members.iter().map(|member| (member.name.as_str(), member.address.port)).collect();
     assert_eq!(members, [("member1", 5000), ("member2", 443)]);
     assert!(config.policy.rules().is_empty() && config.identity.providers.is_empty());
-    assert!(
-        config.hosts.find("localhost:8443").is_some() && config.hosts.find("[::1]:8443").is_some()
-    );
-    assert!(
-        config
-            .watched_files()
-            .contains(&dir.path().join("self-signed.crt"))
-    );
-    let errors = from_member_urls(&["http://a".to_owned(), "b:5000".to_owned()], dir.path())
-        .expect_err("no scheme");
+    assert!(config.hosts.find("localhost:8443").is_some() && config.hosts.find("[::1]:8443").is_some());
+    assert!(config.watched_files().contains(&dir.path().join("self-signed.crt")));
+    let errors =
+        from_member_urls(&["http://a".to_owned(), "b:5000".to_owned()], dir.path()).expect_err("no scheme");
     assert_eq!(
         errors.to_string(),
         "argument 2: \"b:5000\" has no scheme\n  = write instead: \"http://b:5000\" (or https://)\n"
@@ -537,10 +407,7 @@ fn member_urls_alone_make_a_configuration_without_access() {
 fn no_input_makes_it_panic() {
     let dir = directory();
     let reference = include_str!("../../config/reference.yaml");
-    for end in (0..reference.len())
-        .step_by(97)
-        .filter(|end| reference.is_char_boundary(*end))
-    {
+    for end in (0..reference.len()).step_by(97).filter(|end| reference.is_char_boundary(*end)) {
         let _ = load_text(dir.path(), &reference[..end]);
         let _ = load_text(dir.path(), &format!("{}\u{e9}: {{[", &reference[..end]));
     }
@@ -570,9 +437,8 @@ fn mirror_types() -> BTreeMap<String, Vec<(String, String)>> {
     let mut types: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
     let mut current: Option<String> = None;
     for line in include_str!("file.rs").lines() {
-        if let Some(rest) = line
-            .strip_prefix("pub(super) struct ")
-            .or_else(|| line.strip_prefix("pub(super) enum "))
+        if let Some(rest) =
+            line.strip_prefix("pub(super) struct ").or_else(|| line.strip_prefix("pub(super) enum "))
         {
             let name = rest.trim_end_matches(" {").to_owned();
             types.insert(name.clone(), Vec::new());
@@ -581,17 +447,13 @@ fn mirror_types() -> BTreeMap<String, Vec<(String, String)>> {
             current = None;
         } else if let Some(name) = &current {
             let line = line.trim().trim_end_matches(',');
-            let key = if let Some((key, kind)) = line
-                .strip_prefix("pub(super) ")
-                .and_then(|field| field.split_once(": "))
+            let key = if let Some((key, kind)) =
+                line.strip_prefix("pub(super) ").and_then(|field| field.split_once(": "))
             {
                 Some((key.to_owned(), kind.to_owned()))
             } else if line.starts_with(|c: char| c.is_ascii_uppercase()) {
                 let (variant, kind) = line.split_once('(').unwrap_or((line, ""));
-                Some((
-                    variant.to_ascii_lowercase(),
-                    kind.trim_end_matches(')').to_owned(),
-                ))
+                Some((variant.to_ascii_lowercase(), kind.trim_end_matches(')').to_owned()))
             } else {
                 None
             };
@@ -636,9 +498,9 @@ fn mirror_keys() -> Vec<String> {
 fn keys_of(node: &Node, prefix: &str, keys: &mut BTreeSet<String>) {
     match &node.value {
         Value::Null | Value::Scalar(_) => {}
-        Value::Sequence(items) => items
-            .iter()
-            .for_each(|item| keys_of(item, &format!("{}[].", prefix.trim_end_matches('.')), keys)),
+        Value::Sequence(items) => {
+            items.iter().for_each(|item| keys_of(item, &format!("{}[].", prefix.trim_end_matches('.')), keys))
+        }
         Value::Mapping(entries) => {
             for entry in entries {
                 keys.insert(format!("{prefix}{}", entry.key));
@@ -657,30 +519,16 @@ fn every_key_is_in_the_reference_file_and_in_the_documentation() {
     let documented = include_str!("../../docs/configuration.md");
     let mirror = mirror_keys();
     assert!(
-        mirror.len() > 100
-            && mirror.contains(&"pools[].members[].tls.client_certificate".to_owned()),
+        mirror.len() > 100 && mirror.contains(&"pools[].members[].tls.client_certificate".to_owned()),
         "{mirror:?}"
     );
     for key in &mirror {
         // The reference file shows a member's credential, and not the same keys again at its pool.
         let member = key.replace("pools[].credential.", "pools[].members[].credential.");
-        assert!(
-            shown.contains(key) || shown.contains(&member),
-            "config/reference.yaml lacks {key}"
-        );
-        assert!(
-            documented.contains(&format!("| `{key}` |")),
-            "docs/configuration.md lacks {key}"
-        );
+        assert!(shown.contains(key) || shown.contains(&member), "config/reference.yaml lacks {key}");
+        assert!(documented.contains(&format!("| `{key}` |")), "docs/configuration.md lacks {key}");
     }
-    for row in documented
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
-    {
-        assert!(
-            mirror.contains(&row.0.to_owned()),
-            "docs/configuration.md has the unknown key {}",
-            row.0
-        );
+    for row in documented.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')) {
+        assert!(mirror.contains(&row.0.to_owned()), "docs/configuration.md has the unknown key {}", row.0);
     }
 }

@@ -46,9 +46,7 @@ impl<'de> Deserialize<'de> for HumanDuration {
                 } else {
                     ("is not a duration", "30s, 10m or 1h30m".to_owned())
                 };
-                Err(D::Error::custom(format_args!(
-                    "{text:?} {problem}{FIX_SEPARATOR}{fix}"
-                )))
+                Err(D::Error::custom(format_args!("{text:?} {problem}{FIX_SEPARATOR}{fix}")))
             }
         }
     }
@@ -97,11 +95,7 @@ impl<'de> Visitor<'de> for SecretVisitor {
             Some("env") => Secret::Env(access.next_value()?),
             _ => return Err(unknown()),
         };
-        if access.next_key::<String>()?.is_some() {
-            Err(unknown())
-        } else {
-            Ok(secret)
-        }
+        if access.next_key::<String>()?.is_some() { Err(unknown()) } else { Ok(secret) }
     }
 }
 

@@ -38,7 +38,9 @@ impl Authority {
 
 /// Why a text is no host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a host name: write it as in a URL without scheme and path, such as hub.example.com or 10.0.0.1:8443")]
+#[error(
+    "not a host name: write it as in a URL without scheme and path, such as hub.example.com or 10.0.0.1:8443"
+)]
 pub struct InvalidHost;
 
 impl AllowedHost {
@@ -87,10 +89,10 @@ impl Hosts {
         let known = |allowed: &AllowedHost| {
             allowed.name.eq_ignore_ascii_case(name) && allowed.port.is_none_or(|port| is_port(number, port))
         };
-        self.allowed.iter().any(known).then(|| Authority {
-            text: Arc::from(host.to_ascii_lowercase()),
-            name_length: name.len(),
-        })
+        self.allowed
+            .iter()
+            .any(known)
+            .then(|| Authority { text: Arc::from(host.to_ascii_lowercase()), name_length: name.len() })
     }
 }
 
@@ -127,12 +129,30 @@ mod tests {
     #[test]
     fn only_listed_hosts_are_found_and_ports_must_fit_where_given() {
         let parse = |text| AllowedHost::parse(text).expect("a host");
-        let hosts = Hosts::new(parse("hub.example.com:8443"), vec![parse("127.0.0.1"), parse("[::1]"), parse("b:443")], true);
+        let hosts = Hosts::new(
+            parse("hub.example.com:8443"),
+            vec![parse("127.0.0.1"), parse("[::1]"), parse("b:443")],
+            true,
+        );
         for (host, expected) in [
-            ("hub.example.com:8443", true), ("HUB.example.com:8443", true), ("hub.example.com", false),
-            ("hub.example.com:1", false), ("127.0.0.1:5000", true), ("127.0.0.1", true), ("[::1]:7", true), ("[::1]", true),
-            ("b", true), ("b:443", true), ("b:444", false), ("evil.example.com", false), ("", false), ("b:", false),
-            ("b:99999", false), ("127.0.0.1:5000@evil", false), ("127.0.0.1\"", false), ("[::1]x", false),
+            ("hub.example.com:8443", true),
+            ("HUB.example.com:8443", true),
+            ("hub.example.com", false),
+            ("hub.example.com:1", false),
+            ("127.0.0.1:5000", true),
+            ("127.0.0.1", true),
+            ("[::1]:7", true),
+            ("[::1]", true),
+            ("b", true),
+            ("b:443", true),
+            ("b:444", false),
+            ("evil.example.com", false),
+            ("", false),
+            ("b:", false),
+            ("b:99999", false),
+            ("127.0.0.1:5000@evil", false),
+            ("127.0.0.1\"", false),
+            ("[::1]x", false),
         ] {
             assert_eq!(hosts.find(host).is_some(), expected, "{host:?}");
         }

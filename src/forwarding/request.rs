@@ -7,8 +7,9 @@
 use std::net::IpAddr;
 
 use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap,
+    HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
 };
 
 /// Prefixes of headers that only the gateway may set.
@@ -32,7 +33,8 @@ pub struct Via<'a> {
 /// Whether a header belongs to one connection only.
 #[must_use]
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name)
+    [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE]
+        .contains(name)
         || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
@@ -98,31 +100,63 @@ mod tests {
     fn members_get_no_hop_by_hop_identity_or_credential_header() {
         let mut client = HeaderMap::new();
         for (name, value) in [
-            ("connection", "close, x-secret"), ("x-secret", "1"), ("te", "trailers"), ("keep-alive", "5"),
-            ("authorization", "Bearer x"), ("cookie", "sid=1"), ("forwarded", "for=1.1.1.1"), ("host", "evil"),
-            ("x-forwarded-for", "1.1.1.1"), ("x-forwarded-prefix", "/x"), ("x-real-ip", "1.1.1.1"),
-            ("x-harbor-csrf-token", "1"), ("x_forwarded_for", "1.1.1.1"), ("expect", "100-continue"),
-            ("accept-encoding", "zstd"), ("accept", "a/b"), ("accept", "c/d"), ("range", "bytes=1-"),
-            ("content-range", "0-1"), ("user-agent", "docker"), ("upgrade", "h2c"),
+            ("connection", "close, x-secret"),
+            ("x-secret", "1"),
+            ("te", "trailers"),
+            ("keep-alive", "5"),
+            ("authorization", "Bearer x"),
+            ("cookie", "sid=1"),
+            ("forwarded", "for=1.1.1.1"),
+            ("host", "evil"),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-prefix", "/x"),
+            ("x-real-ip", "1.1.1.1"),
+            ("x-harbor-csrf-token", "1"),
+            ("x_forwarded_for", "1.1.1.1"),
+            ("expect", "100-continue"),
+            ("accept-encoding", "zstd"),
+            ("accept", "a/b"),
+            ("accept", "c/d"),
+            ("range", "bytes=1-"),
+            ("content-range", "0-1"),
+            ("user-agent", "docker"),
+            ("upgrade", "h2c"),
         ] {
             client.append(name, value.parse().expect("a value"));
         }
-        let via = Via { client: IpAddr::from([10, 0, 0, 1]), https: true, authority: "hub:8443", request_id: "r" };
+        let via =
+            Via { client: IpAddr::from([10, 0, 0, 1]), https: true, authority: "hub:8443", request_id: "r" };
         let headers = member_headers(&client, via);
-        let mut seen: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().expect("text"))).collect();
+        let mut seen: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().expect("text")))
+            .collect();
         seen.sort();
-        assert_eq!(seen, [
-            "accept-encoding: identity", "accept: a/b", "accept: c/d", "content-range: 0-1", "range: bytes=1-",
-            "user-agent: docker", "x-forwarded-for: 10.0.0.1", "x-forwarded-host: hub:8443",
-            "x-forwarded-proto: https", "x-request-id: r",
-        ]);
+        assert_eq!(
+            seen,
+            [
+                "accept-encoding: identity",
+                "accept: a/b",
+                "accept: c/d",
+                "content-range: 0-1",
+                "range: bytes=1-",
+                "user-agent: docker",
+                "x-forwarded-for: 10.0.0.1",
+                "x-forwarded-host: hub:8443",
+                "x-forwarded-proto: https",
+                "x-request-id: r",
+            ]
+        );
     }
 
     #[test]
     fn forms_are_known_in_every_spelling() {
         for (value, expected) in [
-            ("application/x-www-form-urlencoded", true), ("Application/X-WWW-Form-Urlencoded; charset=x", true),
-            (" multipart/form-data; boundary=x", true), ("application/octet-stream", false), ("", false),
+            ("application/x-www-form-urlencoded", true),
+            ("Application/X-WWW-Form-Urlencoded; charset=x", true),
+            (" multipart/form-data; boundary=x", true),
+            ("application/octet-stream", false),
+            ("", false),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, value.parse().expect("a value"));

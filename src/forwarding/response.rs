@@ -75,18 +75,30 @@ mod tests {
     fn members_challenges_cookies_and_connection_headers_stay_behind() {
         let mut member = HeaderMap::new();
         for (name, value) in [
-            ("www-authenticate", "Basic realm=\"x\""), ("set-cookie", "sid=1"), ("connection", "x-hop"), ("x-hop", "1"),
-            ("transfer-encoding", "chunked"), ("etag", "\"x\""), ("link", "<http://m:5000/v2/_catalog?last=a&n=1>; rel=\"next\""),
+            ("www-authenticate", "Basic realm=\"x\""),
+            ("set-cookie", "sid=1"),
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("transfer-encoding", "chunked"),
+            ("etag", "\"x\""),
+            ("link", "<http://m:5000/v2/_catalog?last=a&n=1>; rel=\"next\""),
         ] {
             member.append(name, value.parse().expect("a value"));
         }
         let headers = client_headers(member);
-        let mut seen: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().expect("text"))).collect();
+        let mut seen: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().expect("text")))
+            .collect();
         seen.sort();
-        assert_eq!(seen, [
-            "docker-distribution-api-version: registry/2.0", "etag: \"x\"",
-            "link: </v2/_catalog?last=a&n=1>; rel=\"next\"",
-        ]);
+        assert_eq!(
+            seen,
+            [
+                "docker-distribution-api-version: registry/2.0",
+                "etag: \"x\"",
+                "link: </v2/_catalog?last=a&n=1>; rel=\"next\"",
+            ]
+        );
     }
 
     #[test]
@@ -96,11 +108,16 @@ mod tests {
             headers.insert(LOCATION, location.parse().expect("a value"));
             member_location(&headers).expect("present")
         };
-        for location in ["http://m:5000/v2/a/b/blobs/uploads/u-1?_state=x%3D", "/v2/a/b/blobs/uploads/u-1?_state=x%3D"] {
+        for location in
+            ["http://m:5000/v2/a/b/blobs/uploads/u-1?_state=x%3D", "/v2/a/b/blobs/uploads/u-1?_state=x%3D"]
+        {
             let MemberLocation::Upload(upload) = read(location) else { panic!("{location}") };
             assert_eq!(upload.member_target(), "/v2/a/b/blobs/uploads/u-1?_state=x%3D");
         }
-        assert_eq!(read("https://m/v2/a/manifests/v1"), MemberLocation::Content("/v2/a/manifests/v1".to_owned()));
+        assert_eq!(
+            read("https://m/v2/a/manifests/v1"),
+            MemberLocation::Content("/v2/a/manifests/v1".to_owned())
+        );
         assert_eq!(read("https://s3.example.com/bucket/x?sig=1"), MemberLocation::Elsewhere);
     }
 }

@@ -68,8 +68,13 @@ mod tests {
         let names: Vec<_> = parse(&text).expect("valid").into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["ann", "bob"]);
         for (line, word) in [
-            ("ann:{SHA}x", "htpasswd -B"), ("ann:$apr1$x", "htpasswd -B"), ("ann", "htpasswd -B"), (":x", "name"),
-            ("a/b:x", "name"), (&format!("ann:$2y$99${}", "a".repeat(53)), "bcrypt"), (&format!("ann:{hash}\nann:{hash}"), "twice"),
+            ("ann:{SHA}x", "htpasswd -B"),
+            ("ann:$apr1$x", "htpasswd -B"),
+            ("ann", "htpasswd -B"),
+            (":x", "name"),
+            ("a/b:x", "name"),
+            (&format!("ann:$2y$99${}", "a".repeat(53)), "bcrypt"),
+            (&format!("ann:{hash}\nann:{hash}"), "twice"),
         ] {
             let error = parse(&format!("# one\n{line}\n")).expect_err(line);
             assert!(error.line >= 2 && error.problem.contains(word), "{line}: {error}");

@@ -104,7 +104,8 @@ impl Identity {
 
     /// Checks a name and password.
     pub async fn check(&self, checks: &PasswordChecks, name: &str, password: &SecretString) -> Verdict {
-        let known = self.providers.iter().find_map(|table| table.users.get(name).map(|user| (table.provider, user)));
+        let known =
+            self.providers.iter().find_map(|table| table.users.get(name).map(|user| (table.provider, user)));
         let hash = known.map_or(&self.dummy_hash, |(_, user)| &user.hash);
         match (checks.matches(name, password, hash).await, known) {
             (None, _) => Verdict::Unavailable,
@@ -150,23 +151,36 @@ mod tests {
 
     fn limits() -> VerifyLimits {
         let second = std::time::Duration::from_secs(1);
-        VerifyLimits { concurrency: 2, queue_max: 8, success_ttl: second, failure_ttl: second, cache_entries_max: 10 }
+        VerifyLimits {
+            concurrency: 2,
+            queue_max: 8,
+            success_ttl: second,
+            failure_ttl: second,
+            cache_entries_max: 10,
+        }
     }
 
     #[tokio::test]
     async fn the_first_provider_that_knows_a_name_decides() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("htpasswd");
-        let line = |name: &str, password: &str| format!("{name}:{}\n", bcrypt::hash(password, 4).expect("hashed"));
+        let line =
+            |name: &str, password: &str| format!("{name}:{}\n", bcrypt::hash(password, 4).expect("hashed"));
         std::fs::write(&path, line("eve", "other") + &line("bob", "b")).expect("written");
-        let providers = [ProviderSettings::Users(vec![user("eve", "e")]), ProviderSettings::Htpasswd { path }];
+        let providers =
+            [ProviderSettings::Users(vec![user("eve", "e")]), ProviderSettings::Htpasswd { path }];
         let identity = Identity::build(&providers).expect("built");
         let checks = PasswordChecks::new(&limits());
         for (name, password, expected) in [
-            ("eve", "e", Some("users/eve")), ("eve", "other", None), ("bob", "b", Some("htpasswd/bob")), ("bob", "e", None),
-            ("who", "e", None), ("", "", None),
+            ("eve", "e", Some("users/eve")),
+            ("eve", "other", None),
+            ("bob", "b", Some("htpasswd/bob")),
+            ("bob", "e", None),
+            ("who", "e", None),
+            ("", "", None),
             // Once more, from the cache.
-            ("eve", "e", Some("users/eve")), ("eve", "other", None),
+            ("eve", "e", Some("users/eve")),
+            ("eve", "other", None),
         ] {
             let verdict = identity.check(&checks, name, &SecretString::from(password)).await;
             let subject = match verdict {
@@ -190,7 +204,8 @@ mod tests {
         let second = SecretString::from("2");
         let (first, second) =
             tokio::join!(identity.check(&checks, "eve", &first), identity.check(&checks, "eve", &second));
-        let unavailable = [first, second].iter().filter(|verdict| matches!(verdict, Verdict::Unavailable)).count();
+        let unavailable =
+            [first, second].iter().filter(|verdict| matches!(verdict, Verdict::Unavailable)).count();
         assert_eq!(unavailable, 1);
     }
 }

@@ -3,16 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, Version};
 use http::header::USER_AGENT;
+use http::{HeaderMap, Method, Version};
 use tokio::time::Instant;
 
 use crate::auth::subject::Subject;
 use crate::random::request_id;
-use crate::registry::{RegistryRequest, RouteKind};
-use crate::telemetry::{
-    AccessLog, AccessRecord, Direction, ErrorKind, GaugeGuard, Metrics, Phases,
-};
+use crate::registry::{Reference, RegistryRequest, RepositoryName, RouteKind};
+use crate::telemetry::{AccessLog, AccessRecord, Direction, ErrorKind, GaugeGuard, Metrics, Phases};
 use crate::upstream::{BodyProgress, Member};
 
 /// Longest `User-Agent` that is logged, in bytes.
@@ -43,8 +41,10 @@ pub struct RequestContext {
     pub method: Method,
     /// The kind of its route.
     pub route: RouteKind,
-    /// The parsed request.
-    pub target: Option<RegistryRequest>,
+    /// The repository, where there is one.
+    pub repository: Option<RepositoryName>,
+    /// The tag or digest, where there is one.
+    pub reference: Option<Reference>,
     /// Who sent it.
     pub subject: Option<Subject>,
     /// The unique name of its token.
@@ -103,7 +103,8 @@ impl RequestContext {
             started: Instant::now(),
             method: method.clone(),
             route: RouteKind::Other,
-            target: None,
+            repository: None,
+            reference: None,
             subject: None,
             jti: None,
             member: None,
@@ -117,6 +118,13 @@ impl RequestContext {
             access_log: Arc::clone(access_log),
             _in_flight: GaugeGuard::new(&metrics.requests_in_flight),
         }
+    }
+
+    /// Notes what is asked for.
+    pub fn note_target(&mut self, target: &RegistryRequest) {
+        self.route = target.kind();
+        self.repository = target.repository().cloned();
+        self.reference = target.reference();
     }
 
     /// Milliseconds since the request's head.
@@ -150,15 +158,16 @@ impl RequestContext {
             version: version_word(self.version),
             status,
             subject: self.subject.as_ref().map(ToString::to_string),
-            repository: self.target.as_ref().and_then(RegistryRequest::repository).map(crate::registry::RepositoryName::as_str),
-            reference: self.target.as_ref().and_then(RegistryRequest::reference),
+            repository: self.repository.as_ref().map(RepositoryName::as_str),
+            reference: self.reference.as_ref().map(Reference::as_str),
             pool: member.map(|member| member.pool.as_str()),
             member: member.map(|member| member.name.as_str()),
             tries: self.tries,
             phases: self.phases,
             bytes_in,
             bytes_out,
-            end: error.map_or(end.as_str(), |kind| if end == BodyEnd::Done { kind.as_str() } else { end.as_str() }),
+            end: error
+                .map_or(end.as_str(), |kind| if end == BodyEnd::Done { kind.as_str() } else { end.as_str() }),
             jti: self.jti.as_deref(),
             user_agent: self.user_agent.as_deref(),
         });

@@ -136,15 +136,23 @@ impl GatewayError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Parse(_) | Self::NotFound | Self::MethodNotAllowed(_) | Self::UnknownHost | Self::Credentials(_) => ErrorKind::Client,
-            Self::PlaintextCredentials | Self::Pin(_) | Self::PinnedMemberGone { .. } | Self::FormBody => ErrorKind::Client,
+            Self::Parse(_)
+            | Self::NotFound
+            | Self::MethodNotAllowed(_)
+            | Self::UnknownHost
+            | Self::Credentials(_) => ErrorKind::Client,
+            Self::PlaintextCredentials | Self::Pin(_) | Self::PinnedMemberGone { .. } | Self::FormBody => {
+                ErrorKind::Client
+            }
             Self::NoRoute | Self::UnknownTarget { .. } => ErrorKind::Client,
             Self::Unauthorized { reason, .. } => match reason {
                 ChallengeReason::NoCredentials | ChallengeReason::InvalidToken => ErrorKind::Unauthorized,
                 ChallengeReason::InsufficientScope => ErrorKind::Denied,
             },
             Self::Token(error) => match error {
-                TokenRequestError::WrongPassword | TokenRequestError::NoCredentials => ErrorKind::Unauthorized,
+                TokenRequestError::WrongPassword | TokenRequestError::NoCredentials => {
+                    ErrorKind::Unauthorized
+                }
                 TokenRequestError::Unavailable => ErrorKind::RateLimited,
                 TokenRequestError::Key(_) => ErrorKind::Internal,
                 TokenRequestError::Malformed(_)
@@ -161,7 +169,10 @@ impl GatewayError {
                 UpstreamFault::QueueFull => ErrorKind::RateLimited,
                 UpstreamFault::Io(_) | UpstreamFault::Http(_) | UpstreamFault::Key(_) => ErrorKind::Upstream,
             },
-            Self::NoMember(_) | Self::MemberFailed { .. } | Self::CredentialFault { .. } | Self::BadAnswer { .. } => ErrorKind::Upstream,
+            Self::NoMember(_)
+            | Self::MemberFailed { .. }
+            | Self::CredentialFault { .. }
+            | Self::BadAnswer { .. } => ErrorKind::Upstream,
             Self::Internal(_) => ErrorKind::Internal,
         }
     }
@@ -208,7 +219,9 @@ impl GatewayError {
         if let Self::Unauthorized { reason, wanted, realm, service } = self {
             return Some(challenge(realm, service, wanted, *reason));
         }
-        let Self::Token(TokenRequestError::WrongPassword | TokenRequestError::NoCredentials) = self else { return None };
+        let Self::Token(TokenRequestError::WrongPassword | TokenRequestError::NoCredentials) = self else {
+            return None;
+        };
         // The token endpoint takes Basic; registry clients never see this beside a Bearer.
         Some("Basic realm=\"tidegate\"".to_owned())
     }
@@ -222,11 +235,12 @@ impl GatewayError {
             ErrorKind::RateLimited | ErrorKind::Upstream | ErrorKind::Timeout => {
                 tracing::warn!(request_id, error = %self, cause = %Causes(self), "request failed");
             }
-            ErrorKind::Internal => tracing::error!(request_id, error = %self, cause = %Causes(self), "request failed"),
+            ErrorKind::Internal => {
+                tracing::error!(request_id, error = %self, cause = %Causes(self), "request failed")
+            }
         }
     }
 
-    #[expect(clippy::too_many_lines, reason = "a flat table of answers, one arm a variant")]
     fn refusal(&self) -> Refusal {
         let (status, code, message) = match self {
             Self::Parse(error) => return parse_refusal(*error),
@@ -273,7 +287,11 @@ impl GatewayError {
             Self::BadAnswer { .. } => (504, ErrorCode::Unavailable, "the registry node gave an unusable answer; try again".to_owned()),
             Self::Internal(_) => (500, ErrorCode::Unknown, "the gateway failed; the request id is in its log".to_owned()),
         };
-        Refusal { status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), code, message }
+        Refusal {
+            status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            code,
+            message,
+        }
     }
 }
 
@@ -300,7 +318,9 @@ fn token_refusal(error: &TokenRequestError) -> Refusal {
         | TokenRequestError::TooLarge(_)
         | TokenRequestError::UnsupportedGrant
         | TokenRequestError::Body => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported),
-        TokenRequestError::WrongPassword | TokenRequestError::NoCredentials => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
+        TokenRequestError::WrongPassword | TokenRequestError::NoCredentials => {
+            (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized)
+        }
         TokenRequestError::Plaintext => (StatusCode::BAD_REQUEST, ErrorCode::Denied),
         TokenRequestError::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
         TokenRequestError::Key(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),

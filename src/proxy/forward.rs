@@ -20,8 +20,8 @@ use crate::auth::subject::Subject;
 use crate::random::unix_now;
 use crate::registry::{RegistryRequest, UploadMethod};
 use crate::upstream::{
-    BodyProgress, Credential, InFlight, Lease, Member, MemberAccess, Phase, RequestBody, SendError, UpstreamError,
-    UpstreamFault, UpstreamLimits, prober,
+    BodyProgress, Credential, InFlight, Lease, Member, MemberAccess, Phase, RequestBody, SendError,
+    UpstreamError, UpstreamFault, UpstreamLimits, prober,
 };
 
 /// A request on its way to members.
@@ -45,6 +45,8 @@ pub(super) struct Answer {
     pub member: Arc<Member>,
     pub head: response::Parts,
     pub body: Incoming,
+    /// How long the body may stand still.
+    pub body_idle_timeout: Duration,
     pub hold: Hold,
 }
 
@@ -156,7 +158,8 @@ fn is_repeatable(outgoing: &Outgoing<'_>) -> bool {
 
 /// Statuses that say that the member, not the request, has failed. 429 is fatal to docker.
 fn is_member_failure(status: StatusCode) -> bool {
-    status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED || status == StatusCode::TOO_MANY_REQUESTS
+    status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
+        || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// What a member's 401 means.
@@ -249,7 +252,9 @@ async fn send_once(
             ctx.phases.first_byte = Some(ctx.elapsed_ms());
             ctx.member = Some(Arc::clone(member));
             let (head, body) = response.into_parts();
-            Ok(Answer { member: Arc::clone(member), head, body, hold: Hold { lease, in_flight, progress } })
+            let hold = Hold { lease, in_flight, progress };
+            let body_idle_timeout = outgoing.limits.body_idle_timeout;
+            Ok(Answer { member: Arc::clone(member), head, body, body_idle_timeout, hold })
         }
         Err(HeadError::Send(failed)) => {
             let reused = lease.was_reused();
@@ -314,9 +319,8 @@ async fn await_head(
 /// How long an answer may take once the whole body was sent.
 fn answer_time(outgoing: &Outgoing<'_>) -> Duration {
     match outgoing.target {
-        RegistryRequest::Upload { method: UploadMethod::Put { .. }, .. } | RegistryRequest::UploadStart { digest: Some(_), .. } => {
-            outgoing.limits.finish_timeout
-        }
+        RegistryRequest::Upload { method: UploadMethod::Put { .. }, .. }
+        | RegistryRequest::UploadStart { digest: Some(_), .. } => outgoing.limits.finish_timeout,
         _ => outgoing.limits.head_timeout,
     }
 }

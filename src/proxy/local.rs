@@ -30,6 +30,14 @@ pub(super) fn pong() -> Response<ResponseBody> {
     json("{}")
 }
 
+/// The answer where there is nothing to say.
+pub(super) fn no_content() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = http::StatusCode::NO_CONTENT;
+    response.headers_mut().insert(API_VERSION.0, API_VERSION.1);
+    response
+}
+
 fn json(text: impl Into<bytes::Bytes>) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::full(text));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -93,7 +101,8 @@ impl Gateway {
             request_id = ctx.id.as_str(), subject = %issued.subject(), jti = issued.jti(), granted = issued.granted(),
             "token issued"
         );
-        let text = serde_json::to_vec(&issued).map_err(|_| GatewayError::Internal("a token answer cannot be written"))?;
+        let text = serde_json::to_vec(&issued)
+            .map_err(|_| GatewayError::Internal("a token answer cannot be written"))?;
         let mut response = json(text);
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)

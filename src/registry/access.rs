@@ -199,7 +199,10 @@ impl ResourceAccess {
             }
             "registry" if name == "catalog" => {
                 let all = actions.into_iter().any(|word| word == "*");
-                Some(Self { resource: Resource::Catalog, actions: if all { Actions::ALL } else { Actions::NONE } })
+                Some(Self {
+                    resource: Resource::Catalog,
+                    actions: if all { Actions::ALL } else { Actions::NONE },
+                })
             }
             _ => None,
         }
@@ -277,10 +280,8 @@ mod tests {
 
     #[test]
     fn repeated_and_space_joined_scopes_are_merged() {
-        let wanted = parse_scopes(
-            ["repository:a:pull repository:b:pull", "repository:a:push", "junk", ""],
-            64,
-        );
+        let wanted =
+            parse_scopes(["repository:a:pull repository:b:pull", "repository:a:push", "junk", ""], 64);
         let wanted: Vec<_> = wanted.expect("within the limit").iter().map(ToString::to_string).collect();
         assert_eq!(wanted, ["repository:a:pull,push", "repository:b:pull"]);
     }

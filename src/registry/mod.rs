@@ -13,6 +13,6 @@ pub use error::{ErrorCode, error_body};
 pub use name::{Digest, NameError, Reference, RepositoryName, Tag, UploadId};
 pub(crate) use request::with_query;
 pub use request::{
-    PIN_PARAMETER,
-    BlobMethod, ManifestMethod, Mount, Page, ParseError, RegistryRequest, RouteKind, UploadMethod,
+    BlobMethod, ManifestMethod, Mount, PIN_PARAMETER, Page, ParseError, RegistryRequest, RouteKind,
+    UploadMethod,
 };

@@ -211,11 +211,30 @@ mod tests {
     fn repository_names_follow_the_grammar() {
         let long = "a".repeat(256);
         for (text, expected) in [
-            ("a", true), ("a/b", true), ("library/alpine", true), ("a__b", true), ("a---b", true),
-            ("a.b/c_d", true), ("0", true), (&long[..255], true),
-            (&long, false), ("", false), ("/a", false), ("a/", false), ("a//b", false), ("A/b", false),
-            ("a___b", false), ("a..b", false), ("-a", false), ("a-", false), ("a._b", false),
-            ("host:5000/a", false), ("a b", false), ("a\u{e9}", false), ("..", false), ("a/../b", false),
+            ("a", true),
+            ("a/b", true),
+            ("library/alpine", true),
+            ("a__b", true),
+            ("a---b", true),
+            ("a.b/c_d", true),
+            ("0", true),
+            (&long[..255], true),
+            (&long, false),
+            ("", false),
+            ("/a", false),
+            ("a/", false),
+            ("a//b", false),
+            ("A/b", false),
+            ("a___b", false),
+            ("a..b", false),
+            ("-a", false),
+            ("a-", false),
+            ("a._b", false),
+            ("host:5000/a", false),
+            ("a b", false),
+            ("a\u{e9}", false),
+            ("..", false),
+            ("a/../b", false),
         ] {
             assert_eq!(RepositoryName::try_from(text).is_ok(), expected, "{text:?}");
         }
@@ -224,8 +243,15 @@ mod tests {
     #[test]
     fn tags_and_digests_follow_the_grammar() {
         for (text, expected) in [
-            ("latest", true), ("_x", true), ("1.0-rc_1", true), ("", false), (".a", false), ("-a", false),
-            ("a/b", false), (&"t".repeat(128)[..], true), (&"t".repeat(129)[..], false),
+            ("latest", true),
+            ("_x", true),
+            ("1.0-rc_1", true),
+            ("", false),
+            (".a", false),
+            ("-a", false),
+            ("a/b", false),
+            (&"t".repeat(128)[..], true),
+            (&"t".repeat(129)[..], false),
         ] {
             assert_eq!(Tag::try_from(text).is_ok(), expected, "{text:?}");
         }

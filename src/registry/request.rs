@@ -23,8 +23,23 @@ const QUERY_PARAMETERS_MAX: usize = 16;
 
 /// What must be encoded in a query value that we write.
 const QUERY_VALUE: &AsciiSet = &CONTROLS
-    .add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'&').add(b'+').add(b'%').add(b'=')
-    .add(b'?').add(b';').add(b'\\').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'&')
+    .add(b'+')
+    .add(b'%')
+    .add(b'=')
+    .add(b'?')
+    .add(b';')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
 
 /// A request of the distribution-spec, parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,8 +184,17 @@ pub enum RouteKind {
 impl RouteKind {
     /// Every kind.
     pub const ALL: [Self; 11] = [
-        Self::Ping, Self::Catalog, Self::Tags, Self::Referrers, Self::Manifest, Self::Blob,
-        Self::UploadStart, Self::Upload, Self::Token, Self::Keys, Self::Other,
+        Self::Ping,
+        Self::Catalog,
+        Self::Tags,
+        Self::Referrers,
+        Self::Manifest,
+        Self::Blob,
+        Self::UploadStart,
+        Self::Upload,
+        Self::Token,
+        Self::Keys,
+        Self::Other,
     ];
 
     /// The label value.
@@ -196,7 +220,9 @@ impl RouteKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// The path has an encoding or segment that could mean two things.
-    #[error("the path is not canonical: encoded slashes, dots, empty segments and non-ASCII bytes are refused")]
+    #[error(
+        "the path is not canonical: encoded slashes, dots, empty segments and non-ASCII bytes are refused"
+    )]
     Path,
     /// No route of the distribution-spec.
     #[error("no such route")]
@@ -287,26 +313,35 @@ impl RegistryRequest {
 
     /// The tag or digest, for logs.
     #[must_use]
-    pub fn reference(&self) -> Option<&str> {
-        match self {
-            Self::Referrers { digest, .. } | Self::Blob { digest, .. } => Some(digest.as_str()),
-            Self::Manifest { reference, .. } => Some(reference.as_str()),
-            Self::Upload { method: UploadMethod::Put { digest }, .. } => Some(digest.as_str()),
-            Self::UploadStart { digest: Some(digest), .. } => Some(digest.as_str()),
-            Self::UploadStart { mount: Some(mount), .. } => Some(mount.digest.as_str()),
-            Self::Ping | Self::Catalog(_) | Self::Tags { .. } | Self::UploadStart { .. } | Self::Upload { .. } => None,
-        }
+    pub fn reference(&self) -> Option<Reference> {
+        let digest = match self {
+            Self::Manifest { reference, .. } => return Some(reference.clone()),
+            Self::Referrers { digest, .. } | Self::Blob { digest, .. } => digest,
+            Self::Upload { method: UploadMethod::Put { digest }, .. } => digest,
+            Self::UploadStart { digest: Some(digest), .. } => digest,
+            Self::UploadStart { mount: Some(mount), .. } => &mount.digest,
+            Self::Ping
+            | Self::Catalog(_)
+            | Self::Tags { .. }
+            | Self::UploadStart { .. }
+            | Self::Upload { .. } => return None,
+        };
+        Some(Reference::Digest(digest.clone()))
     }
 
     /// The access without which the request is refused. A mount's source is not part of it: a
     /// mount that may not be is turned into a plain upload (see [`Self::challenge_access`]).
     #[must_use]
     pub fn required_access(&self) -> Option<ResourceAccess> {
-        let on = |repository: &RepositoryName, actions| Some(ResourceAccess::repository(repository.clone(), actions));
+        let on = |repository: &RepositoryName, actions| {
+            Some(ResourceAccess::repository(repository.clone(), actions))
+        };
         match self {
             Self::Ping => None,
             Self::Catalog(_) => Some(ResourceAccess::catalog()),
-            Self::Tags { repository, .. } | Self::Referrers { repository, .. } => on(repository, Actions::PULL),
+            Self::Tags { repository, .. } | Self::Referrers { repository, .. } => {
+                on(repository, Actions::PULL)
+            }
             Self::Manifest { repository, method, .. } => match method {
                 ManifestMethod::Get | ManifestMethod::Head => on(repository, Actions::PULL),
                 ManifestMethod::Put => on(repository, Actions::PULL_PUSH),
@@ -342,7 +377,9 @@ impl RegistryRequest {
     #[must_use]
     pub fn without_mount(self) -> Self {
         match self {
-            Self::UploadStart { repository, digest, .. } => Self::UploadStart { repository, mount: None, digest },
+            Self::UploadStart { repository, digest, .. } => {
+                Self::UploadStart { repository, mount: None, digest }
+            }
             other => other,
         }
     }
@@ -357,7 +394,8 @@ impl RegistryRequest {
                 with_query(format!("/v2/{repository}/tags/list"), &page_parameters(page))
             }
             Self::Referrers { repository, digest, artifact_type } => {
-                let filter: Vec<_> = artifact_type.iter().map(|value| ("artifactType", value.as_str())).collect();
+                let filter: Vec<_> =
+                    artifact_type.iter().map(|value| ("artifactType", value.as_str())).collect();
                 with_query(format!("/v2/{repository}/referrers/{digest}"), &filter)
             }
             Self::Manifest { repository, reference, .. } => format!("/v2/{repository}/manifests/{reference}"),
@@ -395,7 +433,10 @@ pub(crate) fn with_query(mut path: String, parameters: &[(&str, &str)]) -> Strin
 }
 
 fn page_parameters(page: &Page) -> Vec<(&'static str, &str)> {
-    page.n.map(page_size_word).into_iter().map(|word| ("n", word))
+    page.n
+        .map(page_size_word)
+        .into_iter()
+        .map(|word| ("n", word))
         .chain(page.last.iter().map(|last| ("last", last.as_str())))
         .collect()
 }
@@ -460,12 +501,19 @@ fn parse_page(query: &Query<'_>) -> Result<Page, ParseError> {
 }
 
 /// Routes below a repository, matched from the right: names may hold any of the route words.
-fn parse_repository_route(method: &Method, rest: &str, query: Query<'_>) -> Result<RegistryRequest, ParseError> {
+fn parse_repository_route(
+    method: &Method,
+    rest: &str,
+    query: Query<'_>,
+) -> Result<RegistryRequest, ParseError> {
     if let Some(name) = rest.strip_suffix("/tags/list") {
         if !matches!(*method, Method::GET | Method::HEAD) {
             return Err(ParseError::Method);
         }
-        return Ok(RegistryRequest::Tags { repository: RepositoryName::try_from(name)?, page: parse_page(&query)? });
+        return Ok(RegistryRequest::Tags {
+            repository: RepositoryName::try_from(name)?,
+            page: parse_page(&query)?,
+        });
     }
     if let Some(name) = rest.strip_suffix("/blobs/uploads/").or_else(|| rest.strip_suffix("/blobs/uploads")) {
         return parse_upload_start(method, name, &query);
@@ -517,7 +565,12 @@ fn parse_upload_start(method: &Method, name: &str, query: &Query<'_>) -> Result<
     Ok(RegistryRequest::UploadStart { repository, mount: mount.map(|digest| Mount { digest, from }), digest })
 }
 
-fn parse_upload(method: &Method, name: &str, id: &str, query: Query<'_>) -> Result<RegistryRequest, ParseError> {
+fn parse_upload(
+    method: &Method,
+    name: &str,
+    id: &str,
+    query: Query<'_>,
+) -> Result<RegistryRequest, ParseError> {
     let repository = RepositoryName::try_from(name)?;
     let id = UploadId::try_from(id)?;
     let digest = parameter(&query, "digest").map(Digest::try_from).transpose()?;

@@ -131,7 +131,8 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let connection = serve_connection(acceptor.clone(), stream, peer, handler.clone(), permit);
+                    let connection =
+                        serve_connection(acceptor.clone(), stream, peer, handler.clone(), permit);
                     acceptor.connections.spawn(connection);
                 }
                 Err(error) => {
@@ -143,8 +144,13 @@ impl Listener {
     }
 }
 
-async fn serve_connection<H, F, B>(acceptor: Acceptor, stream: TcpStream, peer: SocketAddr, handler: H, permit: OwnedSemaphorePermit)
-where
+async fn serve_connection<H, F, B>(
+    acceptor: Acceptor,
+    stream: TcpStream,
+    peer: SocketAddr,
+    handler: H,
+    permit: OwnedSemaphorePermit,
+) where
     H: Fn(Request<Incoming>, Accepted) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
@@ -158,7 +164,8 @@ where
     let activity = Activity::new();
     let Some(tls) = acceptor.tls.clone() else {
         if let Some(port) = acceptor.redirect {
-            let service = service_fn(move |request| async move { Ok::<_, Infallible>(redirect(&request, port)) });
+            let service =
+                service_fn(move |request| async move { Ok::<_, Infallible>(redirect(&request, port)) });
             return drive_h1(&acceptor, Watched::new(stream, Arc::clone(&activity)), activity, service).await;
         }
         let accepted = Accepted { peer, tls: false, credentials_allowed: acceptor.plaintext_credentials };

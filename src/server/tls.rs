@@ -148,14 +148,18 @@ fn provider() -> Arc<CryptoProvider> {
 
 fn load_table(files: &[CertificateFiles]) -> Result<Table, CertificateError> {
     let loaded = files.iter().map(load_pair).collect::<Result<Vec<_>, _>>()?;
-    let default = loaded.first().map(|first| Arc::clone(&first.key)).ok_or_else(|| CertificateError::Empty("tls.certificates".to_owned()))?;
+    let default = loaded
+        .first()
+        .map(|first| Arc::clone(&first.key))
+        .ok_or_else(|| CertificateError::Empty("tls.certificates".to_owned()))?;
     let mut by_name = HashMap::new();
     for certificate in &loaded {
         for name in &certificate.names {
             by_name.entry(name.clone()).or_insert_with(|| Arc::clone(&certificate.key));
         }
     }
-    let expiries = loaded.into_iter().map(|certificate| (certificate.label, certificate.expires_at)).collect();
+    let expiries =
+        loaded.into_iter().map(|certificate| (certificate.label, certificate.expires_at)).collect();
     Ok(Table { by_name, default, expiries })
 }
 
@@ -170,8 +174,11 @@ fn load_pair(files: &CertificateFiles) -> Result<Loaded, CertificateError> {
     let leaf = chain.first().cloned().ok_or_else(|| CertificateError::Empty(cert.clone()))?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(pem_error(&key_path))?;
     // This compares the key with the certificate, so that a half-replaced pair is noticed.
-    let key = CertifiedKey::from_der(chain, key, &provider())
-        .map_err(|source| CertificateError::Pair { cert: cert.clone(), key: key_path, source })?;
+    let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|source| CertificateError::Pair {
+        cert: cert.clone(),
+        key: key_path,
+        source,
+    })?;
     let (names, expires_at) = describe(&leaf);
     let label = names.first().cloned().unwrap_or(cert);
     Ok(Loaded { key: Arc::new(key), names, expires_at, label })
@@ -202,7 +209,8 @@ pub fn generate_self_signed(names: Vec<String>, files: &CertificateFiles) -> Res
     }
     let made = rcgen::generate_simple_self_signed(names)?;
     let write = |path: &PathBuf, text: &str, mode: u32| {
-        let written = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path);
+        let written =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path);
         written
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .map_err(|source| CertificateError::Write { path: path.display().to_string(), source })
@@ -221,7 +229,8 @@ mod tests {
     use super::*;
 
     fn pair(dir: &Path, name: &str) -> CertificateFiles {
-        let files = CertificateFiles { cert: dir.join(format!("{name}.crt")), key: dir.join(format!("{name}.key")) };
+        let files =
+            CertificateFiles { cert: dir.join(format!("{name}.crt")), key: dir.join(format!("{name}.key")) };
         assert!(generate_self_signed(vec![name.to_owned()], &files).expect("made"));
         files
     }
@@ -230,7 +239,8 @@ mod tests {
     fn a_half_replaced_pair_is_refused_and_the_old_one_stays() {
         let dir = tempfile::tempdir().expect("a directory");
         let files = pair(dir.path(), "a.example.com");
-        let certificates = Certificates::load(&TlsSettings { certificates: vec![files.clone()] }).expect("loaded");
+        let certificates =
+            Certificates::load(&TlsSettings { certificates: vec![files.clone()] }).expect("loaded");
         let before = Arc::clone(&certificates.table.load().default);
         let other = pair(dir.path(), "b.example.com");
         std::fs::copy(&other.key, &files.key).expect("copied");

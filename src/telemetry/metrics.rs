@@ -12,12 +12,14 @@ use prometheus::{
 use crate::registry::RouteKind;
 
 /// Upper bounds of time buckets, in seconds.
-const TIME_BUCKETS: &[f64] =
-    &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0];
+const TIME_BUCKETS: &[f64] = &[
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
+    600.0,
+];
 /// Statuses with a counter of their own; anything else counts under its hundred.
 const STATUSES: [u16; 30] = [
-    200, 201, 202, 204, 206, 301, 302, 304, 307, 308, 400, 401, 403, 404, 405, 408, 409, 413, 416, 421, 429, 500,
-    502, 503, 504, 100, 299, 399, 499, 599,
+    200, 201, 202, 204, 206, 301, 302, 304, 307, 308, 400, 401, 403, 404, 405, 408, 409, 413, 416, 421, 429,
+    500, 502, 503, 504, 100, 299, 399, 499, 599,
 ];
 /// Methods with a label of their own.
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "other"];
@@ -252,7 +254,11 @@ impl Drop for GaugeGuard {
 impl StatusCounters {
     fn new(pool: &str, member: &str) -> Self {
         let cells = RouteKind::ALL.len() * METHODS.len() * STATUSES.len();
-        Self { pool: pool.to_owned(), member: member.to_owned(), cells: (0..cells).map(|_| OnceLock::new()).collect() }
+        Self {
+            pool: pool.to_owned(),
+            member: member.to_owned(),
+            cells: (0..cells).map(|_| OnceLock::new()).collect(),
+        }
     }
 
     fn count(&self, requests: &IntCounterVec, route: RouteKind, method: &http::Method, status: u16) {
@@ -271,6 +277,7 @@ impl StatusCounters {
 }
 
 impl Metrics {
+    #[expect(clippy::too_many_lines, reason = "a flat table of metrics, one entry each")]
     /// Makes and registers every metric.
     ///
     /// # Errors
@@ -283,35 +290,93 @@ impl Metrics {
             "Requests that have ended, by the member that answered (empty: answered by the gateway)",
             &["route", "method", "status", "pool", "member"],
         )?;
-        let duration = make.histograms("tidegate_request_duration_seconds", "From a request's head to its end", &["route"])?;
-        let bytes = make.counters("tidegate_body_bytes_total", "Bytes of bodies, seen from the client", &["route", "direction"])?;
-        let of_routes = |direction: &str| RouteKind::ALL.map(|route| bytes.with_label_values(&[route.as_str(), direction]));
+        let duration = make.histograms(
+            "tidegate_request_duration_seconds",
+            "From a request's head to its end",
+            &["route"],
+        )?;
+        let bytes = make.counters(
+            "tidegate_body_bytes_total",
+            "Bytes of bodies, seen from the client",
+            &["route", "direction"],
+        )?;
+        let of_routes = |direction: &str| {
+            RouteKind::ALL.map(|route| bytes.with_label_values(&[route.as_str(), direction]))
+        };
         Ok(Arc::new(Self {
             bytes_in: of_routes("in"),
             bytes_out: of_routes("out"),
             durations: RouteKind::ALL.map(|route| duration.with_label_values(&[route.as_str()])),
             local: StatusCounters::new("", ""),
             requests,
-            first_byte: make.histograms("tidegate_first_byte_seconds", "From sending a request to a member to the head of its answer", &["pool", "member"])?,
-            errors: make.counters("tidegate_errors_total", "Requests that were refused or broken off, by kind", &["kind"])?,
-            member_state: make.gauges("tidegate_member_state", "1 for the state that a member is in", &["pool", "member", "state"])?,
-            member_in_flight: make.gauges("tidegate_member_requests_in_flight", "Requests at a member", &["pool", "member"])?,
-            member_connections: make.gauges("tidegate_member_connections", "Open connections to a member", &["pool", "member"])?,
-            probes: make.counters("tidegate_probes_total", "Health probes, by result", &["pool", "member", "result"])?,
-            tokens_refused: make.counters("tidegate_tokens_refused_total", "Token requests that were refused, by reason", &["reason"])?,
+            first_byte: make.histograms(
+                "tidegate_first_byte_seconds",
+                "From sending a request to a member to the head of its answer",
+                &["pool", "member"],
+            )?,
+            errors: make.counters(
+                "tidegate_errors_total",
+                "Requests that were refused or broken off, by kind",
+                &["kind"],
+            )?,
+            member_state: make.gauges(
+                "tidegate_member_state",
+                "1 for the state that a member is in",
+                &["pool", "member", "state"],
+            )?,
+            member_in_flight: make.gauges(
+                "tidegate_member_requests_in_flight",
+                "Requests at a member",
+                &["pool", "member"],
+            )?,
+            member_connections: make.gauges(
+                "tidegate_member_connections",
+                "Open connections to a member",
+                &["pool", "member"],
+            )?,
+            probes: make.counters(
+                "tidegate_probes_total",
+                "Health probes, by result",
+                &["pool", "member", "result"],
+            )?,
+            tokens_refused: make.counters(
+                "tidegate_tokens_refused_total",
+                "Token requests that were refused, by reason",
+                &["reason"],
+            )?,
             pins: make.counters("tidegate_upload_pins_total", "Upload sessions, by event", &["event"])?,
-            certificate_expiry: make.gauges("tidegate_certificate_expiry_timestamp_seconds", "When a certificate ends, seconds since the epoch", &["certificate"])?,
+            certificate_expiry: make.gauges(
+                "tidegate_certificate_expiry_timestamp_seconds",
+                "When a certificate ends, seconds since the epoch",
+                &["certificate"],
+            )?,
             reloads: make.counters("tidegate_reloads_total", "Reloads, by result", &["result"])?,
             requests_in_flight: make.gauge("tidegate_requests_in_flight", "Requests that have not ended")?,
             connections: make.gauge("tidegate_connections", "Open downstream connections")?,
-            handshakes_failed: make.counter("tidegate_tls_handshakes_failed_total", "TLS handshakes that failed or took too long")?,
-            connections_timed_out: make.counter("tidegate_connections_timed_out_total", "Downstream connections ended by a deadline")?,
+            handshakes_failed: make.counter(
+                "tidegate_tls_handshakes_failed_total",
+                "TLS handshakes that failed or took too long",
+            )?,
+            connections_timed_out: make.counter(
+                "tidegate_connections_timed_out_total",
+                "Downstream connections ended by a deadline",
+            )?,
             panics: make.counter("tidegate_panics_total", "Requests that ended by a panic; each is a bug")?,
             tokens_issued: make.counter("tidegate_tokens_issued_total", "Client tokens issued")?,
-            foreign_keys: make.counter("tidegate_foreign_key_tokens_total", "Tokens of our issuer under a key that is not in the ring")?,
-            upload_grace: make.counter("tidegate_upload_grace_requests_total", "Upload requests that went on after their bearer's end")?,
-            generation: make.gauge("tidegate_config_generation", "Generation of the configuration in force")?,
-            access_log_dropped: make.gauge("tidegate_access_log_dropped_lines", "Access log lines dropped because the queue was full")?,
+            foreign_keys: make.counter(
+                "tidegate_foreign_key_tokens_total",
+                "Tokens of our issuer under a key that is not in the ring",
+            )?,
+            upload_grace: make.counter(
+                "tidegate_upload_grace_requests_total",
+                "Upload requests that went on after their bearer's end",
+            )?,
+            generation: make
+                .gauge("tidegate_config_generation", "Generation of the configuration in force")?,
+            access_log_dropped: make.gauge(
+                "tidegate_access_log_dropped_lines",
+                "Access log lines dropped because the queue was full",
+            )?,
             registry,
         }))
     }
@@ -333,7 +398,8 @@ impl Metrics {
         MemberMetrics {
             counters: StatusCounters::new(pool, member),
             first_byte: self.first_byte.with_label_values(&[pool, member]),
-            state: MemberStatus::ALL.map(|state| self.member_state.with_label_values(&[pool, member, state.as_str()])),
+            state: MemberStatus::ALL
+                .map(|state| self.member_state.with_label_values(&[pool, member, state.as_str()])),
             probes: results.map(|result| self.probes.with_label_values(&[pool, member, result.as_str()])),
             in_flight: self.member_in_flight.with_label_values(&[pool, member]),
             connections: self.member_connections.with_label_values(&[pool, member]),
@@ -423,7 +489,10 @@ impl Maker<'_> {
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
-        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(TIME_BUCKETS.to_vec()), labels)?)
+        self.register(HistogramVec::new(
+            HistogramOpts::new(name, help).buckets(TIME_BUCKETS.to_vec()),
+            labels,
+        )?)
     }
 
     fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
@@ -434,7 +503,10 @@ impl Maker<'_> {
         self.register(IntGauge::new(name, help)?)
     }
 
-    fn register<C: prometheus::core::Collector + Clone + 'static>(&self, metric: C) -> Result<C, prometheus::Error> {
+    fn register<C: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        metric: C,
+    ) -> Result<C, prometheus::Error> {
         self.0.register(Box::new(metric.clone()))?;
         Ok(metric)
     }

@@ -8,7 +8,7 @@ mod settings;
 pub use access_log::{AccessLog, AccessRecord, Phases};
 pub use logging::{LogGuards, init as init_logging};
 pub use metrics::{
-    CertificateLabel, Direction, ErrorKind, GaugeGuard, MemberMetrics, MemberStatus, Metrics, PinEvent, ProbeResult,
-    ReloadResult, TokenRefusal,
+    CertificateLabel, Direction, ErrorKind, GaugeGuard, MemberMetrics, MemberStatus, Metrics, PinEvent,
+    ProbeResult, ReloadResult, TokenRefusal,
 };
 pub use settings::*;

@@ -113,7 +113,11 @@ impl TokenService {
         self.mint(snapshot, client.subject, &granted, parameters.by_post)
     }
 
-    async fn authenticate(&self, snapshot: &Snapshot, parameters: &TokenParameters) -> Result<Subject, TokenRequestError> {
+    async fn authenticate(
+        &self,
+        snapshot: &Snapshot,
+        parameters: &TokenParameters,
+    ) -> Result<Subject, TokenRequestError> {
         let (user, password) = match &parameters.credentials {
             Credentials::Basic { user, password } => (user, password),
             // Without scope it is a login, and a login without a password has failed.
@@ -121,7 +125,11 @@ impl TokenService {
                 return Err(TokenRequestError::NoCredentials);
             }
             Credentials::None => return Ok(Subject::anonymous()),
-            Credentials::Bearer(_) => return Err(TokenRequestError::Malformed("a bearer token cannot be exchanged for another; send user and password")),
+            Credentials::Bearer(_) => {
+                return Err(TokenRequestError::Malformed(
+                    "a bearer token cannot be exchanged for another; send user and password",
+                ));
+            }
         };
         if parameters.account.as_ref().is_some_and(|account| account != user) {
             return Err(TokenRequestError::Malformed("`account` is not the user of the credentials"));
@@ -133,7 +141,13 @@ impl TokenService {
         }
     }
 
-    fn mint(&self, snapshot: &Snapshot, subject: Subject, granted: &[ResourceAccess], by_post: bool) -> Result<IssuedToken, TokenRequestError> {
+    fn mint(
+        &self,
+        snapshot: &Snapshot,
+        subject: Subject,
+        granted: &[ResourceAccess],
+        by_post: bool,
+    ) -> Result<IssuedToken, TokenRequestError> {
         let now = unix_now();
         let lifetime = self.settings.lifetime.as_secs();
         let expires_at = now.saturating_add(lifetime).saturating_add(self.settings.expiry_margin.as_secs());

@@ -62,7 +62,8 @@ impl TokenParameters {
     /// Reads the query of a GET.
     #[must_use]
     pub fn from_query(query: &str, header: Credentials) -> Self {
-        let mut parameters = Self { credentials: header, account: None, service: None, scopes: Vec::new(), by_post: false };
+        let mut parameters =
+            Self { credentials: header, account: None, service: None, scopes: Vec::new(), by_post: false };
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             parameters.take(&key, &value);
         }
@@ -74,7 +75,8 @@ impl TokenParameters {
     /// # Errors
     /// [`TokenRequestError`] for a grant that is not served.
     pub fn from_form(form: &[u8], header: Credentials) -> Result<Self, TokenRequestError> {
-        let mut parameters = Self { credentials: header, account: None, service: None, scopes: Vec::new(), by_post: true };
+        let mut parameters =
+            Self { credentials: header, account: None, service: None, scopes: Vec::new(), by_post: true };
         let (mut grant, mut user, mut password) = (None, None, None);
         for (key, value) in form_urlencoded::parse(form) {
             match key.as_ref() {
@@ -133,7 +135,10 @@ mod tests {
     #[test]
     fn grants_that_are_not_served_are_named() {
         let parse = |form: &str| TokenParameters::from_form(form.as_bytes(), Credentials::None);
-        assert!(matches!(parse("grant_type=refresh_token&refresh_token=x"), Err(TokenRequestError::UnsupportedGrant)));
+        assert!(matches!(
+            parse("grant_type=refresh_token&refresh_token=x"),
+            Err(TokenRequestError::UnsupportedGrant)
+        ));
         assert!(matches!(parse("username=a&password=b"), Err(TokenRequestError::Malformed(_))));
         assert!(matches!(parse("grant_type=password&username=a"), Err(TokenRequestError::Malformed(_))));
         let basic = Credentials::Basic { user: "eve".to_owned(), password: SecretString::from("x") };

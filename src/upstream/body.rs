@@ -127,7 +127,10 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Self::Stream { incoming, progress, idle } = self.get_mut() else { return Poll::Ready(None) };
         progress.polled.store(true, Ordering::Release);
         match Pin::new(&mut *incoming).poll_frame(cx) {

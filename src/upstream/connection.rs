@@ -109,7 +109,10 @@ impl Lease {
     ///
     /// # Errors
     /// [`SendError`], with the request if it was never sent.
-    pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Box<SendError>> {
+    pub async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Box<SendError>> {
         self.sender.try_send_request(request).await.map_err(|mut failed| {
             let unsent = failed.take_message();
             Box::new(SendError { error: failed.into_error(), unsent })
@@ -130,7 +133,13 @@ impl Lease {
 impl Connections {
     /// Connections to `target` for `workers` workers.
     #[must_use]
-    pub fn new(target: Target, limits: UpstreamLimits, workers: usize, drivers: TaskTracker, gauge: IntGauge) -> Arc<Self> {
+    pub fn new(
+        target: Target,
+        limits: UpstreamLimits,
+        workers: usize,
+        drivers: TaskTracker,
+        gauge: IntGauge,
+    ) -> Arc<Self> {
         Arc::new(Self {
             target,
             permits: Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS))),
@@ -176,7 +185,10 @@ impl Connections {
     ///
     /// # Errors
     /// [`UpstreamError`] when no connection can be made.
-    pub async fn connect_for_probe(&self, deadline: Instant) -> Result<SendRequest<RequestBody>, UpstreamError> {
+    pub async fn connect_for_probe(
+        &self,
+        deadline: Instant,
+    ) -> Result<SendRequest<RequestBody>, UpstreamError> {
         let uncounted = Arc::new(Slots { open: AtomicUsize::new(1), freed: Notify::new() });
         self.connect(Slot(uncounted), deadline).await
     }
@@ -239,11 +251,18 @@ impl Connections {
 
     fn slot(&self) -> Option<Slot> {
         let max = self.limits.connections_max;
-        let taken = self.open.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < max).then_some(open + 1));
+        let taken = self
+            .open
+            .open
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < max).then_some(open + 1));
         taken.is_ok().then(|| Slot(Arc::clone(&self.open)))
     }
 
-    async fn connect(&self, slot: Slot, deadline: Instant) -> Result<SendRequest<RequestBody>, UpstreamError> {
+    async fn connect(
+        &self,
+        slot: Slot,
+        deadline: Instant,
+    ) -> Result<SendRequest<RequestBody>, UpstreamError> {
         let gauge = GaugeGuard::new(&self.gauge);
         match timeout_at(deadline, self.handshake(slot, gauge)).await {
             Ok(Ok(sender)) => Ok(sender),
@@ -252,7 +271,11 @@ impl Connections {
         }
     }
 
-    async fn handshake(&self, slot: Slot, gauge: GaugeGuard) -> Result<SendRequest<RequestBody>, UpstreamFault> {
+    async fn handshake(
+        &self,
+        slot: Slot,
+        gauge: GaugeGuard,
+    ) -> Result<SendRequest<RequestBody>, UpstreamFault> {
         let address = &self.target.address;
         let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
         stream.set_nodelay(true)?;
@@ -267,7 +290,12 @@ impl Connections {
         }
     }
 
-    async fn drive<IO>(&self, io: IO, slot: Slot, gauge: GaugeGuard) -> Result<SendRequest<RequestBody>, UpstreamFault>
+    async fn drive<IO>(
+        &self,
+        io: IO,
+        slot: Slot,
+        gauge: GaugeGuard,
+    ) -> Result<SendRequest<RequestBody>, UpstreamFault>
     where
         IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {

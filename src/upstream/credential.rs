@@ -67,12 +67,17 @@ impl Credential {
     ///
     /// # Errors
     /// [`KeyError`] when a token credential comes without keys.
-    pub fn build(settings: &CredentialSettings, keys: Option<MemberKeys>, entries_max: u64) -> Result<Self, KeyError> {
+    pub fn build(
+        settings: &CredentialSettings,
+        keys: Option<MemberKeys>,
+        entries_max: u64,
+    ) -> Result<Self, KeyError> {
         match settings {
             CredentialSettings::None => Ok(Self::None),
             CredentialSettings::Basic { user, password } => {
                 let pair = BASE64.encode(format!("{user}:{}", password.expose_secret()).as_bytes());
-                let mut value = HeaderValue::try_from(format!("Basic {pair}")).map_err(|_| KeyError::Unsupported)?;
+                let mut value =
+                    HeaderValue::try_from(format!("Basic {pair}")).map_err(|_| KeyError::Unsupported)?;
                 value.set_sensitive(true);
                 Ok(Self::Basic(value))
             }
@@ -83,7 +88,8 @@ impl Credential {
                     kid: token.kid,
                     x5c: token.x5c,
                 };
-                let cache = Cache::builder().max_capacity(entries_max).time_to_live(token.lifetime / 2).build();
+                let cache =
+                    Cache::builder().max_capacity(entries_max).time_to_live(token.lifetime / 2).build();
                 Ok(Self::Token(Box::new(TokenCredential {
                     tokens,
                     lifetime: token.lifetime,
@@ -111,7 +117,12 @@ impl Credential {
     ///
     /// # Errors
     /// [`KeyError`] when a token cannot be minted.
-    pub fn authorization(&self, subject: &Subject, access: &MemberAccess, now: u64) -> Result<Option<HeaderValue>, KeyError> {
+    pub fn authorization(
+        &self,
+        subject: &Subject,
+        access: &MemberAccess,
+        now: u64,
+    ) -> Result<Option<HeaderValue>, KeyError> {
         match self {
             Self::None => Ok(None),
             Self::Basic(value) => Ok(Some(value.clone())),
@@ -160,7 +171,12 @@ impl TokenCredential {
     ///
     /// # Errors
     /// [`KeyError`] when it cannot be minted.
-    pub fn probe_authorization(&self, key: &SigningKey, access: &MemberAccess, now: u64) -> Result<HeaderValue, KeyError> {
+    pub fn probe_authorization(
+        &self,
+        key: &SigningKey,
+        access: &MemberAccess,
+        now: u64,
+    ) -> Result<HeaderValue, KeyError> {
         let subject = Subject::new("tidegate", "probe").map_err(|_| KeyError::Unsupported)?;
         self.mint(key, &subject, access, now)
     }
@@ -178,7 +194,12 @@ impl TokenCredential {
         }
     }
 
-    fn authorization(&self, subject: &Subject, access: &MemberAccess, now: u64) -> Result<HeaderValue, KeyError> {
+    fn authorization(
+        &self,
+        subject: &Subject,
+        access: &MemberAccess,
+        now: u64,
+    ) -> Result<HeaderValue, KeyError> {
         let key = self.signing_key(now).ok_or(KeyError::Unsupported)?;
         let cache_key =
             CacheKey { subject: subject.clone(), access: access.clone(), key: key.thumbprint_shared() };
@@ -190,7 +211,13 @@ impl TokenCredential {
         Ok(value)
     }
 
-    fn mint(&self, key: &SigningKey, subject: &Subject, access: &MemberAccess, now: u64) -> Result<HeaderValue, KeyError> {
+    fn mint(
+        &self,
+        key: &SigningKey,
+        subject: &Subject,
+        access: &MemberAccess,
+        now: u64,
+    ) -> Result<HeaderValue, KeyError> {
         let access: Vec<ResourceAccess> = access.target.iter().chain(&access.source).cloned().collect();
         let expires_at = now.saturating_add(self.lifetime.as_secs());
         let validity = Validity { issued_at: now, expires_at, jti: crate::random::token_id() };

@@ -89,10 +89,19 @@ impl Member {
     /// A member that was not probed yet.
     #[must_use]
     pub fn new(parts: MemberParts) -> Self {
-        let MemberParts { name, pool, address, host, weight, connections, credential, metrics, probe } = parts;
+        let MemberParts { name, pool, address, host, weight, connections, credential, metrics, probe } =
+            parts;
         metrics.set_state(MemberStatus::Starting);
         Self {
-            name, pool, address, host, weight, connections, credential, metrics, probe,
+            name,
+            pool,
+            address,
+            host,
+            weight,
+            connections,
+            credential,
+            metrics,
+            probe,
             probe_now: Notify::new(),
             control: tokio::sync::Mutex::new(None),
             status: AtomicU8::new(Status::Starting as u8),
@@ -104,7 +113,8 @@ impl Member {
     /// Where it stands.
     #[must_use]
     pub fn status(&self) -> Status {
-        const ALL: [Status; 4] = [Status::Starting, Status::Healthy, Status::Unhealthy, Status::CredentialFault];
+        const ALL: [Status; 4] =
+            [Status::Starting, Status::Healthy, Status::Unhealthy, Status::CredentialFault];
         ALL[usize::from(self.status.load(Ordering::Acquire)) % ALL.len()]
     }
 

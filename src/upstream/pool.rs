@@ -85,10 +85,13 @@ impl Pools {
         let mut by_member = HashMap::new();
         for (at, pool) in settings.iter().enumerate() {
             let build = |member: &MemberSettings| {
-                build_member(pool, member, shared).map_err(|problem| BuildError { member: member.name.clone(), problem })
+                build_member(pool, member, shared)
+                    .map_err(|problem| BuildError { member: member.name.clone(), problem })
             };
             let members = pool.members.iter().map(build).collect::<Result<Vec<_>, _>>()?;
-            by_member.extend(members.iter().map(|member| (member.name.as_str().to_owned(), (at, Arc::clone(member)))));
+            by_member.extend(
+                members.iter().map(|member| (member.name.as_str().to_owned(), (at, Arc::clone(member)))),
+            );
             pools.push(Arc::new(Pool { name: pool.name.clone(), limits: pool.limits.clone(), members }));
         }
         Ok(Self { pools, by_member })
@@ -137,7 +140,11 @@ impl Pool {
     }
 }
 
-fn build_member(pool: &PoolSettings, settings: &MemberSettings, shared: &Shared) -> Result<Arc<Member>, BuildProblem> {
+fn build_member(
+    pool: &PoolSettings,
+    settings: &MemberSettings,
+    shared: &Shared,
+) -> Result<Arc<Member>, BuildProblem> {
     let metrics = shared.metrics.member(pool.name.as_str(), settings.name.as_str());
     let target = Target {
         member: settings.name.clone(),
@@ -173,7 +180,9 @@ fn member_keys(source: &MemberKeySource, shared: &Shared) -> Result<MemberKeys, 
         MemberKeySource::Ring => return Ok(MemberKeys::Ring(Arc::clone(&shared.member_ring))),
         MemberKeySource::File { key, certificate } => (key, certificate),
     };
-    let read = |path: &Path| std::fs::read(path).map_err(|error| BuildProblem::KeyFile(path.display().to_string(), error));
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|error| BuildProblem::KeyFile(path.display().to_string(), error))
+    };
     let pem = read(key)?;
     let certificate = match certificate {
         None => None,

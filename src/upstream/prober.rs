@@ -136,7 +136,11 @@ async fn probe_with_keys(member: &Member, token: &TokenCredential, deadline: Ins
         match last.observation {
             Observation::Good => {
                 if token.unproven_key(now).is_some_and(|wanted| wanted.thumbprint() == key.thumbprint()) {
-                    tracing::info!(member = member.name.as_str(), key = key.thumbprint(), "member accepts the signing key");
+                    tracing::info!(
+                        member = member.name.as_str(),
+                        key = key.thumbprint(),
+                        "member accepts the signing key"
+                    );
                 }
                 token.set_proven(key);
                 return last;
@@ -156,9 +160,9 @@ async fn probe_ping(member: &Member, authorization: Option<HeaderValue>, deadlin
     };
     match answer.status() {
         StatusCode::OK => Seen::good(),
-        StatusCode::UNAUTHORIZED if with_credential => {
-            Seen::refused("the member answered 401 to our own credential: the configured credential is wrong, or the member does not trust our key")
-        }
+        StatusCode::UNAUTHORIZED if with_credential => Seen::refused(
+            "the member answered 401 to our own credential: the configured credential is wrong, or the member does not trust our key",
+        ),
         StatusCode::UNAUTHORIZED if answer.headers().contains_key(WWW_AUTHENTICATE) => Seen::good(),
         status => Seen::bad(format!("GET /v2/ was answered {status}")),
     }
@@ -179,7 +183,9 @@ async fn probe_canary(member: &Member, deadline: Instant) -> Seen {
     };
     match ask(member, &canary, authorization, deadline).await {
         Ok(answer) if answer.status() == StatusCode::OK => Seen::good(),
-        Ok(answer) => Seen::bad(format!("the canary {repository} {reference} was answered {}", answer.status())),
+        Ok(answer) => {
+            Seen::bad(format!("the canary {repository} {reference} was answered {}", answer.status()))
+        }
         Err(problem) => Seen::bad(problem),
     }
 }
@@ -203,7 +209,10 @@ async fn check_open(member: &Member) {
 
 fn authorization(member: &Member, access: &MemberAccess) -> Result<Option<HeaderValue>, String> {
     let probe = Subject::new("tidegate", "probe").map_err(|error| error.to_string())?;
-    member.credential.authorization(&probe, access, unix_now()).map_err(|error| format!("no token can be minted: {error}"))
+    member
+        .credential
+        .authorization(&probe, access, unix_now())
+        .map_err(|error| format!("no token can be minted: {error}"))
 }
 
 async fn ask(
@@ -221,7 +230,8 @@ async fn ask(
         }
         text
     };
-    let mut sender = member.connections.connect_for_probe(deadline).await.map_err(|error| describe(&error))?;
+    let mut sender =
+        member.connections.connect_for_probe(deadline).await.map_err(|error| describe(&error))?;
     let is_head = matches!(request, RegistryRequest::Manifest { .. });
     let mut probe = Request::builder()
         .method(if is_head { Method::HEAD } else { Method::GET })

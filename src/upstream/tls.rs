@@ -36,7 +36,10 @@ pub enum MemberTlsError {
 ///
 /// # Errors
 /// [`MemberTlsError`] when a file or name is unusable.
-pub(super) fn build(address: &MemberAddress, settings: &MemberTls) -> Result<Option<(TlsConnector, ServerName<'static>)>, MemberTlsError> {
+pub(super) fn build(
+    address: &MemberAddress,
+    settings: &MemberTls,
+) -> Result<Option<(TlsConnector, ServerName<'static>)>, MemberTlsError> {
     if !address.https {
         return Ok(None);
     }
@@ -73,9 +76,7 @@ fn roots(settings: &MemberTls) -> Result<RootCertStore, MemberTlsError> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, MemberTlsError> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|source| pem_error(path, source))
+    CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|source| pem_error(path, source))
 }
 
 fn pem_error(path: &Path, source: rustls::pki_types::pem::Error) -> MemberTlsError {

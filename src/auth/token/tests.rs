@@ -120,12 +120,8 @@ fn headers_that_bring_their_own_key_or_algorithm_are_refused() {
 
 #[test]
 fn claims_have_the_form_that_every_registry_reads() {
-    let member = MemberTokens {
-        issuer: "i".to_owned(),
-        audience: "a".to_owned(),
-        kid: KidStyle::Libtrust,
-        x5c: true,
-    };
+    let member =
+        MemberTokens { issuer: "i".to_owned(), audience: "a".to_owned(), kid: KidStyle::Libtrust, x5c: true };
     let token = member.mint(&KEYS[1], &eve(), &access(), validity()).expect("minted");
     let part = |at: usize| -> serde_json::Value {
         let part = token.split('.').nth(at).expect("three parts");
@@ -137,6 +133,9 @@ fn claims_have_the_form_that_every_registry_reads() {
     assert_eq!(claims["aud"], "a", "docker-registry 2.x refuses a list");
     assert!(claims["exp"].is_u64() && claims["nbf"].is_u64() && claims["iat"].is_u64());
     assert_eq!(claims["access"][0]["actions"], serde_json::json!(["pull", "push"]));
-    assert_eq!(claims["access"][1], serde_json::json!({"type": "registry", "name": "catalog", "actions": ["*"]}));
+    assert_eq!(
+        claims["access"][1],
+        serde_json::json!({"type": "registry", "name": "catalog", "actions": ["*"]})
+    );
     assert!(claims.get("provider").is_none());
 }

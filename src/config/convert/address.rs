@@ -34,21 +34,13 @@ impl External {
 
 /// Parses `http(s)://host[:port]`.
 pub(super) fn parse_url(text: &str) -> Result<External, UrlProblem> {
-    let problem = |problem: String, fix: Fix| UrlProblem {
-        problem,
-        fix,
-        shown: true,
-    };
+    let problem = |problem: String, fix: Fix| UrlProblem { problem, fix, shown: true };
     if text.contains('@') {
         let problem = "user and password do not belong in a URL".to_owned();
         let fix = Fix::advice(
             "write http://HOST:PORT here; for a member, give `credential: { basic: { user, password } }`",
         );
-        return Err(UrlProblem {
-            problem,
-            fix,
-            shown: false,
-        });
+        return Err(UrlProblem { problem, fix, shown: false });
     }
     let Some((scheme, rest)) = text.split_once("://") else {
         let written = text.trim_start_matches('/');
@@ -66,10 +58,7 @@ pub(super) fn parse_url(text: &str) -> Result<External, UrlProblem> {
         "http" => false,
         _ => {
             let fix = Fix::Write(format!("\"http://{authority}\" or \"https://{authority}\""));
-            return Err(problem(
-                format!("{text:?} has the unknown scheme {scheme:?}"),
-                fix,
-            ));
+            return Err(problem(format!("{text:?} has the unknown scheme {scheme:?}"), fix));
         }
     };
     let Ok(host) = AllowedHost::parse(authority) else {
@@ -85,11 +74,7 @@ pub(super) fn parse_url(text: &str) -> Result<External, UrlProblem> {
         ));
     }
     if !tail.is_empty() {
-        let what = if tail.starts_with('/') {
-            "a path"
-        } else {
-            "a query or fragment"
-        };
+        let what = if tail.starts_with('/') { "a path" } else { "a query or fragment" };
         return Err(problem(
             format!("{text:?} has {what}, which is not supported"),
             Fix::Write(format!("\"{scheme}://{authority}\"")),
@@ -119,22 +104,13 @@ pub(super) fn report(cx: &mut Context<'_>, path: &KeyPath, problem: UrlProblem) 
 }
 
 /// All names under which clients may address the gateway.
-pub(super) fn hosts(
-    cx: &mut Context<'_>,
-    path: &KeyPath,
-    external: &External,
-    further: &[String],
-) -> Hosts {
+pub(super) fn hosts(cx: &mut Context<'_>, path: &KeyPath, external: &External, further: &[String]) -> Hosts {
     let mut allowed = Vec::new();
     for (at, text) in further.iter().enumerate() {
         let path = path.index(at);
         match AllowedHost::parse(text) {
             Ok(host) if host == external.host || allowed.contains(&host) => {
-                cx.warn(
-                    &path,
-                    format!("{text:?} is already in the list"),
-                    Fix::advice("remove it"),
-                );
+                cx.warn(&path, format!("{text:?} is already in the list"), Fix::advice("remove it"));
             }
             Ok(host) => allowed.push(host),
             Err(error) => {
@@ -151,17 +127,9 @@ pub(super) fn hosts(
 
 /// Whether clients may address the gateway by this name, on whatever port.
 pub(super) fn is_host_name(file: &File, name: &str) -> bool {
-    let external = parse_url(&file.external_url)
-        .map(|external| external.host)
-        .ok();
-    let further = file
-        .hosts
-        .iter()
-        .filter_map(|host| AllowedHost::parse(host).ok());
-    external
-        .into_iter()
-        .chain(further)
-        .any(|host| host.name == name)
+    let external = parse_url(&file.external_url).map(|external| external.host).ok();
+    let further = file.hosts.iter().filter_map(|host| AllowedHost::parse(host).ok());
+    external.into_iter().chain(further).any(|host| host.name == name)
 }
 
 /// Where to listen.
@@ -180,10 +148,6 @@ pub(super) fn socket(cx: &mut Context<'_>, path: &KeyPath, text: &str) -> Option
         _ if text.parse::<std::net::Ipv4Addr>().is_ok() => format!("\"{text}:8443\""),
         _ => "\"0.0.0.0:8443\"".to_owned(),
     };
-    cx.error(
-        path,
-        format!("{text:?} is not an IP address with a port"),
-        Fix::Write(fix),
-    );
+    cx.error(path, format!("{text:?} is not an IP address with a port"), Fix::Write(fix));
     None
 }

@@ -27,10 +27,7 @@ pub(super) fn credential(
                 cx.error(&path.key("user"), "not an account name", Fix::write(fix));
             }
             let password = cx.secret(&path.key("password"), &basic.password)?;
-            Some(CredentialSettings::Basic {
-                user: basic.user.clone(),
-                password,
-            })
+            Some(CredentialSettings::Basic { user: basic.user.clone(), password })
         }
         Credential::Token(token) => member_token(cx, &path.key("token"), token, tokens),
         Credential::Exchange(_) => unsupported(cx, path, "exchange"),
@@ -43,9 +40,7 @@ fn unsupported(cx: &mut Context<'_>, path: &KeyPath, kind: &str) -> Option<Crede
     cx.error(
         path,
         problem,
-        Fix::write(
-            "none, { basic: { user: NAME, password: { file: PATH } } } or { token: { key: PATH } }",
-        ),
+        Fix::write("none, { basic: { user: NAME, password: { file: PATH } } } or { token: { key: PATH } }"),
     );
     None
 }
@@ -60,11 +55,7 @@ fn member_token(
         (None, None) => MemberKeySource::Ring,
         (None, Some(_)) => {
             let fix = "add `key: PATH`, or remove `certificate` to use Tidegate's own member keys";
-            cx.error(
-                &path.key("certificate"),
-                "a certificate without its key",
-                Fix::advice(fix),
-            );
+            cx.error(&path.key("certificate"), "a certificate without its key", Fix::advice(fix));
             return None;
         }
         (Some(key), certificate) => {
@@ -86,32 +77,20 @@ fn member_token(
     }
     Some(CredentialSettings::Token(MemberTokenSettings {
         key,
-        issuer: token
-            .issuer
-            .clone()
-            .unwrap_or_else(|| tokens.issuer.clone()),
-        audience: token
-            .audience
-            .clone()
-            .unwrap_or_else(|| tokens.service.clone()),
+        issuer: token.issuer.clone().unwrap_or_else(|| tokens.issuer.clone()),
+        audience: token.audience.clone().unwrap_or_else(|| tokens.service.clone()),
         kid: match token.kid {
             Some(Kid::Libtrust) | None => KidStyle::Libtrust,
             Some(Kid::Thumbprint) => KidStyle::Thumbprint,
         },
         x5c,
-        lifetime: cx.duration(
-            &path.key("lifetime"),
-            token.lifetime,
-            Duration::from_mins(5),
-        ),
+        lifetime: cx.duration(&path.key("lifetime"), token.lifetime, Duration::from_mins(5)),
     }))
 }
 
 fn key_file(cx: &mut Context<'_>, path: &KeyPath, key: &Path, certificate: Option<&Path>) {
     let (key_path, certificate_path) = (path.key("key"), path.key("certificate"));
-    let private = cx
-        .read(&key_path, key)
-        .and_then(|pem| listeners::private_key(cx, &key_path, &pem));
+    let private = cx.read(&key_path, key).and_then(|pem| listeners::private_key(cx, &key_path, &pem));
     let Some(certificate) = certificate else {
         return;
     };

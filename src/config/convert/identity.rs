@@ -25,19 +25,9 @@ pub(super) fn settings(cx: &mut Context<'_>, root: &KeyPath, file: &File) -> Ide
     for (at, provider) in file.identity.iter().enumerate() {
         let path = path.index(at);
         let before = &file.identity[..at];
-        if before
-            .iter()
-            .any(|other| std::mem::discriminant(other) == std::mem::discriminant(provider))
-        {
-            let problem = format!(
-                "there is already a provider of the kind `{}`",
-                kind(provider)
-            );
-            cx.error(
-                &path,
-                problem,
-                Fix::advice("put its entries into the first one"),
-            );
+        if before.iter().any(|other| std::mem::discriminant(other) == std::mem::discriminant(provider)) {
+            let problem = format!("there is already a provider of the kind `{}`", kind(provider));
+            cx.error(&path, problem, Fix::advice("put its entries into the first one"));
         }
         match provider {
             Provider::Users(list) => {
@@ -45,9 +35,7 @@ pub(super) fn settings(cx: &mut Context<'_>, root: &KeyPath, file: &File) -> Ide
             }
             Provider::Htpasswd(file) => {
                 htpasswd(cx, &path.key("htpasswd"), file);
-                providers.push(ProviderSettings::Htpasswd {
-                    path: cx.resolve(file),
-                });
+                providers.push(ProviderSettings::Htpasswd { path: cx.resolve(file) });
             }
         }
     }
@@ -84,11 +72,7 @@ fn users(cx: &mut Context<'_>, path: &KeyPath, list: &[User]) -> Vec<UserSetting
         }
         for (at, group) in user.groups.iter().enumerate() {
             if group.is_empty() {
-                cx.error(
-                    &path.key("groups").index(at),
-                    "a group has no name",
-                    Fix::advice("remove it"),
-                );
+                cx.error(&path.key("groups").index(at), "a group has no name", Fix::advice("remove it"));
             }
         }
         let hash_path = path.key("password_hash");
@@ -112,9 +96,7 @@ fn users(cx: &mut Context<'_>, path: &KeyPath, list: &[User]) -> Vec<UserSetting
 }
 
 fn is_bcrypt(hash: &str) -> bool {
-    let version = ["$2a$", "$2b$", "$2y$"]
-        .iter()
-        .any(|version| hash.starts_with(version));
+    let version = ["$2a$", "$2b$", "$2y$"].iter().any(|version| hash.starts_with(version));
     let cost = hash.get(4..6).and_then(|cost| cost.parse::<u32>().ok());
     version
         && hash.len() == 60
@@ -159,11 +141,7 @@ fn htpasswd(cx: &mut Context<'_>, path: &KeyPath, file: &Path) {
         names.push(name);
     }
     if names.is_empty() {
-        cx.warn(
-            path,
-            "the file holds no user",
-            Fix::advice("add one with `htpasswd -B FILE NAME`"),
-        );
+        cx.warn(path, "the file holds no user", Fix::advice("add one with `htpasswd -B FILE NAME`"));
     }
 }
 
@@ -190,14 +168,9 @@ fn check_htpasswd_entry(name: &str, hash: &str) -> Option<(String, String)> {
     } else {
         "crypt or plain text"
     };
-    let fix = format!(
-        "only bcrypt is taken: write the line anew with `htpasswd -B FILE {}`",
-        name.escape_debug()
-    );
-    Some((
-        format!("the password of {name:?} is stored as {scheme}"),
-        fix,
-    ))
+    let fix =
+        format!("only bcrypt is taken: write the line anew with `htpasswd -B FILE {}`", name.escape_debug());
+    Some((format!("the password of {name:?} is stored as {scheme}"), fix))
 }
 
 /// Bounds on password checks. Zero turns remembering off.
@@ -207,18 +180,10 @@ pub(in crate::config) fn verify_limits(
     checks: &PasswordChecks,
 ) -> VerifyLimits {
     VerifyLimits {
-        concurrency: cx.count(
-            &path.key("concurrency"),
-            checks.concurrency,
-            listeners::cores(),
-        ) as usize,
+        concurrency: cx.count(&path.key("concurrency"), checks.concurrency, listeners::cores()) as usize,
         queue_max: cx.count(&path.key("queue_max"), checks.queue_max, 256) as usize,
-        success_ttl: checks
-            .success_ttl
-            .map_or(Duration::from_mins(5), |time| time.0),
-        failure_ttl: checks
-            .failure_ttl
-            .map_or(Duration::from_secs(10), |time| time.0),
+        success_ttl: checks.success_ttl.map_or(Duration::from_mins(5), |time| time.0),
+        failure_ttl: checks.failure_ttl.map_or(Duration::from_secs(10), |time| time.0),
         cache_entries_max: u64::from(cx.count(
             &path.key("cache_entries_max"),
             checks.cache_entries_max,

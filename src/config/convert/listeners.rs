@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use crate::config::convert::{Context, address, to_usize};
+use crate::config::convert::{Context, Scope, address, to_usize};
 use crate::config::document::KeyPath;
 use crate::config::error::Fix;
 use crate::config::file::{CertificatePair, File, Limits, Listener};
@@ -65,11 +65,7 @@ pub(super) fn server(cx: &mut Context<'_>, file: &File) -> ServerSettings {
 }
 
 /// One worker per core unless the file says otherwise.
-pub(in crate::config) fn workers(
-    cx: &mut Context<'_>,
-    path: &KeyPath,
-    workers: Option<u32>,
-) -> usize {
+pub(in crate::config) fn workers(cx: &mut Context<'_>, path: &KeyPath, workers: Option<u32>) -> usize {
     cx.count(path, workers, cores()) as usize
 }
 
@@ -84,11 +80,7 @@ fn kind(cx: &mut Context<'_>, path: &KeyPath, listener: &Listener) -> Option<Lis
     match (&listener.tls, listener.redirect) {
         (Some(_), Some(_)) => {
             let fix = "keep `tls` here and give `redirect: https` an address of its own, such as 0.0.0.0:80";
-            cx.error(
-                &path.key("redirect"),
-                "a listener with TLS cannot redirect",
-                Fix::advice(fix),
-            );
+            cx.error(&path.key("redirect"), "a listener with TLS cannot redirect", Fix::advice(fix));
             None
         }
         (Some(_) | None, _)
@@ -112,9 +104,7 @@ fn kind(cx: &mut Context<'_>, path: &KeyPath, listener: &Listener) -> Option<Lis
                 );
             }
             let pairs = tls.certificates.iter().enumerate();
-            let certificates = pairs
-                .map(|(at, pair)| certificate_pair(cx, &path.index(at), pair))
-                .collect();
+            let certificates = pairs.map(|(at, pair)| certificate_pair(cx, &path.index(at), pair)).collect();
             Some(ListenerKind::Tls(TlsSettings { certificates }))
         }
         (None, Some(_)) => Some(ListenerKind::Redirect),
@@ -130,12 +120,7 @@ pub(super) fn warn_of_plaintext(cx: &mut Context<'_>, file: &File) {
     if file.identity.is_empty() {
         return;
     }
-    for (at, listener) in file
-        .listeners
-        .iter()
-        .enumerate()
-        .filter(|(_, listener)| plain(listener))
-    {
+    for (at, listener) in file.listeners.iter().enumerate().filter(|(_, listener)| plain(listener)) {
         let path = KeyPath::default().key("listeners").index(at);
         match listener.allow_plaintext_credentials {
             Some(true) => cx.warn(
@@ -158,20 +143,17 @@ pub(in crate::config) fn certificate_pair(
     path: &KeyPath,
     pair: &CertificatePair,
 ) -> CertificateFiles {
+    let files = CertificateFiles { cert: cx.resolve(&pair.cert), key: cx.resolve(&pair.key) };
+    if cx.scope == Scope::Reload {
+        return files;
+    }
     let (cert_path, key_path) = (path.key("cert"), path.key("key"));
-    let chain = cx
-        .read(&cert_path, &pair.cert)
-        .and_then(|pem| certificates(cx, &cert_path, &pem));
-    let key = cx
-        .read(&key_path, &pair.key)
-        .and_then(|pem| private_key(cx, &key_path, &pem));
+    let chain = cx.read(&cert_path, &pair.cert).and_then(|pem| certificates(cx, &cert_path, &pem));
+    let key = cx.read(&key_path, &pair.key).and_then(|pem| private_key(cx, &key_path, &pem));
     if let (Some(chain), Some(key)) = (chain, key) {
         check_match(cx, &key_path, chain, key, &pair.cert);
     }
-    CertificateFiles {
-        cert: cx.resolve(&pair.cert),
-        key: cx.resolve(&pair.key),
-    }
+    files
 }
 
 /// The certificates of a PEM file; at least one.
@@ -184,21 +166,15 @@ pub(super) fn certificates(
         Ok(chain) if !chain.is_empty() => return Some(chain),
         Ok(_) if PrivateKeyDer::from_pem_slice(pem).is_ok() => {
             let fix = "name the certificate file here; `cert` and `key` may have changed places";
-            cx.error(
-                path,
-                "the file holds a private key, not a certificate",
-                Fix::advice(fix),
-            );
+            cx.error(path, "the file holds a private key, not a certificate", Fix::advice(fix));
         }
         Ok(_) => {
             let fix = "name a PEM file with `-----BEGIN CERTIFICATE-----`, leaf certificate first";
             cx.error(path, "the file holds no PEM certificate", Fix::advice(fix));
         }
-        Err(_) => cx.error(
-            path,
-            "the file is broken PEM",
-            Fix::advice("copy the whole certificate file again"),
-        ),
+        Err(_) => {
+            cx.error(path, "the file is broken PEM", Fix::advice("copy the whole certificate file again"))
+        }
     }
     None
 }
@@ -211,7 +187,8 @@ pub(super) fn private_key(
 ) -> Option<PrivateKeyDer<'static>> {
     let text = String::from_utf8_lossy(pem);
     if text.contains("ENCRYPTED") {
-        let fix = "remove the passphrase with `openssl pkey -in KEY -out NEW`, and protect the file by its mode";
+        let fix =
+            "remove the passphrase with `openssl pkey -in KEY -out NEW`, and protect the file by its mode";
         cx.error(path, "the private key is encrypted", Fix::advice(fix));
         return None;
     }
@@ -250,13 +227,8 @@ pub(super) fn check_match(
             );
         }
         Err(error) => {
-            let fix =
-                "use an ECDSA P-256, ECDSA P-384, Ed25519 or RSA key with an X.509 certificate";
-            cx.error(
-                path,
-                format!("certificate and key cannot be used: {error}"),
-                Fix::advice(fix),
-            );
+            let fix = "use an ECDSA P-256, ECDSA P-384, Ed25519 or RSA key with an X.509 certificate";
+            cx.error(path, format!("certificate and key cannot be used: {error}"), Fix::advice(fix));
         }
     }
 }
@@ -268,25 +240,12 @@ pub(in crate::config) fn connection_limits(
     limits: &Limits,
 ) -> ConnectionLimits {
     let seconds = Duration::from_secs;
-    let header_bytes = cx.size(
-        &path.key("header_bytes_max"),
-        limits.header_bytes_max,
-        64 * 1024,
-        HEADER_BYTES_LEAST,
-    );
+    let header_bytes =
+        cx.size(&path.key("header_bytes_max"), limits.header_bytes_max, 64 * 1024, HEADER_BYTES_LEAST);
     ConnectionLimits {
-        connections_max: cx.count(&path.key("connections_max"), limits.connections_max, 10_000)
-            as usize,
-        handshake_timeout: cx.duration(
-            &path.key("handshake_timeout"),
-            limits.handshake_timeout,
-            seconds(10),
-        ),
-        header_timeout: cx.duration(
-            &path.key("header_timeout"),
-            limits.header_timeout,
-            seconds(30),
-        ),
+        connections_max: cx.count(&path.key("connections_max"), limits.connections_max, 10_000) as usize,
+        handshake_timeout: cx.duration(&path.key("handshake_timeout"), limits.handshake_timeout, seconds(10)),
+        header_timeout: cx.duration(&path.key("header_timeout"), limits.header_timeout, seconds(30)),
         keep_alive: cx.duration(&path.key("keep_alive"), limits.keep_alive, seconds(75)),
         header_bytes_max: to_usize(header_bytes),
         headers_max: cx.count(&path.key("headers_max"), limits.headers_max, 100) as usize,

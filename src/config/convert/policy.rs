@@ -78,14 +78,7 @@ fn rule(
         );
     }
     let label = format!("policy rule {} (line {})", at + 1, cx.document.line(path));
-    Some(Rule {
-        subjects,
-        sources,
-        repository,
-        allow,
-        catalog,
-        label,
-    })
+    Some(Rule { subjects, sources, repository, allow, catalog, label })
 }
 
 /// A pattern on repositories.
@@ -99,11 +92,7 @@ pub(super) fn repository(cx: &mut Context<'_>, path: &KeyPath, text: &str) -> Op
             } else {
                 Fix::write("\"team/**\", \"team/*\", \"${user}/**\" or \"**\"")
             };
-            cx.error(
-                path,
-                format!("{text:?} is not a repository pattern: {error}"),
-                fix,
-            );
+            cx.error(path, format!("{text:?} is not a repository pattern: {error}"), fix);
             None
         }
     }
@@ -129,11 +118,7 @@ fn subjects(
     match (rule.anonymous.is_some(), rule.everybody.is_some(), named) {
         (false, false, false) => {
             let fix = "add `user: \"*\"` (everybody with a password), `anonymous: true`, `everybody: true`, `group: NAME` or `user: NAME`";
-            cx.error(
-                path,
-                "the rule does not say whom it is about",
-                Fix::advice(fix),
-            );
+            cx.error(path, "the rule does not say whom it is about", Fix::advice(fix));
             None
         }
         (true, false, false) => Some(SubjectMatch::Anonymous),
@@ -159,18 +144,18 @@ fn authenticated(
     identity: &IdentitySettings,
 ) -> Option<SubjectMatch> {
     let user_path = path.key("user");
-    let (prefix, name) = match rule.user.as_deref().map(|user| {
-        user.split_once('/')
-            .map_or((None, user), |(provider, name)| (Some(provider), name))
-    }) {
+    let (prefix, name) = match rule
+        .user
+        .as_deref()
+        .map(|user| user.split_once('/').map_or((None, user), |(provider, name)| (Some(provider), name)))
+    {
         Some((prefix, name)) => (prefix, Some(name)),
         None => (None, None),
     };
     if let (Some(prefix), Some(provider)) = (prefix, &rule.provider)
         && prefix != provider
     {
-        let problem =
-            format!("the user is of the provider {prefix:?}, but `provider` says {provider:?}");
+        let problem = format!("the user is of the provider {prefix:?}, but `provider` says {provider:?}");
         cx.error(
             &path.key("provider"),
             problem,
@@ -178,20 +163,10 @@ fn authenticated(
         );
         return None;
     }
-    let provider_path = if prefix.is_some() {
-        user_path.clone()
-    } else {
-        path.key("provider")
-    };
+    let provider_path = if prefix.is_some() { user_path.clone() } else { path.key("provider") };
     let provider = prefix.or(rule.provider.as_deref());
     if let Some(provider) = provider {
-        check_provider(
-            cx,
-            &provider_path,
-            provider,
-            name.filter(|_| prefix.is_some()),
-            identity,
-        )?;
+        check_provider(cx, &provider_path, provider, name.filter(|_| prefix.is_some()), identity)?;
     }
     let user = match name {
         Some(name) => Some(account(cx, &user_path, name)?),
@@ -237,15 +212,9 @@ fn check_provider(
 ) -> Option<()> {
     let suffix = name.map(|name| format!("/{name}")).unwrap_or_default();
     if !PROVIDERS.contains(&provider) {
-        let fix = nearest(provider, PROVIDERS).map_or_else(
-            || format!("users{suffix} or htpasswd{suffix}"),
-            |near| format!("{near}{suffix}"),
-        );
-        cx.error(
-            path,
-            format!("there is no provider {provider:?}"),
-            Fix::Write(fix),
-        );
+        let fix = nearest(provider, PROVIDERS)
+            .map_or_else(|| format!("users{suffix} or htpasswd{suffix}"), |near| format!("{near}{suffix}"));
+        cx.error(path, format!("there is no provider {provider:?}"), Fix::Write(fix));
         return None;
     }
     let configured = identity.providers.iter().any(|settings| match settings {
@@ -271,24 +240,17 @@ fn check_user(
     provider: Option<&str>,
     identity: &IdentitySettings,
 ) -> Option<()> {
-    let htpasswd = identity
-        .providers
-        .iter()
-        .any(|provider| matches!(provider, ProviderSettings::Htpasswd { .. }));
+    let htpasswd =
+        identity.providers.iter().any(|provider| matches!(provider, ProviderSettings::Htpasswd { .. }));
     let listed = identity.providers.iter().any(|provider| match provider {
         ProviderSettings::Users(users) => users.iter().any(|user| user.name == name),
         ProviderSettings::Htpasswd { .. } => false,
     });
     match provider {
         None if listed && htpasswd => {
-            let problem = format!(
-                "two providers can know the user {name:?}, so nobody can tell which one is meant"
-            );
-            cx.error(
-                path,
-                problem,
-                Fix::Write(format!("users/{name} or htpasswd/{name}")),
-            );
+            let problem =
+                format!("two providers can know the user {name:?}, so nobody can tell which one is meant");
+            cx.error(path, problem, Fix::Write(format!("users/{name} or htpasswd/{name}")));
             return None;
         }
         None if !listed && !htpasswd => warn_of_user(cx, path, name),
@@ -307,21 +269,14 @@ fn warn_of_user(cx: &mut Context<'_>, path: &KeyPath, name: &str) {
 }
 
 fn check_group(cx: &mut Context<'_>, path: &KeyPath, group: &str, identity: &IdentitySettings) {
-    let groups = identity
-        .providers
-        .iter()
-        .flat_map(|provider| match provider {
-            ProviderSettings::Users(users) => users.as_slice(),
-            ProviderSettings::Htpasswd { .. } => &[],
-        });
-    let groups: Vec<&str> = groups
-        .flat_map(|user| user.groups.iter().map(String::as_str))
-        .collect();
+    let groups = identity.providers.iter().flat_map(|provider| match provider {
+        ProviderSettings::Users(users) => users.as_slice(),
+        ProviderSettings::Htpasswd { .. } => &[],
+    });
+    let groups: Vec<&str> = groups.flat_map(|user| user.groups.iter().map(String::as_str)).collect();
     if !groups.contains(&group) {
-        let fix = nearest(group, groups).map_or_else(
-            || Fix::advice("add the group to a user's `groups`"),
-            Fix::write,
-        );
+        let fix = nearest(group, groups)
+            .map_or_else(|| Fix::advice("add the group to a user's `groups`"), Fix::write);
         cx.warn(path, format!("no user is in the group {group:?}"), fix);
     }
 }
@@ -331,11 +286,7 @@ fn source(cx: &mut Context<'_>, path: &KeyPath, text: &str) -> Option<IpNet> {
         Ok(net) if net == net.trunc() => return Some(net),
         Ok(net) => {
             let problem = format!("{text:?} has address bits behind its prefix length");
-            cx.error(
-                path,
-                problem,
-                Fix::Write(format!("{:?}", net.trunc().to_string())),
-            );
+            cx.error(path, problem, Fix::Write(format!("{:?}", net.trunc().to_string())));
         }
         Err(_) => {
             let fix = text.parse().map_or_else(
@@ -363,13 +314,8 @@ fn actions(cx: &mut Context<'_>, path: &KeyPath, words: &[String]) -> (Actions, 
                     "remove" | "rm" => Some("delete"),
                     _ => nearest(word, known()),
                 };
-                let fix =
-                    synonym.map_or_else(|| known().collect::<Vec<_>>().join(" | "), str::to_owned);
-                cx.error(
-                    &path.index(at),
-                    format!("{word:?} is not an action"),
-                    Fix::Write(fix),
-                );
+                let fix = synonym.map_or_else(|| known().collect::<Vec<_>>().join(" | "), str::to_owned);
+                cx.error(&path.index(at), format!("{word:?} is not an action"), Fix::Write(fix));
             }
         }
     }
@@ -398,25 +344,12 @@ fn is_wider(wide: &SubjectMatch, narrow: &SubjectMatch) -> bool {
     match (wide, narrow) {
         (SubjectMatch::Everybody, _) | (SubjectMatch::Anonymous, SubjectMatch::Anonymous) => true,
         (
-            SubjectMatch::Authenticated {
-                user,
-                group,
-                provider,
-            },
-            SubjectMatch::Authenticated {
-                user: narrow_user,
-                group: narrow_group,
-                provider: narrow_provider,
-            },
+            SubjectMatch::Authenticated { user, group, provider },
+            SubjectMatch::Authenticated { user: narrow_user, group: narrow_group, provider: narrow_provider },
         ) => {
-            user.as_ref()
-                .is_none_or(|user| user.to_string() == "*" || Some(user) == narrow_user.as_ref())
-                && group
-                    .as_ref()
-                    .is_none_or(|group| Some(group) == narrow_group.as_ref())
-                && provider
-                    .as_ref()
-                    .is_none_or(|provider| Some(provider) == narrow_provider.as_ref())
+            user.as_ref().is_none_or(|user| user.to_string() == "*" || Some(user) == narrow_user.as_ref())
+                && group.as_ref().is_none_or(|group| Some(group) == narrow_group.as_ref())
+                && provider.as_ref().is_none_or(|provider| Some(provider) == narrow_provider.as_ref())
         }
         (SubjectMatch::Anonymous | SubjectMatch::Authenticated { .. }, _) => false,
     }

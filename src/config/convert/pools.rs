@@ -9,8 +9,8 @@ use crate::config::file::{File, Health, Member, MemberTls as TlsKeys, Pool, Stor
 use crate::registry::{Reference, RepositoryName};
 use crate::token_service::TokenSettings;
 use crate::upstream::{
-    CredentialSettings, HealthSettings, MemberAddress, MemberName, MemberSettings, MemberTls,
-    PoolName, PoolSettings, UpstreamLimits,
+    CredentialSettings, HealthSettings, MemberAddress, MemberName, MemberSettings, MemberTls, PoolName,
+    PoolSettings, UpstreamLimits,
 };
 
 const WEIGHT_MAX: u32 = 100;
@@ -30,12 +30,7 @@ pub(super) fn pools(
         cx.error(path, "there is no pool", Fix::advice(fix));
     }
     check_names(cx, path, &file.pools);
-    let default_limits = upstream_limits(
-        cx,
-        &KeyPath::default().key("upstream"),
-        &file.upstream,
-        None,
-    );
+    let default_limits = upstream_limits(cx, &KeyPath::default().key("upstream"), &file.upstream, None);
     let mut pools = Vec::new();
     for (at, pool) in file.pools.iter().enumerate() {
         let path = path.index(at);
@@ -45,41 +40,22 @@ pub(super) fn pools(
         }
         if pool.members.is_empty() {
             let fix = "add `members: [{ name: node1, url: \"http://10.0.0.11:5000\" }]`";
-            cx.error(
-                &path.key("members"),
-                "the pool has no members",
-                Fix::advice(fix),
-            );
+            cx.error(&path.key("members"), "the pool has no members", Fix::advice(fix));
         }
-        let shared = pool.credential.as_ref().and_then(|credential| {
-            credentials::credential(cx, &path.key("credential"), credential, tokens)
-        });
+        let shared = pool
+            .credential
+            .as_ref()
+            .and_then(|credential| credentials::credential(cx, &path.key("credential"), credential, tokens));
         let members = pool.members.iter().enumerate();
         let members: Vec<_> = members
             .filter_map(|(at, member)| {
-                convert_member(
-                    cx,
-                    &path.key("members").index(at),
-                    member,
-                    shared.as_ref(),
-                    tokens,
-                )
+                convert_member(cx, &path.key("members").index(at), member, shared.as_ref(), tokens)
             })
             .collect();
         let health = health(cx, &path.key("health"), &pool.health);
-        let limits = upstream_limits(
-            cx,
-            &path.key("upstream"),
-            &pool.upstream,
-            Some(&default_limits),
-        );
+        let limits = upstream_limits(cx, &path.key("upstream"), &pool.upstream, Some(&default_limits));
         if let Ok(name) = PoolName::try_from(pool.name.as_str()) {
-            pools.push(PoolSettings {
-                name,
-                members,
-                health,
-                limits,
-            });
+            pools.push(PoolSettings { name, members, health, limits });
         }
     }
     pools
@@ -114,28 +90,16 @@ fn check_names(cx: &mut Context<'_>, path: &KeyPath, pools: &[Pool]) {
         let path = path.index(at);
         let name_path = path.key("name");
         if PoolName::try_from(pool.name.as_str()).is_err() {
-            cx.error(
-                &name_path,
-                format!("{:?} is not a pool name", pool.name),
-                Fix::write(NAME_RULE),
-            );
+            cx.error(&name_path, format!("{:?} is not a pool name", pool.name), Fix::write(NAME_RULE));
         }
         if pools[..at].iter().any(|other| other.name == pool.name) {
             let fix = Fix::Write(format!("another name, such as {}{}", pool.name, at + 1));
-            cx.error(
-                &name_path,
-                format!("there is already a pool {:?}", pool.name),
-                fix,
-            );
+            cx.error(&name_path, format!("there is already a pool {:?}", pool.name), fix);
         }
         for (at, member) in pool.members.iter().enumerate() {
             let path = path.key("members").index(at).key("name");
             if MemberName::try_from(member.name.as_str()).is_err() {
-                cx.error(
-                    &path,
-                    format!("{:?} is not a member name", member.name),
-                    Fix::write(NAME_RULE),
-                );
+                cx.error(&path, format!("{:?} is not a member name", member.name), Fix::write(NAME_RULE));
             }
             if let Some((_, other)) = members.iter().find(|(name, _)| *name == member.name) {
                 let problem = format!(
@@ -145,10 +109,7 @@ fn check_names(cx: &mut Context<'_>, path: &KeyPath, pools: &[Pool]) {
                 cx.error(
                     &path,
                     problem,
-                    Fix::Write(format!(
-                        "another name, such as {}-{}",
-                        pool.name, member.name
-                    )),
+                    Fix::Write(format!("another name, such as {}-{}", pool.name, member.name)),
                 );
             }
             members.push((&member.name, &pool.name));
@@ -178,51 +139,27 @@ fn convert_member(
             Fix::write("1"),
         );
     }
-    let tls = member
-        .tls
-        .as_ref()
-        .map(|tls| member_tls(cx, &path.key("tls"), tls))
-        .unwrap_or_default();
+    let tls = member.tls.as_ref().map(|tls| member_tls(cx, &path.key("tls"), tls)).unwrap_or_default();
     if member.tls.is_some() && address.as_ref().is_some_and(|address| !address.https) {
         let fix = "write https:// in `url`, or remove `tls`";
-        cx.error(
-            &path.key("tls"),
-            "an http member has no TLS",
-            Fix::advice(fix),
-        );
+        cx.error(&path.key("tls"), "an http member has no TLS", Fix::advice(fix));
     }
     let credential = match &member.credential {
-        Some(credential) => {
-            credentials::credential(cx, &path.key("credential"), credential, tokens)
-        }
+        Some(credential) => credentials::credential(cx, &path.key("credential"), credential, tokens),
         None => Some(shared.cloned().unwrap_or(CredentialSettings::None)),
     };
     let name = MemberName::try_from(member.name.as_str()).ok();
-    Some(MemberSettings {
-        name: name?,
-        address: address?,
-        tls,
-        weight,
-        credential: credential?,
-    })
+    Some(MemberSettings { name: name?, address: address?, tls, weight, credential: credential? })
 }
 
 /// Scheme, host and port of a member's URL.
 pub(in crate::config) fn member_address(url: &str) -> Result<MemberAddress, address::UrlProblem> {
     let parsed = address::parse_url(url)?;
-    let host = parsed
-        .host
-        .name
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_owned();
+    let host = parsed.host.name.trim_start_matches('[').trim_end_matches(']').to_owned();
     Ok(MemberAddress {
         https: parsed.https,
         host,
-        port: parsed
-            .host
-            .port
-            .unwrap_or(if parsed.https { 443 } else { 80 }),
+        port: parsed.host.port.unwrap_or(if parsed.https { 443 } else { 80 }),
     })
 }
 
@@ -254,17 +191,9 @@ fn member_tls(cx: &mut Context<'_>, path: &KeyPath, tls: &TlsKeys) -> MemberTls 
 }
 
 fn health(cx: &mut Context<'_>, path: &KeyPath, health: &Health) -> HealthSettings {
-    let interval = cx.duration(
-        &path.key("interval"),
-        health.interval,
-        Duration::from_secs(5),
-    );
+    let interval = cx.duration(&path.key("interval"), health.interval, Duration::from_secs(5));
     let fast_path = path.key("fast_interval");
-    let fast_interval = cx.duration(
-        &fast_path,
-        health.fast_interval,
-        interval.min(Duration::from_secs(1)),
-    );
+    let fast_interval = cx.duration(&fast_path, health.fast_interval, interval.min(Duration::from_secs(1)));
     if fast_interval > interval {
         let problem = format!(
             "{} is longer than the interval of healthy members, {}",
@@ -280,21 +209,13 @@ fn health(cx: &mut Context<'_>, path: &KeyPath, health: &Health) -> HealthSettin
             describe(timeout),
             describe(interval)
         );
-        cx.warn(
-            &path.key("timeout"),
-            problem,
-            Fix::Write(format!("{} or less", describe(interval))),
-        );
+        cx.warn(&path.key("timeout"), problem, Fix::Write(format!("{} or less", describe(interval))));
     }
     let canary = health.canary.as_ref().and_then(|text| {
         let canary = canary(text);
         if canary.is_none() {
             let fix = "library/canary:1 or library/canary@sha256:DIGEST";
-            cx.error(
-                &path.key("canary"),
-                format!("{text:?} does not name a manifest"),
-                Fix::write(fix),
-            );
+            cx.error(&path.key("canary"), format!("{text:?} does not name a manifest"), Fix::write(fix));
         }
         canary
     });
@@ -344,41 +265,21 @@ fn upstream_limits(
             keys.connections_max,
             number(default.connections_max),
         ) as usize,
-        queue_max: cx.count(
-            &path.key("queue_max"),
-            keys.queue_max,
-            number(default.queue_max),
-        ) as usize,
-        queue_timeout: cx.duration(
-            &path.key("queue_timeout"),
-            keys.queue_timeout,
-            default.queue_timeout,
-        ),
+        queue_max: cx.count(&path.key("queue_max"), keys.queue_max, number(default.queue_max)) as usize,
+        queue_timeout: cx.duration(&path.key("queue_timeout"), keys.queue_timeout, default.queue_timeout),
         connect_timeout: cx.duration(
             &path.key("connect_timeout"),
             keys.connect_timeout,
             default.connect_timeout,
         ),
-        idle_timeout: cx.duration(
-            &path.key("idle_timeout"),
-            keys.idle_timeout,
-            default.idle_timeout,
-        ),
+        idle_timeout: cx.duration(&path.key("idle_timeout"), keys.idle_timeout, default.idle_timeout),
         first_byte_timeout: cx.duration(
             &path.key("first_byte_timeout"),
             keys.first_byte_timeout,
             default.first_byte_timeout,
         ),
-        head_timeout: cx.duration(
-            &path.key("head_timeout"),
-            keys.head_timeout,
-            default.head_timeout,
-        ),
-        finish_timeout: cx.duration(
-            &path.key("finish_timeout"),
-            keys.finish_timeout,
-            default.finish_timeout,
-        ),
+        head_timeout: cx.duration(&path.key("head_timeout"), keys.head_timeout, default.head_timeout),
+        finish_timeout: cx.duration(&path.key("finish_timeout"), keys.finish_timeout, default.finish_timeout),
         body_idle_timeout: cx.duration(
             &path.key("body_idle_timeout"),
             keys.body_idle_timeout,

@@ -16,20 +16,13 @@ const EVERYTHING: &str = "**";
 pub(super) fn table(cx: &mut Context<'_>, path: &KeyPath, file: &File) -> RouteTable {
     if file.routes.is_empty() {
         if file.pools.len() > 1 {
-            let fix = "add `routes: [{ repository: \"team/**\", pool: NAME }, { repository: \"**\", pool: NAME }]`";
-            cx.error(
-                path,
-                "there are several pools but no routes to tell them apart",
-                Fix::advice(fix),
-            );
+            let fix =
+                "add `routes: [{ repository: \"team/**\", pool: NAME }, { repository: \"**\", pool: NAME }]`";
+            cx.error(path, "there are several pools but no routes to tell them apart", Fix::advice(fix));
         }
         return RouteTable::new(
             Pattern::repository(EVERYTHING)
-                .map(|repository| Route {
-                    host: None,
-                    repository,
-                    pool: 0,
-                })
+                .map(|repository| Route { host: None, repository, pool: 0 })
                 .into_iter()
                 .collect(),
         );
@@ -40,19 +33,10 @@ pub(super) fn table(cx: &mut Context<'_>, path: &KeyPath, file: &File) -> RouteT
         let Some(route) = route(cx, &path, keys, file) else {
             continue;
         };
-        let shadow = routes
-            .iter()
-            .position(|earlier| takes_before(earlier, &route));
+        let shadow = routes.iter().position(|earlier| takes_before(earlier, &route));
         if let Some(earlier) = shadow {
-            let problem = format!(
-                "the route is never reached: route {} takes every repository",
-                earlier + 1
-            );
-            cx.warn(
-                &path,
-                problem,
-                Fix::advice("move it in front of that route, or remove it"),
-            );
+            let problem = format!("the route is never reached: route {} takes every repository", earlier + 1);
+            cx.warn(&path, problem, Fix::advice("move it in front of that route, or remove it"));
         } else {
             routes.push(route);
         }
@@ -64,11 +48,7 @@ pub(super) fn table(cx: &mut Context<'_>, path: &KeyPath, file: &File) -> RouteT
                 "add `- {{ repository: \"...\", pool: {} }}` to `routes`, or remove the pool",
                 pool.name.escape_debug()
             );
-            cx.warn(
-                &path,
-                format!("no route leads to the pool {:?}", pool.name),
-                Fix::Advice(fix),
-            );
+            cx.warn(&path, format!("no route leads to the pool {:?}", pool.name), Fix::Advice(fix));
         }
     }
     RouteTable::new(routes)
@@ -78,13 +58,8 @@ fn route(cx: &mut Context<'_>, path: &KeyPath, keys: &RouteKeys, file: &File) ->
     let pool = file.pools.iter().position(|pool| pool.name == keys.pool);
     if pool.is_none() {
         let names: Vec<&str> = file.pools.iter().map(|pool| pool.name.as_str()).collect();
-        let fix = nearest(&keys.pool, names.iter().copied())
-            .map_or_else(|| names.join(" | "), str::to_owned);
-        cx.error(
-            &path.key("pool"),
-            format!("there is no pool {:?}", keys.pool),
-            Fix::Write(fix),
-        );
+        let fix = nearest(&keys.pool, names.iter().copied()).map_or_else(|| names.join(" | "), str::to_owned);
+        cx.error(&path.key("pool"), format!("there is no pool {:?}", keys.pool), Fix::Write(fix));
     }
     let text = keys.repository.as_deref().unwrap_or(EVERYTHING);
     let repository_path = path.key("repository");
@@ -100,11 +75,7 @@ fn route(cx: &mut Context<'_>, path: &KeyPath, keys: &RouteKeys, file: &File) ->
         Some(host) => Some(route_host(cx, &path.key("host"), host, file)?),
         None => None,
     };
-    Some(Route {
-        host,
-        repository: repository?,
-        pool: pool?,
-    })
+    Some(Route { host, repository: repository?, pool: pool? })
 }
 
 fn route_host(cx: &mut Context<'_>, path: &KeyPath, text: &str, file: &File) -> Option<String> {
@@ -112,37 +83,21 @@ fn route_host(cx: &mut Context<'_>, path: &KeyPath, text: &str, file: &File) -> 
         Ok(AllowedHost { name, port: None }) => {
             if !address::is_host_name(file, &name) {
                 let fix = format!("add {name} to `hosts`, or correct the name");
-                cx.warn(
-                    path,
-                    format!("clients cannot address the gateway as {name:?}"),
-                    Fix::Advice(fix),
-                );
+                cx.warn(path, format!("clients cannot address the gateway as {name:?}"), Fix::Advice(fix));
             }
             Some(name)
         }
-        Ok(AllowedHost {
-            name,
-            port: Some(_),
-        }) => {
-            cx.error(
-                path,
-                format!("{text:?} has a port; routes are chosen by name alone"),
-                Fix::Write(name),
-            );
+        Ok(AllowedHost { name, port: Some(_) }) => {
+            cx.error(path, format!("{text:?} has a port; routes are chosen by name alone"), Fix::Write(name));
             None
         }
         Err(error) => {
-            cx.error(
-                path,
-                format!("{text:?} is {error}"),
-                Fix::write("hub.example.com"),
-            );
+            cx.error(path, format!("{text:?} is {error}"), Fix::write("hub.example.com"));
             None
         }
     }
 }
 
 fn takes_before(earlier: &Route, later: &Route) -> bool {
-    earlier.repository.to_string() == EVERYTHING
-        && (earlier.host.is_none() || earlier.host == later.host)
+    earlier.repository.to_string() == EVERYTHING && (earlier.host.is_none() || earlier.host == later.host)
 }

@@ -22,9 +22,7 @@ pub(in crate::config) fn token_settings(
     service: &str,
 ) -> TokenSettings {
     let lifetime = lifetime(cx, &path.key("lifetime"), tokens);
-    let expiry_margin = tokens
-        .expiry_margin
-        .map_or(Duration::from_mins(5), |margin| margin.0);
+    let expiry_margin = tokens.expiry_margin.map_or(Duration::from_mins(5), |margin| margin.0);
     if expiry_margin > LIFETIME_MOST {
         cx.error(
             &path.key("expiry_margin"),
@@ -34,35 +32,18 @@ pub(in crate::config) fn token_settings(
     }
     TokenSettings {
         service: word(cx, &path.key("service"), tokens.service.as_deref(), service),
-        issuer: word(
-            cx,
-            &path.key("issuer"),
-            tokens.issuer.as_deref(),
-            "tidegate",
-        ),
+        issuer: word(cx, &path.key("issuer"), tokens.issuer.as_deref(), "tidegate"),
         algorithm: match tokens.algorithm {
             Some(TokenAlgorithm::Es256) | None => Algorithm::Es256,
             Some(TokenAlgorithm::Rs256) => Algorithm::Rs256,
         },
         lifetime,
         expiry_margin,
-        keys: directory(
-            cx,
-            &path.key("keys"),
-            tokens.keys.as_deref(),
-            "/var/lib/tidegate/keys",
-        ),
-        activate_after: tokens
-            .activate_after
-            .map_or(Duration::from_mins(10), |time| time.0),
+        keys: directory(cx, &path.key("keys"), tokens.keys.as_deref(), "/var/lib/tidegate/keys"),
+        activate_after: tokens.activate_after.map_or(Duration::from_mins(10), |time| time.0),
         replicas: cx.count(&path.key("replicas"), tokens.replicas, 1),
         scopes_max: cx.count(&path.key("scopes_max"), tokens.scopes_max, 64) as usize,
-        token_bytes_max: to_usize(cx.size(
-            &path.key("token_bytes_max"),
-            tokens.token_bytes_max,
-            4096,
-            1024,
-        )),
+        token_bytes_max: to_usize(cx.size(&path.key("token_bytes_max"), tokens.token_bytes_max, 4096, 1024)),
         request_bytes_max: to_usize(cx.size(
             &path.key("request_bytes_max"),
             tokens.request_bytes_max,
@@ -81,22 +62,14 @@ fn lifetime(cx: &mut Context<'_>, path: &KeyPath, tokens: &Tokens) -> Duration {
     let lifetime = cx.duration(path, tokens.lifetime, Duration::from_mins(10));
     let short = tokens.allow_short_lifetime.unwrap_or(false);
     if lifetime < LIFETIME_LEAST && !short {
-        let problem = format!(
-            "{} is too short: clients take every token for at least 60 seconds",
-            describe(lifetime)
-        );
+        let problem =
+            format!("{} is too short: clients take every token for at least 60 seconds", describe(lifetime));
         cx.error(path, problem, Fix::write("60s or more; 10m is the default"));
     } else if lifetime < Duration::from_secs(1) {
-        cx.error(
-            path,
-            "lifetimes are whole seconds, at least one",
-            Fix::write("1s"),
-        );
+        cx.error(path, "lifetimes are whole seconds, at least one", Fix::write("1s"));
     } else if lifetime > LIFETIME_MOST {
-        let problem = format!(
-            "{} is too long: a stolen token would be of use for more than a day",
-            describe(lifetime)
-        );
+        let problem =
+            format!("{} is too long: a stolen token would be of use for more than a day", describe(lifetime));
         cx.error(path, problem, Fix::write("24h or less; 10m is the default"));
     }
     lifetime
@@ -119,17 +92,9 @@ fn word(cx: &mut Context<'_>, path: &KeyPath, value: Option<&str>, default: &str
 fn directory(cx: &mut Context<'_>, path: &KeyPath, value: Option<&Path>, default: &str) -> PathBuf {
     let directory = cx.resolve(value.unwrap_or_else(|| Path::new(default)));
     if value.is_some_and(|value| value.as_os_str().is_empty()) {
-        cx.error(
-            path,
-            "the name of the directory is empty",
-            Fix::write(default),
-        );
+        cx.error(path, "the name of the directory is empty", Fix::write(default));
     } else if directory.exists() && !directory.is_dir() {
-        cx.error(
-            path,
-            format!("{} is not a directory", directory.display()),
-            Fix::write(default),
-        );
+        cx.error(path, format!("{} is not a directory", directory.display()), Fix::write(default));
     }
     directory
 }

@@ -1,8 +1,6 @@
 //! A [`Node`] as serde reads it: numbers and words from the text as it was written, problems with their key paths.
 
-use serde::de::{
-    DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor,
-};
+use serde::de::{DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::{DecodeError, Decoder, unknown_key};
@@ -49,10 +47,9 @@ impl<'a> Cursor<'a> {
         let text = self.text()?;
         match text.parse() {
             Ok(number) => Ok(number),
-            Err(_) if text.bytes().all(|byte| byte.is_ascii_digit()) => self.fail(
-                format!("the number {text} is too large"),
-                Fix::write("a smaller number"),
-            ),
+            Err(_) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                self.fail(format!("the number {text} is too large"), Fix::write("a smaller number"))
+            }
             Err(_) => self.fail(
                 format!("{text:?} is not a whole number"),
                 Fix::write("a number without unit and quotes, such as 10"),
@@ -80,11 +77,9 @@ impl<'a> Cursor<'a> {
         for entry in entries {
             let path = self.path.key(&entry.key);
             if let Some(before) = first.iter().find(|before| before.key == entry.key) {
-                self.decoder
-                    .report(repeated_key(path, before.key_place, entry));
+                self.decoder.report(repeated_key(path, before.key_place, entry));
             } else if known.is_some_and(|known| !known.contains(&entry.key.as_str())) {
-                self.decoder
-                    .report(unknown_key(path, &entry.key, known.unwrap_or_default()));
+                self.decoder.report(unknown_key(path, &entry.key, known.unwrap_or_default()));
                 first.push(entry);
             } else {
                 first.push(entry);
@@ -125,12 +120,8 @@ impl<'de> Deserializer<'de> for Cursor<'_> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         match &self.node.value {
-            Value::Null => visitor
-                .visit_unit()
-                .map_err(|error: DecodeError| error.at(&self.path)),
-            Value::Scalar(text) => visitor
-                .visit_str(text)
-                .map_err(|error: DecodeError| error.at(&self.path)),
+            Value::Null => visitor.visit_unit().map_err(|error: DecodeError| error.at(&self.path)),
+            Value::Scalar(text) => visitor.visit_str(text).map_err(|error: DecodeError| error.at(&self.path)),
             Value::Sequence(_) => self.deserialize_seq(visitor),
             Value::Mapping(_) => self.deserialize_map(visitor),
         }
@@ -141,14 +132,8 @@ impl<'de> Deserializer<'de> for Cursor<'_> {
             "true" => true,
             "false" => false,
             text => {
-                let yes = matches!(
-                    text.to_ascii_lowercase().as_str(),
-                    "yes" | "on" | "1" | "true" | "y"
-                );
-                let no = matches!(
-                    text.to_ascii_lowercase().as_str(),
-                    "no" | "off" | "0" | "false" | "n"
-                );
+                let yes = matches!(text.to_ascii_lowercase().as_str(), "yes" | "on" | "1" | "true" | "y");
+                let no = matches!(text.to_ascii_lowercase().as_str(), "no" | "off" | "0" | "false" | "n");
                 let fix = if yes {
                     "true"
                 } else if no {
@@ -156,15 +141,10 @@ impl<'de> Deserializer<'de> for Cursor<'_> {
                 } else {
                     "true | false"
                 };
-                return self.fail(
-                    format!("{text:?} is neither true nor false"),
-                    Fix::write(fix),
-                );
+                return self.fail(format!("{text:?} is neither true nor false"), Fix::write(fix));
             }
         };
-        visitor
-            .visit_bool(answer)
-            .map_err(|error: DecodeError| error.at(&self.path))
+        visitor.visit_bool(answer).map_err(|error: DecodeError| error.at(&self.path))
     }
 
     deserialize_numbers! {
@@ -176,9 +156,7 @@ impl<'de> Deserializer<'de> for Cursor<'_> {
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        visitor
-            .visit_str(self.text()?)
-            .map_err(|error: DecodeError| error.at(&self.path))
+        visitor.visit_str(self.text()?).map_err(|error: DecodeError| error.at(&self.path))
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
@@ -186,11 +164,7 @@ impl<'de> Deserializer<'de> for Cursor<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        if matches!(self.node.value, Value::Null) {
-            visitor.visit_none()
-        } else {
-            visitor.visit_some(self)
-        }
+        if matches!(self.node.value, Value::Null) { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -220,22 +194,14 @@ impl<'de> Deserializer<'de> for Cursor<'_> {
         };
         let path = self.path.clone();
         visitor
-            .visit_seq(Items {
-                items,
-                next: 0,
-                holder: self,
-            })
+            .visit_seq(Items { items, next: 0, holder: self })
             .map_err(|error: DecodeError| error.at(&path))
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         let (path, entries) = (self.path.clone(), self.entries(None)?);
         visitor
-            .visit_map(Entries {
-                entries: entries.into_iter(),
-                value: None,
-                holder: self,
-            })
+            .visit_map(Entries { entries: entries.into_iter(), value: None, holder: self })
             .map_err(|error| error.at(&path))
     }
 
@@ -247,11 +213,7 @@ impl<'de> Deserializer<'de> for Cursor<'_> {
     ) -> Result<V::Value, DecodeError> {
         let (path, entries) = (self.path.clone(), self.entries(Some(fields))?);
         visitor
-            .visit_map(Entries {
-                entries: entries.into_iter(),
-                value: None,
-                holder: self,
-            })
+            .visit_map(Entries { entries: entries.into_iter(), value: None, holder: self })
             .map_err(|error| error.at(&path))
     }
 
@@ -263,36 +225,21 @@ impl<'de> Deserializer<'de> for Cursor<'_> {
     ) -> Result<V::Value, DecodeError> {
         let path = self.path.clone();
         let choice = match &self.node.value {
-            Value::Scalar(text) => Choice {
-                word: text,
-                content: None,
-                holder: self,
-            },
+            Value::Scalar(text) => Choice { word: text, content: None, holder: self },
             Value::Mapping(entries) => match entries.as_slice() {
-                [entry] => Choice {
-                    word: &entry.key,
-                    content: Some(&entry.value),
-                    holder: self,
-                },
+                [entry] => Choice { word: &entry.key, content: Some(&entry.value), holder: self },
                 _ => {
                     let problem = format!("{} keys stand where exactly one belongs", entries.len());
-                    return self.fail(
-                        problem,
-                        Fix::Write(format!("one of {}", variants.join(", "))),
-                    );
+                    return self.fail(problem, Fix::Write(format!("one of {}", variants.join(", "))));
                 }
             },
             Value::Null | Value::Sequence(_) => {
-                let problem = format!(
-                    "{} stands where a word or a section with one key belongs",
-                    self.found()
-                );
+                let problem =
+                    format!("{} stands where a word or a section with one key belongs", self.found());
                 return self.fail(problem, Fix::Write(variants.join(" | ")));
             }
         };
-        visitor
-            .visit_enum(choice)
-            .map_err(|error: DecodeError| error.at(&path))
+        visitor.visit_enum(choice).map_err(|error: DecodeError| error.at(&path))
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
@@ -322,15 +269,8 @@ impl<'de> SeqAccess<'de> for Items<'_> {
             let path = self.holder.path.index(self.next);
             self.next += 1;
             if !self.holder.decoder.is_skipped(&path) {
-                let cursor = Cursor {
-                    node,
-                    path: path.clone(),
-                    decoder: self.holder.decoder,
-                };
-                return seed
-                    .deserialize(cursor)
-                    .map(Some)
-                    .map_err(|error| error.at(&path));
+                let cursor = Cursor { node, path: path.clone(), decoder: self.holder.decoder };
+                return seed.deserialize(cursor).map(Some).map_err(|error| error.at(&path));
             }
         }
         Ok(None)
@@ -347,31 +287,17 @@ struct Entries<'a> {
 impl<'de> MapAccess<'de> for Entries<'_> {
     type Error = DecodeError;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(
-        &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, DecodeError> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, DecodeError> {
         self.value = self.entries.next();
-        self.value
-            .map(|entry| seed.deserialize(Word(&entry.key)))
-            .transpose()
+        self.value.map(|entry| seed.deserialize(Word(&entry.key))).transpose()
     }
 
-    fn next_value_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<T::Value, DecodeError> {
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, DecodeError> {
         let Some(entry) = self.value.take() else {
-            return self
-                .holder
-                .fail("a value without a key", Fix::advice("write `key: value`"));
+            return self.holder.fail("a value without a key", Fix::advice("write `key: value`"));
         };
         let path = self.holder.path.key(&entry.key);
-        let cursor = Cursor {
-            node: &entry.value,
-            path: path.clone(),
-            decoder: self.holder.decoder,
-        };
+        let cursor = Cursor { node: &entry.value, path: path.clone(), decoder: self.holder.decoder };
         seed.deserialize(cursor).map_err(|error| error.at(&path))
     }
 }
@@ -403,10 +329,7 @@ impl<'de, 'a> EnumAccess<'de> for Choice<'a> {
     type Error = DecodeError;
     type Variant = Self;
 
-    fn variant_seed<T: DeserializeSeed<'de>>(
-        self,
-        seed: T,
-    ) -> Result<(T::Value, Self), DecodeError> {
+    fn variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Self), DecodeError> {
         Ok((seed.deserialize(Word(self.word))?, self))
     }
 }
@@ -417,37 +340,21 @@ impl<'de> VariantAccess<'de> for Choice<'_> {
     fn unit_variant(self) -> Result<(), DecodeError> {
         match self.content.map(|node| &node.value) {
             None | Some(Value::Null) => Ok(()),
-            Some(_) => self.holder.fail(
-                format!("`{}` takes no keys", self.word),
-                Fix::write(self.word),
-            ),
+            Some(_) => self.holder.fail(format!("`{}` takes no keys", self.word), Fix::write(self.word)),
         }
     }
 
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(
-        self,
-        seed: T,
-    ) -> Result<T::Value, DecodeError> {
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, DecodeError> {
         let path = self.holder.path.key(self.word);
         let decoder = self.holder.decoder;
         // The word alone stands for its section without keys.
-        let nothing = Node {
-            place: self.holder.node.place,
-            value: Value::Null,
-        };
-        let cursor = Cursor {
-            node: self.content.unwrap_or(&nothing),
-            path: path.clone(),
-            decoder,
-        };
+        let nothing = Node { place: self.holder.node.place, value: Value::Null };
+        let cursor = Cursor { node: self.content.unwrap_or(&nothing), path: path.clone(), decoder };
         seed.deserialize(cursor).map_err(|error| error.at(&path))
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, DecodeError> {
-        self.holder.fail(
-            "a list stands where a section belongs",
-            Fix::advice("see docs/configuration.md"),
-        )
+        self.holder.fail("a list stands where a section belongs", Fix::advice("see docs/configuration.md"))
     }
 
     fn struct_variant<V: Visitor<'de>>(
@@ -455,9 +362,6 @@ impl<'de> VariantAccess<'de> for Choice<'_> {
         _: &'static [&'static str],
         _: V,
     ) -> Result<V::Value, DecodeError> {
-        self.holder.fail(
-            "a section stands where a word belongs",
-            Fix::advice("see docs/configuration.md"),
-        )
+        self.holder.fail("a section stands where a word belongs", Fix::advice("see docs/configuration.md"))
     }
 }

@@ -35,24 +35,15 @@ impl Node {
     fn new(raw: Spanned<Raw>, source: &str) -> Self {
         // A merged or aliased value is reported where it is used; what is masked is where it is written.
         let written_at = Place::new(raw.defined);
-        let written = source
-            .get(written_at.start..written_at.end)
-            .unwrap_or_default();
-        let place = Place {
-            start: written_at.start,
-            end: written_at.end,
-            ..Place::new(raw.referenced)
-        };
+        let written = source.get(written_at.start..written_at.end).unwrap_or_default();
+        let place = Place { start: written_at.start, end: written_at.end, ..Place::new(raw.referenced) };
         let value = match raw.value {
             Raw::Null => Value::Null,
             Raw::NotText => Value::Scalar(written.to_owned()),
             Raw::Text(text) => Value::Scalar(text),
-            Raw::Sequence(items) => Value::Sequence(
-                items
-                    .into_iter()
-                    .map(|item| Self::new(item, source))
-                    .collect(),
-            ),
+            Raw::Sequence(items) => {
+                Value::Sequence(items.into_iter().map(|item| Self::new(item, source)).collect())
+            }
             Raw::Mapping(entries) => {
                 let entry = |(key, value): (Spanned<String>, Spanned<Raw>)| Entry {
                     key_place: Place::new(key.referenced),
@@ -71,12 +62,7 @@ impl Place {
         let span = location.span();
         let start = span.byte_offset().map_or(0, saturate);
         let end = start.saturating_add(span.byte_len().map_or(0, saturate));
-        Self {
-            line: saturate(location.line()),
-            column: saturate(location.column()),
-            start,
-            end,
-        }
+        Self { line: saturate(location.line()), column: saturate(location.column()), start, end }
     }
 }
 
@@ -157,23 +143,11 @@ impl<'de> Visitor<'de> for RawVisitor {
 }
 
 /// What the parser says, and what usually helps. The parser's message holds no values.
-pub(super) fn syntax_error(
-    file: PathBuf,
-    source: &str,
-    error: &serde_saphyr::Error,
-) -> ConfigError {
-    let (line, column) = error
-        .location()
-        .map_or((1, 1), |at| (saturate(at.line()), saturate(at.column())));
-    let message = UserMessageFormatter
-        .format_message(error.without_snippet())
-        .escape_debug()
-        .to_string();
+pub(super) fn syntax_error(file: PathBuf, source: &str, error: &serde_saphyr::Error) -> ConfigError {
+    let (line, column) = error.location().map_or((1, 1), |at| (saturate(at.line()), saturate(at.column())));
+    let message = UserMessageFormatter.format_message(error.without_snippet()).escape_debug().to_string();
     let (problem, fix) = if message.contains("YAML document") {
-        (
-            "a second YAML document begins here".to_owned(),
-            "keep one document in the file: remove this `---`",
-        )
+        ("a second YAML document begins here".to_owned(), "keep one document in the file: remove this `---`")
     } else if message.contains("tab") {
         (message, "indent with spaces, never with tabs")
     } else if message.contains("mapping values") {
@@ -184,21 +158,13 @@ pub(super) fn syntax_error(
     } else if message.contains("unclosed") || message.contains("bracket") {
         (message, "close every `[` with `]` and every `{` with `}`")
     } else {
-        (
-            message,
-            "check indentation, quotes and brackets here and in the line before",
-        )
+        (message, "check indentation, quotes and brackets here and in the line before")
     };
     // Without a tree nobody knows where a secret ends, so lines near one are not shown.
     let near = source.lines().take(line).skip(line.saturating_sub(10));
-    let secret = near
-        .map(str::to_ascii_lowercase)
-        .any(|line| SECRET_KEY_WORDS.iter().any(|word| line.contains(word)));
-    let snippet = if secret {
-        None
-    } else {
-        snippet(source, line, column, &[])
-    };
+    let secret =
+        near.map(str::to_ascii_lowercase).any(|line| SECRET_KEY_WORDS.iter().any(|word| line.contains(word)));
+    let snippet = if secret { None } else { snippet(source, line, column, &[]) };
     let problem = format!("not valid YAML: {problem}");
     ConfigError {
         file: Some(file),

@@ -1,0 +1,117 @@
+//! Upload sessions: which member a request of one goes to, and the URL the client goes on with.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Response, StatusCode};
+
+use super::body::ResponseBody;
+use super::error::GatewayError;
+use super::{Admitted, Gateway, Plan, local};
+use crate::auth::subject::Subject;
+use crate::pin::{Pin, PinContext, PinError};
+use crate::random::{nonce, unix_now};
+use crate::registry::{PIN_PARAMETER, RegistryRequest, UploadMethod, with_query};
+use crate::snapshot::Snapshot;
+use crate::telemetry::PinEvent;
+use crate::upstream::Member;
+
+impl Admitted {
+    /// A cancel that the member refuses for want of the `delete` right is done as far as the
+    /// client is concerned: the member's own purging removes the session.
+    pub(super) fn is_refused_cancel(&self, status: StatusCode) -> bool {
+        let cancel = matches!(self.target, RegistryRequest::Upload { method: UploadMethod::Cancel, .. });
+        cancel
+            && matches!(
+                status,
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED
+            )
+    }
+}
+
+impl Gateway {
+    /// The pinned member, if the pin is this subject's and the member serves.
+    pub(super) fn pinned_plan(
+        &self,
+        pin: Result<Pin, PinError>,
+        subject: &Subject,
+    ) -> Result<Plan, GatewayError> {
+        let pin = pin.and_then(|pin| pin.check_subject(subject).map(|()| pin)).map_err(|error| {
+            self.metrics.count_pins(PinEvent::Refused, 1);
+            GatewayError::Pin(error)
+        })?;
+        let gone = || GatewayError::PinnedMemberGone { member: pin.member.clone() };
+        let (pool, member) = self.pools.member(&pin.member).ok_or_else(gone)?;
+        if !member.status().serves() {
+            return Err(gone());
+        }
+        let pool = self.pools.get(pool).ok_or_else(gone)?;
+        Ok(Plan { pool: Arc::clone(pool), candidates: vec![Arc::clone(member)], pin: Some(pin) })
+    }
+
+    /// The pin of an upload's request; `None` for every other request.
+    pub(super) fn open_pin(
+        &self,
+        state: &Snapshot,
+        target: &RegistryRequest,
+        now: u64,
+    ) -> Option<Result<Pin, PinError>> {
+        let RegistryRequest::Upload { repository, id, pin, .. } = target else { return None };
+        let context = PinContext { host: self.hosts.primary(), repository };
+        Some(Pin::open(&state.seals, context, pin.as_deref(), id, now))
+    }
+
+    /// `/v2/<name>/blobs/uploads/<id>?<the member's own>&_tg=<pin>`, relative, so that neither
+    /// scheme nor port can be wrong. `pin` is the one the request came with; without, the session
+    /// was just opened.
+    pub(super) fn sealed_location(
+        &self,
+        admitted: &Admitted,
+        upload: &RegistryRequest,
+        pin: Option<Pin>,
+        member: &Member,
+    ) -> Result<HeaderValue, GatewayError> {
+        let bad = || GatewayError::BadAnswer {
+            member: member.name.clone(),
+            problem: "its Location is no upload session of this repository",
+        };
+        let RegistryRequest::Upload { repository, id, member_query, .. } = upload else { return Err(bad()) };
+        if admitted.target.repository() != Some(repository) {
+            return Err(bad());
+        }
+        let pin = match pin {
+            Some(pin) => Pin { upload: id.clone(), ..pin },
+            None => {
+                let deadline = unix_now().saturating_add(self.limits.upload_grace.as_secs());
+                self.uploads.opened(id, deadline);
+                let (member, subject) = (member.name.as_str().to_owned(), admitted.client.subject.clone());
+                Pin { member, upload: id.clone(), subject, deadline }
+            }
+        };
+        let context = PinContext { host: self.hosts.primary(), repository };
+        let sealed = pin
+            .seal(&admitted.state.seals, context, unix_now(), nonce())
+            .ok_or(GatewayError::Internal("there is no seal key"))?;
+        let own = member_query.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let parameters: Vec<(&str, &str)> = own.chain([(PIN_PARAMETER, sealed.as_str())]).collect();
+        HeaderValue::try_from(with_query(format!("/v2/{repository}/blobs/uploads/{id}"), &parameters))
+            .map_err(|_| bad())
+    }
+
+    /// Counts the end of a session.
+    pub(super) fn note_upload_end(&self, target: &RegistryRequest, status: StatusCode) {
+        let RegistryRequest::Upload { id, method, .. } = target else { return };
+        match method {
+            UploadMethod::Put { .. } if status == StatusCode::CREATED => {
+                self.uploads.ended(id, PinEvent::Finished);
+            }
+            UploadMethod::Cancel if status.is_success() => self.uploads.ended(id, PinEvent::Cancelled),
+            UploadMethod::Put { .. } | UploadMethod::Cancel | UploadMethod::Patch | UploadMethod::Status => {}
+        }
+    }
+
+    /// Forgets a session that the member would not remove: 204.
+    pub(super) fn forget_session(&self, target: &RegistryRequest) -> Response<ResponseBody> {
+        self.note_upload_end(target, StatusCode::NO_CONTENT);
+        local::no_content()
+    }
+}
