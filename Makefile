@@ -1,0 +1,41 @@
+# Everything a developer and CI run. `make test` and `make check` install what they need.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+
+.PHONY: help demo test check fmt clippy doc config-check deny bench build dist test-tools
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: ## Show the whole thing: three registries, the gateway, login, push, pull, a dead member
+	./deploy/demo/demo.sh
+
+build: ## Build the debug binary
+	$(CARGO) build --locked
+
+dist: ## Build the binary to ship
+	$(CARGO) build --locked --profile dist
+
+test-tools: ## Install what the tests need (Debian packages, python-dxf)
+	./tests/scripts/install.sh
+
+test: test-tools ## Run every test, with real registries and real clients
+	$(CARGO) test --locked --all-targets
+
+check: fmt clippy doc config-check bench ## Format, lints, documentation, configuration files, benches build
+
+fmt:
+	$(CARGO) fmt --check
+
+clippy:
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items --quiet
+
+config-check: ## Check the shipped configuration files with the real binary
+	$(CARGO) test --locked --quiet --lib config::tests::the_shipped
+
+bench: ## Build the benches (run them with `cargo bench`)
+	$(CARGO) bench --locked --no-run --quiet

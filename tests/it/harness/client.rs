@@ -1,0 +1,266 @@
+//! A small HTTP client for what no real client does on purpose: exact requests, broken bodies, raw bytes. One request is one
+//! connection unless a test opens a [`Connection`] itself; certificates are checked against the test's authority.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use data_encoding::BASE64;
+use http::header::{AUTHORIZATION, HOST};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::Result;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A request body that may be streamed and may fail.
+pub(crate) type TestBody = BoxBody<Bytes, std::io::Error>;
+
+/// A body that is known and whole.
+pub(crate) fn whole(bytes: impl Into<Bytes>) -> TestBody {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+/// An answer read to its end.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    pub(crate) fn json(&self) -> Result<serde_json::Value> {
+        serde_json::from_slice(&self.body).with_context(|| format!("not JSON: {}", self.text()))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The code of the first OCI error in the body.
+    pub(crate) fn error_code(&self) -> Option<String> {
+        Some(self.json().ok()?.pointer("/errors/0/code")?.as_str()?.to_owned())
+    }
+
+    pub(crate) fn expect(self, status: u16) -> Result<Self> {
+        ensure!(
+            self.status == status,
+            "wanted {status}, got {} {:?} {}",
+            self.status,
+            self.headers,
+            self.text()
+        );
+        Ok(self)
+    }
+}
+
+/// Where to connect, what to call it, and what to send with every request.
+#[derive(Debug, Clone)]
+pub(crate) struct TestClient {
+    address: SocketAddr,
+    authority: String,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    authorization: Option<String>,
+}
+
+impl TestClient {
+    /// A client for `https://ADDRESS` that trusts the certificates of `authority_file` alone.
+    pub(crate) fn tls(address: SocketAddr, authority_file: &Path) -> Self {
+        let mut roots = rustls::RootCertStore::empty();
+        for cert in CertificateDer::pem_file_iter(authority_file).expect("an authority file") {
+            roots.add(cert.expect("a PEM certificate")).expect("a usable authority");
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider supports TLS 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Self { address, authority: address.to_string(), tls: Some(Arc::new(config)), authorization: None }
+    }
+
+    pub(crate) fn plain(address: SocketAddr) -> Self {
+        Self { address, authority: address.to_string(), tls: None, authorization: None }
+    }
+
+    /// Sends this `Host`, with or without a port, instead of the address.
+    pub(crate) fn with_host(mut self, authority: &str) -> Self {
+        authority.clone_into(&mut self.authority);
+        self
+    }
+
+    pub(crate) fn with_basic(mut self, user: &str, password: &str) -> Self {
+        self.authorization = Some(basic(user, password));
+        self
+    }
+
+    pub(crate) fn with_bearer(mut self, token: &str) -> Self {
+        self.authorization = Some(format!("Bearer {token}"));
+        self
+    }
+
+    pub(crate) fn without_credentials(mut self) -> Self {
+        self.authorization = None;
+        self
+    }
+
+    /// A request for `target` with this client's host and credential, for the caller to finish.
+    pub(crate) fn request(&self, method: Method, target: &str) -> http::request::Builder {
+        let builder = Request::builder().method(method).uri(target).header(HOST, &self.authority);
+        match &self.authorization {
+            Some(value) => builder.header(AUTHORIZATION, value),
+            None => builder,
+        }
+    }
+
+    pub(crate) async fn get(&self, target: &str) -> Result<Answer> {
+        self.send(self.request(Method::GET, target).body(whole(""))?).await
+    }
+
+    pub(crate) async fn head(&self, target: &str) -> Result<Answer> {
+        self.send(self.request(Method::HEAD, target).body(whole(""))?).await
+    }
+
+    pub(crate) async fn delete(&self, target: &str) -> Result<Answer> {
+        self.send(self.request(Method::DELETE, target).body(whole(""))?).await
+    }
+
+    pub(crate) async fn post(&self, target: &str, body: impl Into<Bytes>) -> Result<Answer> {
+        self.send(self.request(Method::POST, target).body(whole(body))?).await
+    }
+
+    pub(crate) async fn patch(&self, target: &str, body: impl Into<Bytes>) -> Result<Answer> {
+        let request = self.request(Method::PATCH, target).header("content-type", "application/octet-stream");
+        self.send(request.body(whole(body))?).await
+    }
+
+    pub(crate) async fn put(
+        &self,
+        target: &str,
+        content_type: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<Answer> {
+        let request = self.request(Method::PUT, target).header("content-type", content_type);
+        self.send(request.body(whole(body))?).await
+    }
+
+    /// Sends one request on a connection of its own and reads the answer to its end.
+    pub(crate) async fn send(&self, request: Request<TestBody>) -> Result<Answer> {
+        let what = format!("{} {}", request.method(), request.uri());
+        let work = async {
+            let mut connection = self.connect().await?;
+            connection.send(request).await
+        };
+        tokio::time::timeout(LIMIT, work)
+            .await
+            .with_context(|| format!("{what} took longer than {LIMIT:?}"))?
+            .context(what)
+    }
+
+    /// Opens a connection that stays open between requests, or while a body is half read.
+    pub(crate) async fn connect(&self) -> Result<Connection> {
+        if self.tls.is_some() {
+            Connection::over(TokioIo::new(self.raw_tls().await?)).await
+        } else {
+            Connection::over(TokioIo::new(self.raw_tcp().await?)).await
+        }
+    }
+
+    /// The bare socket, for bytes that are not HTTP, or not TLS.
+    pub(crate) async fn raw_tcp(&self) -> Result<TcpStream> {
+        let socket = TcpStream::connect(self.address)
+            .await
+            .with_context(|| format!("connecting to {}", self.address))?;
+        socket.set_nodelay(true)?;
+        Ok(socket)
+    }
+
+    /// The socket after the TLS handshake, for bytes that are not a correct request.
+    pub(crate) async fn raw_tls(&self) -> Result<TlsStream<TcpStream>> {
+        let config = self.tls.clone().context("this client is a plain one")?;
+        let host = self.authority.rsplit_once(':').map_or(self.authority.as_str(), |(host, _)| host);
+        let name = ServerName::try_from(host.to_owned())?;
+        TlsConnector::from(config).connect(name, self.raw_tcp().await?).await.context("TLS handshake")
+    }
+
+    /// Asks for a token as docker does: at the realm of the challenge, by GET with Basic credentials.
+    pub(crate) async fn token(&self, user: &str, password: &str, scopes: &[&str]) -> Result<String> {
+        let answer = self.token_answer(user, password, scopes).await?.expect(200)?;
+        let token = answer.json()?["token"].as_str().map(str::to_owned);
+        token.context("no token in the answer")
+    }
+
+    /// As [`Self::token`], for tests of what is refused.
+    pub(crate) async fn token_answer(&self, user: &str, password: &str, scopes: &[&str]) -> Result<Answer> {
+        let challenge = self.clone().without_credentials().get("/v2/").await?.expect(401)?;
+        let challenge = challenge.header("www-authenticate").context("no challenge")?.to_owned();
+        let realm: http::Uri = challenge_parameter(&challenge, "realm").context("no realm")?.parse()?;
+        let service = challenge_parameter(&challenge, "service").context("no service")?;
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("service", &service);
+        for scope in scopes {
+            query.append_pair("scope", scope);
+        }
+        let target = format!("{}?{}", realm.path(), query.finish());
+        self.clone().with_basic(user, password).get(&target).await
+    }
+}
+
+/// One open HTTP/1.1 connection. Dropping it closes it, in the middle of a body too.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    sender: SendRequest<TestBody>,
+    _driver: JoinSet<()>,
+}
+
+impl Connection {
+    async fn over(io: impl hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static) -> Result<Self> {
+        let (sender, driver) = handshake(io).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            // A connection that ends with an error also fails the request on it, which the test sees.
+            let _ = driver.await;
+        });
+        Ok(Self { sender, _driver: tasks })
+    }
+
+    /// Sends a request and returns the head of its answer; the body is the caller's to read.
+    pub(crate) async fn send_head(&mut self, request: Request<TestBody>) -> Result<http::Response<Incoming>> {
+        self.sender.ready().await?;
+        Ok(self.sender.send_request(request).await?)
+    }
+
+    pub(crate) async fn send(&mut self, request: Request<TestBody>) -> Result<Answer> {
+        let (head, body) = self.send_head(request).await?.into_parts();
+        let body = body.collect().await.context("the body broke off")?.to_bytes();
+        Ok(Answer { status: head.status, headers: head.headers, body })
+    }
+}
+
+pub(crate) fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", BASE64.encode(format!("{user}:{password}").as_bytes()))
+}
+
+/// The value of `name="..."` in a challenge.
+pub(crate) fn challenge_parameter(challenge: &str, name: &str) -> Option<String> {
+    let (_, rest) = challenge.split_once(&format!("{name}=\""))?;
+    Some(rest.split_once('"')?.0.to_owned())
+}

@@ -1,0 +1,141 @@
+//! Configuration files for the gateway under test, written as the text an operator would write.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::certs::Leaf;
+use super::registry::{Access, StockRegistry};
+
+/// Collects the parts of a configuration; [`Self::render`] gives the YAML. What a test does not mention has the value that most
+/// tests want: loopback, port 0, quick probes, JSON logs, everything allowed to every known user.
+#[derive(Debug, Clone)]
+pub(crate) struct ConfigBuilder {
+    dir: PathBuf,
+    external_url: String,
+    listeners: Vec<String>,
+    service: String,
+    users: Vec<String>,
+    policy: Vec<String>,
+    storage: String,
+    members: Vec<String>,
+    health: String,
+    extra: String,
+}
+
+impl ConfigBuilder {
+    /// Keeps keys and seals below `dir`.
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            external_url: "https://127.0.0.1".to_owned(),
+            listeners: Vec::new(),
+            service: "tidegate-test".to_owned(),
+            users: Vec::new(),
+            policy: Vec::new(),
+            storage: "shared".to_owned(),
+            members: Vec::new(),
+            health: "{ interval: 500ms, timeout: 1s, rise: 1, fall: 2 }".to_owned(),
+            extra: String::new(),
+        }
+    }
+
+    pub(crate) fn keys_dir(&self) -> PathBuf {
+        self.dir.join("keys")
+    }
+
+    pub(crate) fn external_url(mut self, url: &str) -> Self {
+        url.clone_into(&mut self.external_url);
+        self
+    }
+
+    pub(crate) fn tls_listener(self, address: impl std::fmt::Display, leaf: &Leaf) -> Self {
+        let (cert, key) = (leaf.cert.display(), leaf.key.display());
+        self.listener(&format!(
+            "{{ address: \"{address}\", tls: {{ certificates: [{{ cert: {cert}, key: {key} }}] }} }}"
+        ))
+    }
+
+    /// Any listener, as a YAML flow mapping.
+    pub(crate) fn listener(mut self, yaml: &str) -> Self {
+        self.listeners.push(yaml.to_owned());
+        self
+    }
+
+    /// A user with a real, cheap bcrypt hash.
+    pub(crate) fn user(mut self, name: &str, password: &str) -> Self {
+        let hash = bcrypt::hash(password, 4).expect("a bcrypt hash");
+        self.users.push(format!("{{ name: {name}, password_hash: \"{hash}\" }}"));
+        self
+    }
+
+    /// A policy rule as a YAML flow mapping. Without any, every user may do everything.
+    pub(crate) fn rule(mut self, yaml: &str) -> Self {
+        self.policy.push(yaml.to_owned());
+        self
+    }
+
+    pub(crate) fn storage(mut self, kind: &str) -> Self {
+        kind.clone_into(&mut self.storage);
+        self
+    }
+
+    /// A member with the credential that its own access control asks for.
+    pub(crate) fn member(self, registry: &StockRegistry) -> Self {
+        let credential = match registry.access() {
+            Access::Open => "none".to_owned(),
+            Access::Htpasswd { user, password } => {
+                format!("{{ basic: {{ user: {user}, password: \"{password}\" }} }}")
+            }
+            Access::Token { service, .. } => format!("{{ token: {{ audience: \"{service}\" }} }}"),
+        };
+        self.member_at(registry.name(), &registry.url(), &credential)
+    }
+
+    pub(crate) fn member_at(mut self, name: &str, url: &str, credential: &str) -> Self {
+        self.members.push(format!("{{ name: {name}, url: \"{url}\", credential: {credential} }}"));
+        self
+    }
+
+    pub(crate) fn health(mut self, yaml: &str) -> Self {
+        yaml.clone_into(&mut self.health);
+        self
+    }
+
+    /// Further top-level keys, as they are to stand in the file.
+    pub(crate) fn extra(mut self, yaml: &str) -> Self {
+        writeln!(self.extra, "{yaml}").expect("a String can be written to");
+        self
+    }
+
+    pub(crate) fn render(&self) -> String {
+        let every_user = vec!["{ user: \"*\", repository: \"**\", allow: [pull, push, delete] }".to_owned()];
+        let policy = if self.policy.is_empty() { &every_user } else { &self.policy };
+        let (dir, url, service) = (self.dir.display(), &self.external_url, &self.service);
+        let (storage, health, extra) = (&self.storage, &self.health, &self.extra);
+        let (listeners, users, policy) = (items(2, &self.listeners), items(6, &self.users), items(2, policy));
+        let members = items(6, &self.members);
+        format!(
+            "external_url: {url}
+listeners:
+{listeners}admin: {{ address: \"127.0.0.1:0\" }}
+tokens: {{ service: {service}, issuer: tidegate, keys: {dir}/keys }}
+uploads: {{ seal_keys: {dir}/seal }}
+identity:
+  - users:
+{users}policy:
+{policy}pools:
+  - name: main
+    storage: {storage}
+    members:
+{members}    health: {health}
+routes:
+  - {{ repository: \"**\", pool: main }}
+log: {{ format: json }}
+{extra}"
+        )
+    }
+}
+
+fn items(indent: usize, items: &[String]) -> String {
+    items.iter().map(|item| format!("{:indent$}- {item}\n", "")).collect()
+}

@@ -1,0 +1,255 @@
+//! Upload sessions: pinned to their member across restarts and replicas, and outliving their bearer.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use http::Method;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng};
+use tokio::sync::{RwLock, Semaphore};
+use tokio::task::JoinSet;
+
+use crate::harness::client::{TestClient, whole};
+use crate::harness::gateway::Gateway;
+use crate::harness::image::Blob;
+use crate::harness::site::{MemberKind, Site};
+use crate::harness::{Result, wait};
+
+const THREE: [MemberKind; 3] = [MemberKind::Open, MemberKind::Basic, MemberKind::Token];
+/// How many uploads, and how many of them at once.
+const UPLOADS: usize = 200;
+const AT_ONCE: usize = 8;
+
+/// The two replicas, as the uploads see them. A restart takes the lock alone.
+struct Replicas {
+    clients: RwLock<Vec<TestClient>>,
+}
+
+impl Replicas {
+    async fn send(
+        &self,
+        rng: &mut StdRng,
+        method: Method,
+        target: &str,
+        body: Vec<u8>,
+    ) -> Result<crate::harness::client::Answer> {
+        let clients = self.clients.read().await;
+        let client = &clients[rng.random_range(0..clients.len())];
+        let request = client.request(method, target).header("content-type", "application/octet-stream");
+        client.send(request.body(whole(body))?).await
+    }
+}
+
+/// The second replica: the same keys and members, its own port.
+async fn second_replica(site: &Site) -> (Gateway, tempfile::TempDir) {
+    let dir = tempfile::TempDir::with_prefix("tidegate-replica-").expect("a temporary directory");
+    let listening = site.endpoint.authority.clone();
+    let config =
+        site.config.render().replace(&format!("address: \"{listening}\""), "address: \"127.0.0.1:0\"");
+    (Gateway::start(&config, dir.path()).await, dir)
+}
+
+fn location(answer: &crate::harness::client::Answer) -> Result<String> {
+    answer.header("location").map(str::to_owned).context("no Location")
+}
+
+/// One upload in chunks of random size, each through a replica chosen by chance.
+async fn upload_in_chunks(replicas: &Replicas, seed: u64) -> Result<()> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let blob = Blob::random(rng.random_range(1..200_000));
+    let repository = format!("load/r{}", seed % 10);
+    let start = format!("/v2/{repository}/blobs/uploads/");
+    let mut target =
+        location(&replicas.send(&mut rng, Method::POST, &start, Vec::new()).await?.expect(202)?)?;
+    let mut sent = 0;
+    while sent < blob.bytes.len() {
+        let end = blob.bytes.len().min(sent + rng.random_range(1..80_000));
+        let chunk = blob.bytes[sent..end].to_vec();
+        let answer = replicas.send(&mut rng, Method::PATCH, &target, chunk).await?.expect(202)?;
+        assert_eq!(answer.header("range"), Some(format!("0-{}", end - 1).as_str()));
+        target = location(&answer)?;
+        sent = end;
+    }
+    let finish = format!("{target}&digest={}", blob.digest);
+    let answer = replicas.send(&mut rng, Method::PUT, &finish, Vec::new()).await?.expect(201)?;
+    assert_eq!(answer.header("docker-content-digest"), Some(blob.digest.as_str()));
+    let read = replicas
+        .send(&mut rng, Method::GET, &format!("/v2/{repository}/blobs/{}", blob.digest), Vec::new())
+        .await?
+        .expect(200)?;
+    anyhow::ensure!(read.body == blob.bytes, "other bytes came back");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_interleaved_uploads_stay_on_their_members_across_a_restart_and_two_replicas() {
+    let mut site = Site::start_with(&THREE, |config| config.extra("hosts: [\"127.0.0.1\"]")).await;
+    let (mut second, _dir) = second_replica(&site).await;
+    let scopes: Vec<String> = (0..10).map(|at| format!("repository:load/r{at}:pull,push")).collect();
+    let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+    let token =
+        site.client().token(&site.endpoint.user, &site.endpoint.password, &scopes).await.expect("a token");
+    let clients = |site: &Site, second: &Gateway| {
+        vec![site.client().with_bearer(&token), second.client(&site.endpoint.ca_file).with_bearer(&token)]
+    };
+    let replicas = Arc::new(Replicas { clients: RwLock::new(clients(&site, &second)) });
+    let (seed, at_once) = (rand::random::<u32>(), Arc::new(Semaphore::new(AT_ONCE)));
+    let mut uploads = JoinSet::new();
+    for number in 0..UPLOADS {
+        let (replicas, at_once) = (Arc::clone(&replicas), Arc::clone(&at_once));
+        uploads.spawn(async move {
+            let _turn = at_once.acquire().await.expect("never closed");
+            let seed = u64::from(seed) + number as u64;
+            upload_in_chunks(&replicas, seed)
+                .await
+                .map_err(|error| format!("upload with seed {seed}: {error:#}"))
+        });
+    }
+    for done in 0..UPLOADS {
+        if done == UPLOADS / 2 {
+            // No request is on its way while the lock is held, but eight sessions are open.
+            let mut shared = replicas.clients.write().await;
+            site.stop_gateway().await;
+            site.restart_gateway().await;
+            *shared = clients(&site, &second);
+        }
+        let ended = uploads.join_next().await.expect("as many as were started").expect("no panic");
+        ended.unwrap_or_else(|problem| panic!("{problem}"));
+    }
+    assert_each_session_has_one_member(&site);
+    for gateway in [&site.gateway, &second] {
+        assert_eq!(
+            gateway
+                .metrics()
+                .await
+                .expect("metrics")
+                .sum("tidegate_upload_pins_total", &["event=\"refused\""]),
+            0.0
+        );
+    }
+    second.stop().await;
+    site.stop_gateway().await;
+}
+
+fn assert_each_session_has_one_member(site: &Site) {
+    let mut members_of: HashMap<String, HashSet<String>> = HashMap::new();
+    for member in &site.members {
+        for request in member.requests() {
+            let Some((_, id)) = request.target.split_once("/blobs/uploads/") else { continue };
+            let id = id.split('?').next().unwrap_or_default();
+            if !id.is_empty() {
+                members_of.entry(id.to_owned()).or_default().insert(member.name().to_owned());
+            }
+        }
+    }
+    assert!(members_of.len() >= UPLOADS, "{} sessions were seen", members_of.len());
+    let used: HashSet<_> = members_of.values().flatten().collect();
+    assert_eq!(used.len(), 3, "every member has sessions");
+    let split: Vec<_> = members_of.iter().filter(|(_, members)| members.len() != 1).collect();
+    assert!(split.is_empty(), "sessions on two members: {split:?}");
+}
+
+/// The site's configuration with tokens that end two seconds after they were issued.
+fn with_short_tokens(site: &Site) -> String {
+    let short = "tokens: { lifetime: 2s, expiry_margin: 0s, allow_short_lifetime: true, service";
+    site.config.render().replace("tokens: { service", short)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bearer_that_ends_in_the_middle_of_an_upload_still_finishes_it_and_nothing_else() {
+    let mut site = Site::start(&THREE).await;
+    site.stop_gateway().await;
+    site.gateway = Gateway::start(&with_short_tokens(&site), site.dir()).await;
+    let client = site.authorized(&["repository:a/b:pull,push,delete"]).await;
+    let blob = Blob::random(100_000);
+    let started =
+        client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted");
+    let other = client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted");
+    let target = location(&started).expect("a Location");
+    let half = client
+        .patch(&target, blob.bytes[..50_000].to_vec())
+        .await
+        .expect("sent")
+        .expect(202)
+        .expect("accepted");
+    wait::until("the token to end", Duration::from_secs(10), async || {
+        let answer = client.get("/v2/").await.ok()?;
+        (answer.status == 401).then_some(())
+    })
+    .await;
+    for (method, target) in [
+        (Method::GET, "/v2/".to_owned()),
+        (Method::GET, "/v2/a/b/tags/list".to_owned()),
+        (Method::HEAD, format!("/v2/a/b/blobs/{}", blob.digest)),
+        (Method::POST, "/v2/a/b/blobs/uploads/".to_owned()),
+        (Method::PUT, "/v2/a/b/manifests/v1".to_owned()),
+    ] {
+        let request = client.request(method.clone(), &target).body(whole("")).expect("a request");
+        let answer = client.send(request).await.expect("sent").expect(401).expect("refused");
+        let challenge = answer.header("www-authenticate").expect("a challenge");
+        assert!(challenge.contains("error=\"invalid_token\""), "{method} {target}: {challenge}");
+    }
+    let target = location(&half).expect("a Location");
+    let status = client.get(&target).await.expect("sent").expect(204).expect("status");
+    assert_eq!(status.header("range"), Some("0-49999"));
+    let rest = client
+        .patch(&target, blob.bytes[50_000..].to_vec())
+        .await
+        .expect("sent")
+        .expect(202)
+        .expect("accepted");
+    let finish = format!("{}&digest={}", location(&rest).expect("a Location"), blob.digest);
+    client.put(&finish, "application/octet-stream", "").await.expect("sent").expect(201).expect("finished");
+    client
+        .delete(&location(&other).expect("a Location"))
+        .await
+        .expect("sent")
+        .expect(204)
+        .expect("cancelled");
+    let metrics = site.gateway.metrics().await.expect("metrics");
+    assert!(metrics.sum("tidegate_upload_grace_requests_total", &[]) >= 4.0);
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_user_and_a_revoked_token_are_refused_inside_an_open_upload() {
+    let mut site = Site::start_with(&THREE, |config| config.user("bob", "bobs password")).await;
+    let scopes = ["repository:a/b:pull,push"];
+    let bob = site.client().token("bob", "bobs password", &scopes).await.expect("a token");
+    let bob = site.client().with_bearer(&bob);
+    let alice = site.authorized(&scopes).await;
+    let mut targets = Vec::new();
+    for client in [&alice, &bob] {
+        let started =
+            client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted");
+        targets.push(location(&started).expect("a Location"));
+    }
+    // Somebody else's session is nobody else's.
+    let refused = alice.patch(&targets[1], "x").await.expect("sent").expect(400).expect("refused");
+    assert_eq!(refused.error_code().as_deref(), Some("BLOB_UPLOAD_INVALID"));
+    let without_bob: String = site
+        .config
+        .render()
+        .lines()
+        .filter(|line| !line.contains("name: bob"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert_eq!(site.gateway.reload_with(&without_bob).await["message"], "reloaded");
+    let refused = bob.patch(&targets[1], "x").await.expect("sent").expect(401).expect("refused");
+    assert!(refused.header("www-authenticate").expect("a challenge").contains("invalid_token"));
+    alice.patch(&targets[0], "x").await.expect("sent").expect(202).expect("alice goes on");
+    let file = site.dir().join("tidegate.yaml");
+    let revoke = crate::harness::gateway::tidegate(&[
+        "revoke",
+        "users/alice",
+        "--config",
+        file.to_str().expect("a path"),
+    ]);
+    let said = crate::harness::process::run(revoke, Duration::from_secs(20)).await.expect("revoked");
+    assert!(said.contains("users/alice"), "{said}");
+    site.gateway.reload().await;
+    alice.get(&targets[0]).await.expect("sent").expect(401).expect("revoked");
+    site.stop_gateway().await;
+}
