@@ -3,4 +3,6 @@
 mod check;
 mod clients;
 mod harness;
+mod keys;
+mod members;
 mod uploads;

@@ -214,12 +214,15 @@ impl TestClient {
         let challenge = challenge.header("www-authenticate").context("no challenge")?.to_owned();
         let realm: http::Uri = challenge_parameter(&challenge, "realm").context("no realm")?.parse()?;
         let service = challenge_parameter(&challenge, "service").context("no service")?;
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("service", &service);
-        for scope in scopes {
-            query.append_pair("scope", scope);
-        }
-        let target = format!("{}?{}", realm.path(), query.finish());
+        let target = {
+            // A block of its own: the serializer must not live across the await.
+            let mut query = form_urlencoded::Serializer::new(String::new());
+            query.append_pair("service", &service);
+            for scope in scopes {
+                query.append_pair("scope", scope);
+            }
+            format!("{}?{}", realm.path(), query.finish())
+        };
         self.clone().with_basic(user, password).get(&target).await
     }
 }

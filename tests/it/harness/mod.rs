@@ -7,6 +7,7 @@ pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod clients;
 pub(crate) mod config;
+pub(crate) mod fake_member;
 pub(crate) mod gateway;
 pub(crate) mod image;
 pub(crate) mod network;

@@ -1,0 +1,143 @@
+//! A scripted member, for answers that no stock registry gives on demand: a real HTTP/1.1 server on a port of its own that answers
+//! what the test's script says and keeps what it was asked. `GET /v2/` of the gateway's probes is answered 200 unless the script
+//! says otherwise, and is not kept.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+/// One request as it arrived. Its body is filled while it arrives.
+#[derive(Debug, Clone)]
+pub(crate) struct Recorded {
+    pub(crate) method: String,
+    /// Path and query as they arrived.
+    pub(crate) target: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+    pub(crate) complete: bool,
+}
+
+impl Recorded {
+    pub(crate) fn is_probe(&self) -> bool {
+        self.target == "/v2/"
+    }
+
+    /// All values of a header, joined by `, `; `None` where it did not come.
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        let values: Vec<_> =
+            self.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+        (!values.is_empty()).then(|| values.join(", "))
+    }
+}
+
+/// What the script answers to one request.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// This, once the request's body has ended.
+    Answer(Response<Full<Bytes>>),
+    /// Nothing, for as long as the other side waits.
+    Silence,
+}
+
+/// An answer with a body and headers.
+pub(crate) fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+    let mut response = Response::builder().status(StatusCode::from_u16(status).expect("a status"));
+    for (name, value) in headers {
+        response = response.header(*name, *value);
+    }
+    Reply::Answer(response.body(Full::new(body.into())).expect("a response"))
+}
+
+type Script = dyn Fn(&Recorded) -> Option<Reply> + Send + Sync;
+
+/// A running fake; stopped on drop.
+pub(crate) struct FakeMember {
+    url: String,
+    seen: Arc<Mutex<Vec<Recorded>>>,
+    _tasks: JoinSet<()>,
+}
+
+impl FakeMember {
+    /// Answers by `script`; what it has no answer for is 404, and a probe is 200.
+    pub(crate) async fn start(
+        script: impl Fn(&Recorded) -> Option<Reply> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("a bound socket has an address"));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, Arc::new(script), Arc::clone(&seen)));
+        Self { url, seen, _tasks: tasks }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Every request but the probes, oldest first.
+    pub(crate) fn requests(&self) -> Vec<Recorded> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter().filter(|request| !request.is_probe()).cloned().collect()
+    }
+}
+
+async fn accept(listener: TcpListener, script: Arc<Script>, seen: Arc<Mutex<Vec<Recorded>>>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (socket, _) = listener.accept().await.expect("a listening socket accepts");
+        let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
+        connections.spawn(async move {
+            let service = service_fn(move |request| {
+                let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
+                async move { Ok::<_, Infallible>(respond(request, &*script, &seen).await) }
+            });
+            // The gateway may go away whenever it likes.
+            drop(http1::Builder::new().serve_connection(TokioIo::new(socket), service).await);
+        });
+    }
+}
+
+async fn respond(
+    request: Request<Incoming>,
+    script: &Script,
+    seen: &Mutex<Vec<Recorded>>,
+) -> Response<Full<Bytes>> {
+    let lock = || seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let (head, mut body) = request.into_parts();
+    let recorded = Recorded {
+        method: head.method.to_string(),
+        target: head.uri.to_string(),
+        headers: head.headers,
+        body: Vec::new(),
+        complete: false,
+    };
+    let at = {
+        let mut seen = lock();
+        seen.push(recorded.clone());
+        seen.len() - 1
+    };
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Some(data) = frame.data_ref() {
+            lock()[at].body.extend_from_slice(data);
+        }
+    }
+    let recorded = {
+        let mut seen = lock();
+        seen[at].complete = true;
+        seen[at].clone()
+    };
+    let default = if recorded.is_probe() { 200 } else { 404 };
+    match script(&recorded).unwrap_or_else(|| answer(default, &[], "{}")) {
+        Reply::Answer(response) => response,
+        Reply::Silence => std::future::pending().await,
+    }
+}

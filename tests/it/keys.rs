@@ -1,0 +1,154 @@
+//! Key rotation under load, and replicas that were given different keys.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use data_encoding::BASE64URL_NOPAD;
+use tokio::task::JoinSet;
+
+use crate::harness::client::TestClient;
+use crate::harness::gateway::{Gateway, tidegate};
+use crate::harness::image::Blob;
+use crate::harness::process;
+use crate::harness::site::{MemberKind, Site};
+use crate::harness::{Result, wait};
+
+/// Between the reloads of the two replicas.
+const APART: Duration = Duration::from_secs(5);
+/// After how long the new keys sign: later than the second reload.
+const ACTIVATE_AFTER: &str = "8s";
+
+/// A replica with the same keys on a port of its own, which reloads only when told to.
+async fn replica(config: &str, listening: &str) -> (Gateway, tempfile::TempDir) {
+    let dir = tempfile::TempDir::with_prefix("tidegate-replica-").expect("a temporary directory");
+    let config = config.replace(&format!("address: \"{listening}\""), "address: \"127.0.0.1:0\"");
+    (Gateway::start(&config, dir.path()).await, dir)
+}
+
+fn kid_of(token: &str) -> Result<String> {
+    let header = token.split('.').next().context("a token")?;
+    let header: serde_json::Value = serde_json::from_slice(&BASE64URL_NOPAD.decode(header.as_bytes())?)?;
+    header["kid"].as_str().map(str::to_owned).context("a kid")
+}
+
+/// A token from one replica, used at the other: a push of a small blob and its pull.
+async fn push_and_pull(from: &TestClient, at: &TestClient, login: (&str, &str)) -> Result<String> {
+    let token = from.token(login.0, login.1, &["repository:load/keys:pull,push"]).await?;
+    let client = at.clone().with_bearer(&token);
+    client.get("/v2/").await?.expect(200)?;
+    let blob = Blob::random(2000);
+    let started = client.post("/v2/load/keys/blobs/uploads/", "").await?.expect(202)?;
+    let target = started.header("location").context("no Location")?.to_owned();
+    let finish = format!("{target}&digest={}", blob.digest);
+    client.put(&finish, "application/octet-stream", blob.bytes.clone()).await?.expect(201)?;
+    let read = client.get(&format!("/v2/load/keys/blobs/{}", blob.digest)).await?.expect(200)?;
+    anyhow::ensure!(read.body == blob.bytes, "other bytes came back");
+    kid_of(&token)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_rotate_under_load_with_replicas_apart_and_a_member_that_is_not_restarted() {
+    let kinds = [MemberKind::Token, MemberKind::Open];
+    let mut site = Site::start_with(&kinds, |config| {
+        config.extra("hosts: [\"127.0.0.1\"]").extra("reload_interval: 1h")
+    })
+    .await;
+    let (mut second, _dir) = replica(&site.config.render(), &site.endpoint.authority).await;
+    let clients = [site.client(), second.client(&site.endpoint.ca_file)];
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let mut load = JoinSet::new();
+    for number in 0..4 {
+        let (from, at) = (clients[number % 2].clone(), clients[number / 2].clone());
+        let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
+        let (user, password) = (site.endpoint.user.clone(), site.endpoint.password.clone());
+        load.spawn(async move {
+            let mut kids = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let kid = push_and_pull(&from, &at, (&user, &password)).await;
+                kids.push(kid.unwrap_or_else(|error| panic!("worker {number}: {error:#}")));
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+            kids.dedup();
+            kids
+        });
+    }
+    let file = site.dir().join("tidegate.yaml");
+    let rotate = ["keys", "rotate", "--activate-after", ACTIVATE_AFTER, "--config", file.to_str().expect("a path")];
+    let said = process::run(tidegate(&rotate), Duration::from_secs(20)).await.expect("rotated");
+    assert!(said.contains("rootcertbundle"), "{said}");
+    assert_eq!(site.gateway.reload().await["message"], "reloaded");
+    tokio::time::sleep(APART).await;
+    assert_eq!(second.reload().await["message"], "reloaded");
+    // Every worker sees the new key sign, and goes on for a while.
+    let new_kid = wait::until("the new key to sign", Duration::from_secs(20), async || {
+        let token = clients[0].token(&site.endpoint.user, &site.endpoint.password, &[]).await.ok()?;
+        let kid = kid_of(&token).ok()?;
+        let listed = process::run(tidegate(&["keys", "list", "--config", file.to_str()?]), Duration::from_secs(20)).await.ok()?;
+        let active = listed.lines().find(|line| line.contains(&kid) && line.contains("active"))?;
+        let retired = listed.lines().any(|line| line.starts_with("client") && line.contains("retired"));
+        (active.starts_with("client") && retired).then_some(kid)
+    })
+    .await;
+    let at_rotation = done.load(Ordering::Relaxed);
+    wait::until("the load to go on under the new key", Duration::from_secs(30), async || {
+        (done.load(Ordering::Relaxed) > at_rotation + 40).then_some(())
+    })
+    .await;
+    stop.store(true, Ordering::Relaxed);
+    while let Some(kids) = load.join_next().await {
+        let kids = kids.expect("no request failed");
+        assert_eq!(kids.len(), 2, "first the old key, then the new one, and never back: {kids:?}");
+        assert_eq!(kids[1], new_kid);
+    }
+    assert_no_refusals(&site, &second);
+    second.stop().await;
+    site.stop_gateway().await;
+}
+
+/// No member refused a request, and the gateways refused nothing but the first request without a token.
+fn assert_no_refusals(site: &Site, second: &Gateway) {
+    for member in &site.members {
+        let requests = member.requests_for("load/keys");
+        assert!(!requests.is_empty(), "{} served nothing", member.name());
+        let refused: Vec<_> = requests.iter().filter(|request| request.status == 401).collect();
+        assert!(refused.is_empty(), "{}: {refused:?}", member.name());
+    }
+    for gateway in [&site.gateway, second] {
+        let log = gateway.access_log();
+        let refused = log.iter().filter(|line| line.status() == 401 && line.route() != "ping");
+        assert_eq!(refused.count(), 0);
+        let out = gateway.find_log(|line| line["message"] == "member is out");
+        assert!(out.is_none(), "{out:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_with_different_keys_say_so_in_words() {
+    let mut site = Site::start_with(&[MemberKind::Open], |config| config.extra("hosts: [\"127.0.0.1\"]")).await;
+    let own = tempfile::TempDir::with_prefix("tidegate-keys-").expect("a temporary directory");
+    let config = site.config.render().replace(
+        &format!("{}/keys", site.dir().display()),
+        &format!("{}/keys", own.path().display()),
+    );
+    let (mut second, _dir) = replica(&config, &site.endpoint.authority).await;
+    let token = site.client().token(&site.endpoint.user, &site.endpoint.password, &[]).await.expect("a token");
+    let stranger = second.client(&site.endpoint.ca_file).with_bearer(&token);
+    let answer = stranger.get("/v2/").await.expect("sent").expect(401).expect("refused");
+    assert!(answer.header("www-authenticate").expect("a challenge").contains("error=\"invalid_token\""));
+    let says = |line: &serde_json::Value| {
+        line["message"].as_str().is_some_and(|text| text.contains("another replica has other keys"))
+    };
+    let line = second.wait_for_log("another replica has other keys", Duration::from_secs(5), says).await;
+    assert_eq!(line["level"], "ERROR");
+    assert_eq!(line["kid"].as_str(), Some(kid_of(&token).expect("a kid").as_str()));
+    let metrics = second.metrics().await.expect("metrics");
+    assert!((metrics.sum("tidegate_foreign_key_tokens_total", &[]) - 1.0).abs() < f64::EPSILON);
+    // A token of nobody we know is refused without that alarm.
+    let junk = second.client(&site.endpoint.ca_file).with_bearer("a.b.c");
+    junk.get("/v2/").await.expect("sent").expect(401).expect("refused");
+    assert_eq!(second.log_lines().iter().filter(|line| says(line)).count(), 1);
+    second.stop().await;
+    site.stop_gateway().await;
+}

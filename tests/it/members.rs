@@ -1,0 +1,308 @@
+//! Members that die, freeze, come back, refuse, or are not what they should be.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::harness::client::TestClient;
+use crate::harness::config::ConfigBuilder;
+use crate::harness::fake_member::{FakeMember, answer};
+use crate::harness::gateway::Gateway;
+use crate::harness::image::{Blob, Image};
+use crate::harness::registry::{Access, StockRegistry};
+use crate::harness::site::{MemberKind, Site};
+use crate::harness::{Result, wait};
+
+const THREE: [MemberKind; 3] = [MemberKind::Open, MemberKind::Basic, MemberKind::Token];
+/// Two probes of half a second with a second's patience each, and jitter.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Pushes a blob, and returns the path to read it from.
+async fn push_blob(client: &TestClient, repository: &str, blob: &Blob) -> Result<String> {
+    let started = client.post(&format!("/v2/{repository}/blobs/uploads/"), "").await?.expect(202)?;
+    let finish = format!("{}&digest={}", started.header("location").unwrap_or_default(), blob.digest);
+    client.put(&finish, "application/octet-stream", blob.bytes.clone()).await?.expect(201)?;
+    Ok(format!("/v2/{repository}/blobs/{}", blob.digest))
+}
+
+async fn wait_for_state(gateway: &Gateway, member: &str, state: &str) {
+    let (member_label, state_label) = (format!("member=\"{member}\""), format!("state=\"{state}\""));
+    wait::until(&format!("{member} to be {state}"), FOLLOWED_WITHIN, async || {
+        let metrics = gateway.metrics().await.ok()?;
+        let is = metrics.sum("tidegate_member_state", &[&member_label, &state_label]) > 0.5;
+        is.then_some(())
+    })
+    .await;
+}
+
+/// Readers that never stop reading one blob until told to; each failure is a panic.
+struct Load {
+    stop: Arc<AtomicBool>,
+    reads: Arc<AtomicUsize>,
+    readers: JoinSet<()>,
+}
+
+impl Load {
+    fn start(client: &TestClient, path: &str) -> Self {
+        let (stop, reads) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let mut readers = JoinSet::new();
+        for reader in 0..4 {
+            let (client, path) = (client.clone(), path.to_owned());
+            let (stop, reads) = (Arc::clone(&stop), Arc::clone(&reads));
+            readers.spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let read = client.get(&path).await.and_then(|answer| answer.expect(200));
+                    read.unwrap_or_else(|error| panic!("reader {reader}: {error:#}"));
+                    reads.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        Self { stop, reads, readers }
+    }
+
+    async fn goes_on(&self, reads: usize) {
+        let before = self.reads.load(Ordering::Relaxed);
+        wait::until("the load to go on", Duration::from_secs(20), async || {
+            (self.reads.load(Ordering::Relaxed) >= before + reads).then_some(())
+        })
+        .await;
+    }
+
+    async fn stop(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(reader) = self.readers.join_next().await {
+            reader.expect("no read failed");
+        }
+    }
+}
+
+/// How many of the answered requests came from a member.
+fn served_by(gateway: &Gateway, member: &str) -> usize {
+    gateway.access_log().iter().filter(|line| line.member() == member).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_killed_frozen_or_back_is_followed_under_load() {
+    let mut site = Site::start(&THREE).await;
+    let client = site.authorized(&["repository:a/b:pull,push"]).await;
+    let path = push_blob(&client, "a/b", &Blob::random(20_000)).await.expect("pushed");
+    let load = Load::start(&client, &path);
+    load.goes_on(100).await;
+
+    site.members[0].kill();
+    wait_for_state(&site.gateway, "member0", "unhealthy").await;
+    let served = served_by(&site.gateway, "member0");
+    load.goes_on(100).await;
+    assert_eq!(served_by(&site.gateway, "member0"), served, "no request goes to a dead member");
+    assert!(served > 0, "it served before");
+
+    site.members[1].freeze();
+    wait_for_state(&site.gateway, "member1", "unhealthy").await;
+    let asked = site.gateway.metrics().await.expect("metrics").sum("tidegate_member_requests_in_flight", &["member=\"member1\""]);
+    let served = served_by(&site.gateway, "member1");
+    load.goes_on(100).await;
+    assert_eq!(served_by(&site.gateway, "member1"), served, "no request goes to a frozen member");
+    assert!(asked <= 4.0, "only what was under way when it froze: {asked}");
+
+    site.members[0].restart().await;
+    site.members[1].thaw();
+    for member in ["member0", "member1"] {
+        wait_for_state(&site.gateway, member, "healthy").await;
+        let served = served_by(&site.gateway, member);
+        wait::until("work to come back", FOLLOWED_WITHIN, async || {
+            (served_by(&site.gateway, member) > served + 10).then_some(())
+        })
+        .await;
+    }
+    load.stop().await;
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_refusals_of_a_member_change_no_state() {
+    let probes = Arc::new(AtomicUsize::new(0));
+    let member = FakeMember::start({
+        let probes = Arc::clone(&probes);
+        move |request| {
+            let right = request.header("authorization").is_some();
+            if request.is_probe() {
+                probes.fetch_add(1, Ordering::Relaxed);
+                return Some(if right { answer(200, &[], "{}") } else { answer(401, &[("www-authenticate", "Basic realm=\"x\"")], "") });
+            }
+            let challenge = [("www-authenticate", "Basic realm=\"harbor\"")];
+            request.target.contains("/secret").then(|| answer(401, &challenge, "no"))
+        }
+    })
+    .await;
+    let mut site = Site::start_with(&[], |config| {
+        config.member_at("strict", member.url(), "{ basic: { user: svc, password: right } }")
+    })
+    .await;
+    let client = site.authorized(&["repository:secret/x:pull"]).await;
+    let before = probes.load(Ordering::Relaxed);
+    let mut work = JoinSet::new();
+    for _ in 0..8 {
+        let client = client.clone();
+        work.spawn(async move {
+            let mut connection = client.connect().await.expect("connected");
+            for _ in 0..125 {
+                let request = client.request(http::Method::GET, "/v2/secret/x/manifests/v1");
+                let request = request.body(crate::harness::client::whole("")).expect("a request");
+                let refused = connection.send(request).await.expect("sent").expect(401).expect("refused");
+                let challenges: Vec<_> = refused.headers.get_all("www-authenticate").iter().collect();
+                assert_eq!(challenges.len(), 1);
+                let challenge = challenges[0].to_str().expect("text");
+                assert!(challenge.starts_with("Bearer ") && challenge.contains("insufficient_scope"), "{challenge}");
+            }
+        });
+    }
+    while let Some(done) = work.join_next().await {
+        done.expect("every request was refused as it should be");
+    }
+    assert_eq!(member.requests().len(), 1000);
+    let controls = probes.load(Ordering::Relaxed) - before;
+    assert!(controls < 200, "a thousand refusals are not a thousand probes: {controls}");
+    let changes = site.gateway.log_lines().into_iter().filter(|line| line["message"] == "member is out");
+    assert_eq!(changes.count(), 0);
+    let metrics = site.gateway.metrics().await.expect("metrics");
+    assert!(metrics.sum("tidegate_member_state", &["member=\"strict\"", "state=\"healthy\""]) > 0.5);
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_with_a_wrong_credential_is_out_and_named_and_the_others_serve() {
+    let mut site = Site::start_with(&[MemberKind::Open], |config| config).await;
+    let strict = StockRegistry::builder("strict").storage(site.members[0].storage()).access(Access::generated_htpasswd());
+    let strict = strict.start().await;
+    let config = site.config.clone().member_at("strict", &strict.url(), "{ basic: { user: svc, password: wrong } }");
+    site.stop_gateway().await;
+    site.gateway = Gateway::start(&config.render(), site.dir()).await;
+    wait_for_state(&site.gateway, "strict", "credential_fault").await;
+    let out = site.gateway.find_log(|line| line["message"] == "member is out" && line["member"] == "strict");
+    let reason = out.expect("logged")["reason"].as_str().unwrap_or_default().to_owned();
+    assert!(reason.contains("401 to our own credential"), "{reason}");
+    let client = site.authorized(&["repository:a/b:pull,push"]).await;
+    for _ in 0..5 {
+        push_blob(&client, "a/b", &Blob::random(1000)).await.expect("the open member serves");
+    }
+    assert!(strict.requests_for("a/b").is_empty());
+    site.gateway.admin().get("/readyz").await.expect("sent").expect(200).expect("one member is enough");
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn https_members_are_checked_against_their_authority_and_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let certificates = crate::harness::certs::Certificates::new(dir.path());
+    let leaf = certificates.leaf("registry", &["registry.internal"]);
+    let member = StockRegistry::builder("tls").tls(leaf).start().await;
+    let ca = certificates.authority();
+    let named = format!("{{ ca_file: {}, server_name: registry.internal }}", ca.display());
+    let unnamed = format!("{{ ca_file: {} }}", ca.display());
+    let with_tls = |config: ConfigBuilder, name: &str, tls: &str| {
+        config.member_at(name, &member.url(), &format!("none, tls: {tls}"))
+    };
+    let mut site = Site::start_with(&[], |config| {
+        let config = with_tls(config, "trusted", &named);
+        with_tls(config, "unnamed", &unnamed)
+    })
+    .await;
+    wait_for_state(&site.gateway, "trusted", "healthy").await;
+    wait_for_state(&site.gateway, "unnamed", "unhealthy").await;
+    let status = site.gateway.admin().get("/status").await.expect("sent").json().expect("JSON");
+    let problem = status["pools"][0]["members"][1]["last_problem"].as_str().unwrap_or_default().to_owned();
+    assert!(problem.contains("certificate"), "{problem}");
+    let client = site.authorized(&["repository:a/b:pull,push"]).await;
+    let path = push_blob(&client, "a/b", &Blob::random(50_000)).await.expect("pushed over TLS");
+    client.get(&path).await.expect("sent").expect(200).expect("pulled over TLS");
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_cannot_read_the_canary_is_out() {
+    let (good, empty) = (StockRegistry::builder("good").start().await, StockRegistry::builder("empty").start().await);
+    let image = Image::random(&[1000]);
+    let direct = TestClient::plain(good.address());
+    for blob in image.blobs() {
+        push_blob(&direct, "canary/image", blob).await.expect("pushed");
+    }
+    let manifest = image.manifest.bytes.clone();
+    direct.put("/v2/canary/image/manifests/1", image.manifest_type(), manifest).await.expect("sent").expect(201).expect("pushed");
+    let mut site = Site::start_with(&[], |config| {
+        config.member(&good).member(&empty).health("{ interval: 500ms, timeout: 1s, rise: 1, fall: 2, canary: \"canary/image:1\" }")
+    })
+    .await;
+    wait_for_state(&site.gateway, "good", "healthy").await;
+    wait_for_state(&site.gateway, "empty", "unhealthy").await;
+    let out = site.gateway.find_log(|line| line["message"] == "member is out").expect("logged");
+    assert!(out["reason"].as_str().unwrap_or_default().contains("canary"), "{out}");
+    site.stop_gateway().await;
+}
+
+/// A member that counts the requests that it has at once, and takes its time.
+async fn counting_member(at_once: Arc<AtomicUsize>, most: Arc<AtomicUsize>) -> (String, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (socket, _) = listener.accept().await.expect("accepts");
+            let (at_once, most) = (Arc::clone(&at_once), Arc::clone(&most));
+            connections.spawn(async move {
+                let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                    let (at_once, most) = (Arc::clone(&at_once), Arc::clone(&most));
+                    async move {
+                        if request.uri().path() != "/v2/" {
+                            let now = at_once.fetch_add(1, Ordering::SeqCst) + 1;
+                            most.fetch_max(now, Ordering::SeqCst);
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                            at_once.fetch_sub(1, Ordering::SeqCst);
+                        }
+                        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"{}"))))
+                    }
+                });
+                drop(http1::Builder::new().serve_connection(TokioIo::new(socket), service).await);
+            });
+        }
+    });
+    (url, tasks)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn max_connections_is_exact_over_all_workers_and_nobody_starves() {
+    let (at_once, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (url, _tasks) = counting_member(Arc::clone(&at_once), Arc::clone(&most)).await;
+    let mut site = Site::start_with(&[], |config| {
+        let config = config.member_at("narrow", &url, "none").extra("workers: 4");
+        config.extra("upstream: { connections_max: 1, queue_timeout: 20s, first_byte_timeout: 20s }")
+    })
+    .await;
+    let client = site.authorized(&["repository:a/b:pull"]).await;
+    let mut work = JoinSet::new();
+    for _ in 0..16 {
+        let client = client.clone();
+        work.spawn(async move {
+            for _ in 0..20 {
+                client.get("/v2/a/b/tags/list").await.expect("sent").expect(200).expect("served");
+            }
+        });
+    }
+    while let Some(done) = work.join_next().await {
+        done.expect("every request is served");
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 1, "the member never sees two");
+    let metrics = site.gateway.metrics().await.expect("metrics");
+    assert!(metrics.sum("tidegate_member_connections", &["member=\"narrow\""]) <= 1.0);
+    site.stop_gateway().await;
+}
