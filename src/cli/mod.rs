@@ -71,7 +71,7 @@ struct ConfigArgument {
 #[must_use]
 pub fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(arguments) => serve::run(arguments),
+        Command::Serve(arguments) => serve::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Keys(command) => keys::run(&command),
         Command::HashPassword(arguments) => hash_password::run(&arguments),

@@ -1,8 +1,10 @@
 //! `tidegate serve`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::admin::AdminSettings;
 use crate::app::{self, Surroundings};
 use crate::config::{self, Config, ConfigErrors};
 use crate::server::{ListenerKind, generate_self_signed};
@@ -26,12 +28,18 @@ pub(super) struct Serve {
     /// Where keys and the self-signed certificate are kept when member URLs are given
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIRECTORY)]
     data_dir: PathBuf,
+    /// Where to listen when member URLs are given
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443", conflicts_with = "config")]
+    listen: SocketAddr,
+    /// Where the admin listener is when member URLs are given
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090", conflicts_with = "config")]
+    admin_listen: SocketAddr,
 }
 
-pub(super) fn run(arguments: Serve) -> ExitCode {
+pub(super) fn run(arguments: &Serve) -> ExitCode {
     let quick = !arguments.members.is_empty();
-    let path = (!quick).then(|| arguments.config.unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG)));
-    let config = match load(path.as_ref(), &arguments.members, &arguments.data_dir) {
+    let path = (!quick).then(|| arguments.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG)));
+    let config = match load(path.as_ref(), &arguments) {
         Ok(config) => config,
         Err(errors) => {
             complain(errors);
@@ -56,12 +64,15 @@ pub(super) fn run(arguments: Serve) -> ExitCode {
     }
 }
 
-fn load(
-    path: Option<&PathBuf>,
-    members: &[String],
-    data_dir: &std::path::Path,
-) -> Result<Config, ConfigErrors> {
-    let Some(path) = path else { return config::from_member_urls(members, data_dir) };
+fn load(path: Option<&PathBuf>, arguments: &Serve) -> Result<Config, ConfigErrors> {
+    let Some(path) = path else {
+        let mut config = config::from_member_urls(&arguments.members, &arguments.data_dir)?;
+        for listener in &mut config.server.listeners {
+            listener.address = arguments.listen;
+        }
+        config.admin = Some(AdminSettings { address: arguments.admin_listen });
+        return Ok(config);
+    };
     let loaded = config::load(path)?;
     for warning in &loaded.warnings {
         complain(format_args!("warning: {warning}"));

@@ -75,7 +75,8 @@ async fn keys_rotate_under_load_with_replicas_apart_and_a_member_that_is_not_res
         });
     }
     let file = site.dir().join("tidegate.yaml");
-    let rotate = ["keys", "rotate", "--activate-after", ACTIVATE_AFTER, "--config", file.to_str().expect("a path")];
+    let rotate =
+        ["keys", "rotate", "--activate-after", ACTIVATE_AFTER, "--config", file.to_str().expect("a path")];
     let said = process::run(tidegate(&rotate), Duration::from_secs(20)).await.expect("rotated");
     assert!(said.contains("rootcertbundle"), "{said}");
     assert_eq!(site.gateway.reload().await["message"], "reloaded");
@@ -85,7 +86,10 @@ async fn keys_rotate_under_load_with_replicas_apart_and_a_member_that_is_not_res
     let new_kid = wait::until("the new key to sign", Duration::from_secs(20), async || {
         let token = clients[0].token(&site.endpoint.user, &site.endpoint.password, &[]).await.ok()?;
         let kid = kid_of(&token).ok()?;
-        let listed = process::run(tidegate(&["keys", "list", "--config", file.to_str()?]), Duration::from_secs(20)).await.ok()?;
+        let listed =
+            process::run(tidegate(&["keys", "list", "--config", file.to_str()?]), Duration::from_secs(20))
+                .await
+                .ok()?;
         let active = listed.lines().find(|line| line.contains(&kid) && line.contains("active"))?;
         let retired = listed.lines().any(|line| line.starts_with("client") && line.contains("retired"));
         (active.starts_with("client") && retired).then_some(kid)
@@ -126,14 +130,16 @@ fn assert_no_refusals(site: &Site, second: &Gateway) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_with_different_keys_say_so_in_words() {
-    let mut site = Site::start_with(&[MemberKind::Open], |config| config.extra("hosts: [\"127.0.0.1\"]")).await;
+    let mut site =
+        Site::start_with(&[MemberKind::Open], |config| config.extra("hosts: [\"127.0.0.1\"]")).await;
     let own = tempfile::TempDir::with_prefix("tidegate-keys-").expect("a temporary directory");
-    let config = site.config.render().replace(
-        &format!("{}/keys", site.dir().display()),
-        &format!("{}/keys", own.path().display()),
-    );
+    let config = site
+        .config
+        .render()
+        .replace(&format!("{}/keys", site.dir().display()), &format!("{}/keys", own.path().display()));
     let (mut second, _dir) = replica(&config, &site.endpoint.authority).await;
-    let token = site.client().token(&site.endpoint.user, &site.endpoint.password, &[]).await.expect("a token");
+    let token =
+        site.client().token(&site.endpoint.user, &site.endpoint.password, &[]).await.expect("a token");
     let stranger = second.client(&site.endpoint.ca_file).with_bearer(&token);
     let answer = stranger.get("/v2/").await.expect("sent").expect(401).expect("refused");
     assert!(answer.header("www-authenticate").expect("a challenge").contains("error=\"invalid_token\""));

@@ -2,7 +2,10 @@
 
 mod check;
 mod clients;
+mod command_line;
 mod harness;
 mod keys;
+mod large_blobs;
 mod members;
+mod reload;
 mod uploads;

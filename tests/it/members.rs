@@ -108,7 +108,12 @@ async fn a_member_that_is_killed_frozen_or_back_is_followed_under_load() {
 
     site.members[1].freeze();
     wait_for_state(&site.gateway, "member1", "unhealthy").await;
-    let asked = site.gateway.metrics().await.expect("metrics").sum("tidegate_member_requests_in_flight", &["member=\"member1\""]);
+    let asked = site
+        .gateway
+        .metrics()
+        .await
+        .expect("metrics")
+        .sum("tidegate_member_requests_in_flight", &["member=\"member1\""]);
     let served = served_by(&site.gateway, "member1");
     load.goes_on(100).await;
     assert_eq!(served_by(&site.gateway, "member1"), served, "no request goes to a frozen member");
@@ -137,7 +142,11 @@ async fn a_thousand_refusals_of_a_member_change_no_state() {
             let right = request.header("authorization").is_some();
             if request.is_probe() {
                 probes.fetch_add(1, Ordering::Relaxed);
-                return Some(if right { answer(200, &[], "{}") } else { answer(401, &[("www-authenticate", "Basic realm=\"x\"")], "") });
+                return Some(if right {
+                    answer(200, &[], "{}")
+                } else {
+                    answer(401, &[("www-authenticate", "Basic realm=\"x\"")], "")
+                });
             }
             let challenge = [("www-authenticate", "Basic realm=\"harbor\"")];
             request.target.contains("/secret").then(|| answer(401, &challenge, "no"))
@@ -162,7 +171,10 @@ async fn a_thousand_refusals_of_a_member_change_no_state() {
                 let challenges: Vec<_> = refused.headers.get_all("www-authenticate").iter().collect();
                 assert_eq!(challenges.len(), 1);
                 let challenge = challenges[0].to_str().expect("text");
-                assert!(challenge.starts_with("Bearer ") && challenge.contains("insufficient_scope"), "{challenge}");
+                assert!(
+                    challenge.starts_with("Bearer ") && challenge.contains("insufficient_scope"),
+                    "{challenge}"
+                );
             }
         });
     }
@@ -182,9 +194,12 @@ async fn a_thousand_refusals_of_a_member_change_no_state() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_with_a_wrong_credential_is_out_and_named_and_the_others_serve() {
     let mut site = Site::start_with(&[MemberKind::Open], |config| config).await;
-    let strict = StockRegistry::builder("strict").storage(site.members[0].storage()).access(Access::generated_htpasswd());
+    let strict = StockRegistry::builder("strict")
+        .storage(site.members[0].storage())
+        .access(Access::generated_htpasswd());
     let strict = strict.start().await;
-    let config = site.config.clone().member_at("strict", &strict.url(), "{ basic: { user: svc, password: wrong } }");
+    let config =
+        site.config.clone().member_at("strict", &strict.url(), "{ basic: { user: svc, password: wrong } }");
     site.stop_gateway().await;
     site.gateway = Gateway::start(&config.render(), site.dir()).await;
     wait_for_state(&site.gateway, "strict", "credential_fault").await;
@@ -230,16 +245,25 @@ async fn https_members_are_checked_against_their_authority_and_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_cannot_read_the_canary_is_out() {
-    let (good, empty) = (StockRegistry::builder("good").start().await, StockRegistry::builder("empty").start().await);
+    let (good, empty) =
+        (StockRegistry::builder("good").start().await, StockRegistry::builder("empty").start().await);
     let image = Image::random(&[1000]);
     let direct = TestClient::plain(good.address());
     for blob in image.blobs() {
         push_blob(&direct, "canary/image", blob).await.expect("pushed");
     }
     let manifest = image.manifest.bytes.clone();
-    direct.put("/v2/canary/image/manifests/1", image.manifest_type(), manifest).await.expect("sent").expect(201).expect("pushed");
+    direct
+        .put("/v2/canary/image/manifests/1", image.manifest_type(), manifest)
+        .await
+        .expect("sent")
+        .expect(201)
+        .expect("pushed");
     let mut site = Site::start_with(&[], |config| {
-        config.member(&good).member(&empty).health("{ interval: 500ms, timeout: 1s, rise: 1, fall: 2, canary: \"canary/image:1\" }")
+        config
+            .member(&good)
+            .member(&empty)
+            .health("{ interval: 500ms, timeout: 1s, rise: 1, fall: 2, canary: \"canary/image:1\" }")
     })
     .await;
     wait_for_state(&site.gateway, "good", "healthy").await;

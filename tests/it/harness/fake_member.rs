@@ -33,8 +33,12 @@ impl Recorded {
 
     /// All values of a header, joined by `, `; `None` where it did not come.
     pub(crate) fn header(&self, name: &str) -> Option<String> {
-        let values: Vec<_> =
-            self.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+        let values: Vec<_> = self
+            .headers
+            .get_all(name)
+            .iter()
+            .map(|value| String::from_utf8_lossy(value.as_bytes()))
+            .collect();
         (!values.is_empty()).then(|| values.join(", "))
     }
 }
@@ -68,9 +72,7 @@ pub(crate) struct FakeMember {
 
 impl FakeMember {
     /// Answers by `script`; what it has no answer for is 404, and a probe is 200.
-    pub(crate) async fn start(
-        script: impl Fn(&Recorded) -> Option<Reply> + Send + Sync + 'static,
-    ) -> Self {
+    pub(crate) async fn start(script: impl Fn(&Recorded) -> Option<Reply> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("a bound socket has an address"));
         let seen = Arc::new(Mutex::new(Vec::new()));

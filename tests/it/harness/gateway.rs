@@ -104,13 +104,17 @@ impl Gateway {
     pub(crate) fn spawn(config: &str, dir: &Path) -> Self {
         let path = dir.join("tidegate.yaml");
         std::fs::write(&path, config).expect("a configuration file");
-        let mut command = tidegate(&["serve", "--config"]);
-        command.arg(&path);
+        Self::spawn_with(&["serve", "--config", path.to_str().expect("a readable path")], dir)
+    }
+
+    /// Starts the program with any arguments of `serve`.
+    pub(crate) fn spawn_with(arguments: &[&str], dir: &Path) -> Self {
         // Each start has logs of its own, so that nothing in them is of an earlier one.
         let logs = (1..).map(|run| dir.join(format!("run{run}"))).find(|logs| !logs.exists());
         let logs = logs.expect("fewer starts than numbers");
         std::fs::create_dir(&logs).expect("a directory for the logs");
-        Self { daemon: Daemon::start("tidegate", command, &logs), config: path }
+        let daemon = Daemon::start("tidegate", tidegate(arguments), &logs);
+        Self { daemon, config: dir.join("tidegate.yaml") }
     }
 
     /// The address of the first listener of this kind.
