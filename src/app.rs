@@ -30,7 +30,7 @@ use crate::key_store;
 use crate::proxy::{ConnectionInfo, Gateway, GatewayLimits, OpenUploads};
 use crate::random::unix_now;
 use crate::reload::{Reloader, build_state};
-use crate::server::{Acceptor, Certificates, Listener, ListenerKind, bind};
+use crate::server::{Acceptor, Certificates, Listener, ListenerKind, Redirect, bind};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::token_service::TokenService;
 use crate::upstream::{Pools, Shared, prober};
@@ -163,7 +163,11 @@ fn bind_all(config: &Config, parts: &Parts, metrics: &Arc<Metrics>) -> anyhow::R
             ListenerKind::Plain { allow_plaintext_credentials } => {
                 ("plain", None, None, *allow_plaintext_credentials)
             }
-            ListenerKind::Redirect => ("redirect", None, Some(https_port), false),
+            ListenerKind::Redirect => {
+                let hosts = config.hosts.clone();
+                let serves = Arc::new(move |host: &str| hosts.find(host).is_some());
+                ("redirect", None, Some(Redirect { port: https_port, serves }), false)
+            }
         };
         let acceptor = Acceptor {
             tls,

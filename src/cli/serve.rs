@@ -39,7 +39,7 @@ pub(super) struct Serve {
 pub(super) fn run(arguments: &Serve) -> ExitCode {
     let quick = !arguments.members.is_empty();
     let path = (!quick).then(|| arguments.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG)));
-    let config = match load(path.as_ref(), &arguments) {
+    let config = match load(path.as_ref(), arguments) {
         Ok(config) => config,
         Err(errors) => {
             complain(errors);

@@ -17,7 +17,7 @@ use http::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderValue, LOCATION,
     TRANSFER_ENCODING,
 };
-use http::{Request, Response, StatusCode, request};
+use http::{Method, Request, Response, StatusCode, request};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio_util::task::TaskTracker;
@@ -36,7 +36,7 @@ use crate::registry::{Actions, RegistryRequest, ResourceAccess, RouteKind, Uploa
 use crate::routing::RouteTable;
 use crate::snapshot::{AuthenticatedClient, Snapshot};
 use crate::telemetry::{AccessLog, Metrics};
-use crate::token_service::TokenService;
+use crate::token_service::{TOKEN_PATHS, TokenRequestError, TokenService};
 use crate::upstream::{Member, MemberAccess, Pool, Pools, RequestBody};
 use body::MemberBody;
 use forward::{Answer, Outgoing, forward};
@@ -93,6 +93,12 @@ struct Admitted {
 }
 
 impl Admitted {
+    /// Whether this reads a blob or manifest.
+    fn reads_content(&self) -> bool {
+        let content = matches!(self.target, RegistryRequest::Blob { .. } | RegistryRequest::Manifest { .. });
+        content && self.down.head.method == Method::GET
+    }
+
     fn outgoing<'a>(
         &'a self,
         headers: &'a HeaderMap,
@@ -171,8 +177,12 @@ impl Gateway {
         }
     }
 
-    /// Checks the `Host` against the list.
+    /// Checks the framing, and the `Host` against the list.
     fn downstream(&self, head: request::Parts, ctx: &RequestContext) -> Result<Downstream, GatewayError> {
+        // Two lengths for one body: some server on the way will believe the other (RFC 9112 6.1).
+        if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH) {
+            return Err(GatewayError::Framing);
+        }
         let host = match head.uri.authority() {
             Some(authority) => Some(authority.as_str()),
             None => {
@@ -184,6 +194,10 @@ impl Gateway {
         let authority = host.and_then(|host| self.hosts.find(host)).ok_or(GatewayError::UnknownHost)?;
         let https = ctx.connection.tls || self.hosts.external_https();
         if head.headers.contains_key(AUTHORIZATION) && !ctx.connection.credentials_allowed {
+            // Clients of the token endpoint take a 403 for the end of the world.
+            if TOKEN_PATHS.contains(&head.uri.path()) {
+                return Err(TokenRequestError::Plaintext.into());
+            }
             return Err(GatewayError::PlaintextCredentials);
         }
         Ok(Downstream { head, authority, https })
@@ -238,7 +252,8 @@ impl Gateway {
         if admitted.is_refused_cancel(head.status) {
             return Ok(self.forget_session(&admitted.target));
         }
-        let location = member_location(&head.headers);
+        // A redirect leads to object storage, whatever its path looks like.
+        let location = if head.status.is_redirection() { None } else { member_location(&head.headers) };
         head.headers = client_headers(std::mem::take(&mut head.headers));
         match location {
             // None at all, or object storage: the client goes there itself.
@@ -254,6 +269,11 @@ impl Gateway {
             }
         }
         self.note_upload_end(&admitted.target, head.status);
+        if head.status == StatusCode::RANGE_NOT_SATISFIABLE && admitted.reads_content() {
+            // docker-registry announces the blob's length here and sends no body.
+            head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+            return Ok(Response::from_parts(head, ResponseBody::empty()));
+        }
         let body = ResponseBody::member(MemberBody::new(body, body_idle_timeout, hold));
         Ok(Response::from_parts(head, body))
     }
@@ -337,7 +357,7 @@ fn outgoing_body(
     idle: Duration,
 ) -> RequestBody {
     let ended = body.as_ref().is_none_or(Incoming::is_end_stream);
-    let reads = matches!(ctx.method, http::Method::GET | http::Method::HEAD);
+    let reads = matches!(ctx.method, Method::GET | Method::HEAD);
     if ended
         || reads
         || ctx.route == RouteKind::Ping

@@ -60,13 +60,22 @@ pub struct Accepted {
     pub credentials_allowed: bool,
 }
 
+/// Where a redirect listener sends clients.
+#[derive(Clone)]
+pub struct Redirect {
+    /// The port of the TLS listener.
+    pub port: u16,
+    /// Whether a `Host` is served here; nobody is sent elsewhere.
+    pub serves: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+}
+
 /// What every worker needs to serve a listener.
 #[derive(Clone)]
 pub struct Acceptor {
     /// TLS; `None` on plain listeners.
     pub tls: Option<Arc<ServerConfig>>,
-    /// Whether it only redirects to https; the port of that.
-    pub redirect: Option<u16>,
+    /// Set where it only redirects to https.
+    pub redirect: Option<Redirect>,
     /// Whether credentials may be sent on a plain connection.
     pub plaintext_credentials: bool,
     /// Deadlines and bounds.
@@ -163,9 +172,11 @@ async fn serve_connection<H, F, B>(
     drop(socket2::SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEP_ALIVE)));
     let activity = Activity::new();
     let Some(tls) = acceptor.tls.clone() else {
-        if let Some(port) = acceptor.redirect {
-            let service =
-                service_fn(move |request| async move { Ok::<_, Infallible>(redirect(&request, port)) });
+        if let Some(target) = acceptor.redirect.clone() {
+            let service = service_fn(move |request| {
+                let answer = redirect(&request, &target);
+                async move { Ok::<_, Infallible>(answer) }
+            });
             return drive_h1(&acceptor, Watched::new(stream, Arc::clone(&activity)), activity, service).await;
         }
         let accepted = Accepted { peer, tls: false, credentials_allowed: acceptor.plaintext_credentials };
@@ -332,19 +343,26 @@ fn note_end(ended: Result<(), hyper::Error>) {
     }
 }
 
-/// 308 to the same place under https.
-fn redirect(request: &Request<Incoming>, port: u16) -> Response<Empty<Bytes>> {
+/// 308 to the same place under https, for the names that are served here.
+fn redirect(request: &Request<Incoming>, to: &Redirect) -> Response<Empty<Bytes>> {
     let mut response = Response::new(Empty::new());
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = match host.rfind(':') {
         Some(colon) if !host[colon..].contains(']') => &host[..colon],
         _ => host,
     };
+    let port = if to.port == 443 { String::new() } else { format!(":{}", to.port) };
+    let authority = format!("{name}{port}");
+    if !(to.serves)(&authority) {
+        *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
+        return response;
+    }
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    let port = if port == 443 { String::new() } else { format!(":{port}") };
-    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    let location = HeaderValue::try_from(format!("https://{name}{port}{target}"));
-    match location.ok().filter(|_| !name.is_empty() && target.starts_with('/')) {
+    match HeaderValue::try_from(format!("https://{authority}{target}"))
+        .ok()
+        .filter(|_| target.starts_with('/'))
+    {
         Some(location) => {
             *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
             response.headers_mut().insert(LOCATION, location);

@@ -5,6 +5,6 @@ mod settings;
 mod tls;
 mod watch;
 
-pub use accept::{Accepted, Acceptor, Listener, bind};
+pub use accept::{Accepted, Acceptor, Listener, Redirect, bind};
 pub use settings::*;
 pub use tls::{CertificateError, Certificates, generate_self_signed};

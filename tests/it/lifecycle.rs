@@ -1,0 +1,181 @@
+//! Listeners and connections: certificates by name, protocol versions, deadlines, limits, and the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use http_body_util::BodyExt as _;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+
+use crate::harness::client::{TestClient, whole};
+use crate::harness::gateway::{Gateway, ListenerKind};
+use crate::harness::image::Blob;
+use crate::harness::site::{MemberKind, Site};
+use crate::harness::wait;
+
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// Restarts the site's gateway with its configuration changed by `change`.
+async fn restart_with(site: &mut Site, change: impl FnOnce(String) -> String) {
+    site.stop_gateway().await;
+    site.gateway = Gateway::start(&change(site.config.render()), site.dir()).await;
+}
+
+/// The certificate that is shown for a name, over one protocol version.
+async fn shown(site: &Site, name: &str, version: &'static rustls::SupportedProtocolVersion) -> Vec<u8> {
+    let mut roots = rustls::RootCertStore::empty();
+    for cert in CertificateDer::pem_file_iter(&site.endpoint.ca_file).expect("an authority file") {
+        roots.add(cert.expect("PEM")).expect("usable");
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .expect("supported")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(site.gateway.address(ListenerKind::Tls)).await.expect("connected");
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("a handshake");
+    stream.get_ref().1.peer_certificates().expect("a chain")[0].to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_picked_by_name_over_tls_12_and_13() {
+    let mut site = Site::start(&[MemberKind::Open]).await;
+    let other = site.certificates.leaf("other", &["other.example.com", "*.wild.example.com"]);
+    let more = format!(", {{ cert: {}, key: {} }}] }}", other.cert.display(), other.key.display());
+    restart_with(&mut site, |config| config.replacen("] }", &more, 1)).await;
+    let der = |path: &std::path::Path| CertificateDer::from_pem_file(path).expect("PEM").to_vec();
+    let (default, other) = (der(&site.dir().join("hub.crt")), der(&other.cert));
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        assert_eq!(shown(&site, "127.0.0.1", version).await, default);
+        assert_eq!(shown(&site, "other.example.com", version).await, other);
+        assert_eq!(shown(&site, "a.wild.example.com", version).await, other);
+    }
+    site.stop_gateway().await;
+}
+
+/// How long the other side keeps a connection open that says nothing more.
+async fn open_for(mut stream: impl tokio::io::AsyncRead + Unpin) -> Duration {
+    let started = Instant::now();
+    let mut rest = Vec::new();
+    // A reset ends it as well as a close.
+    drop(wait::within("the end of the connection", LIMIT, stream.read_to_end(&mut rest)).await);
+    started.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stalled_handshakes_heads_and_resting_connections_are_ended_each_in_its_time() {
+    let mut site = Site::start(&[MemberKind::Open]).await;
+    let limits = "limits: { handshake_timeout: 1s, header_timeout: 2s, keep_alive: 5s }\n";
+    restart_with(&mut site, |config| format!("{config}{limits}")).await;
+    let client = site.client();
+    let at_least = |time: Duration, seconds: u64| {
+        assert!(time >= Duration::from_secs(seconds) - Duration::from_millis(50), "{time:?}")
+    };
+    let handshake = open_for(client.raw_tcp().await.expect("connected")).await;
+    at_least(handshake, 1);
+    assert!(handshake < Duration::from_secs(2), "{handshake:?}");
+    let mut stream = client.raw_tls().await.expect("a handshake");
+    stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: ").await.expect("sent");
+    let head = open_for(stream).await;
+    at_least(head, 2);
+    assert!(head < Duration::from_secs(4), "{head:?}");
+    let mut stream = client.raw_tls().await.expect("a handshake");
+    let request = format!("GET /v2/ HTTP/1.1\r\nHost: {}\r\n\r\n", site.endpoint.authority);
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let resting = open_for(stream).await;
+    at_least(resting, 5);
+    assert!(
+        resting < Duration::from_secs(8),
+        "a resting connection outlives the head's deadline, not its own: {resting:?}"
+    );
+    let metrics = site.gateway.metrics().await.expect("metrics");
+    assert!(metrics.sum("tidegate_tls_handshakes_failed_total", &[]) >= 1.0);
+    assert!(metrics.sum("tidegate_connections_timed_out_total", &[]) >= 1.0);
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_beyond_the_limit_wait_until_one_ends() {
+    let mut site = Site::start(&[MemberKind::Open]).await;
+    // A worker holds a permit while it waits for its next connection, so the limit leaves one spare.
+    restart_with(&mut site, |config| format!("{config}workers: 1\nlimits: {{ connections_max: 2 }}\n")).await;
+    let client = site.client();
+    let first = client.connect().await.expect("connected");
+    let mut second = client.connect().await.expect("connected");
+    let ping = client.request(Method::GET, "/v2/").body(whole("")).expect("a request");
+    second.send(ping).await.expect("sent").expect(401).expect("served");
+    let third = client.raw_tls();
+    tokio::pin!(third);
+    let waited = tokio::time::timeout(Duration::from_secs(1), &mut third).await;
+    assert!(waited.is_err(), "a third connection is not served");
+    drop(first);
+    wait::within("the third connection", LIMIT, third).await.expect("a handshake");
+    site.stop_gateway().await;
+}
+
+/// Starts a slow download, and returns what is left to read of it.
+async fn slow_download(
+    client: &TestClient,
+) -> (crate::harness::client::Connection, http::Response<hyper::body::Incoming>, usize) {
+    let blob = Blob::random(32 << 20);
+    let started =
+        client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted");
+    let finish = format!("{}&digest={}", started.header("location").expect("a Location"), blob.digest);
+    client
+        .put(&finish, "application/octet-stream", blob.bytes.clone())
+        .await
+        .expect("sent")
+        .expect(201)
+        .expect("finished");
+    let mut connection = client.connect().await.expect("connected");
+    let request = client
+        .request(Method::GET, &format!("/v2/a/b/blobs/{}", blob.digest))
+        .body(whole(""))
+        .expect("a request");
+    let response = connection.send_head(request).await.expect("an answer");
+    (connection, response, blob.bytes.len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_requests_end_after_sigterm_and_new_ones_are_not_taken() {
+    let mut site = Site::start(&[MemberKind::Open]).await;
+    let client = site.authorized(&["repository:a/b:pull,push"]).await;
+    let (_connection, mut response, length) = slow_download(&client).await;
+    let first = response.frame().await.expect("a frame").expect("data");
+    let mut bytes = first.data_ref().expect("data").len();
+    site.gateway.terminate();
+    wait::until("the listener to close", LIMIT, async || client.raw_tcp().await.is_err().then_some(())).await;
+    while let Some(frame) = response.frame().await {
+        bytes += frame.expect("the body does not break off").data_ref().expect("data").len();
+    }
+    assert_eq!(bytes, length);
+    let status = site.gateway.daemon().wait_exit(LIMIT).await;
+    assert!(status.success());
+    assert!(
+        site.gateway
+            .find_log(|line| line["message"].as_str().is_some_and(|text| text.starts_with("drained")))
+            .is_some()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_outlasts_the_grace_period_is_cut_and_reported() {
+    let mut site = Site::start(&[MemberKind::Open]).await;
+    restart_with(&mut site, |config| format!("{config}shutdown: {{ grace_period: 1s }}\n")).await;
+    let client = site.authorized(&["repository:a/b:pull,push"]).await;
+    let (_connection, _response, _) = slow_download(&client).await;
+    site.gateway.terminate();
+    let status = site.gateway.daemon().wait_exit(LIMIT).await;
+    assert!(status.success());
+    let cut = site.gateway.find_log(|line| {
+        line["message"].as_str().is_some_and(|text| text.starts_with("the grace period is over"))
+    });
+    assert_eq!(cut.expect("reported")["connections"], 1);
+}

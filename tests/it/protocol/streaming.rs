@@ -1,0 +1,167 @@
+//! Rules 16 and 18: bodies are neither changed nor held back, and nobody waits longer than clients do.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::Method;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::fixture::{
+    FakeSite, bearer_of, hub, location, open_upload, push_blob, push_scope, with_parameter,
+};
+use crate::harness::client::TestBody;
+use crate::harness::fake_member::{FakeMember, Recorded, Reply, answer};
+use crate::harness::image::{Blob, digest_of};
+use crate::harness::wait;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A body of unknown length that goes on when the test says so.
+fn chunked() -> (mpsc::Sender<Bytes>, TestBody) {
+    let (chunks, inbox) = mpsc::channel(1);
+    let next = |mut inbox: mpsc::Receiver<Bytes>| async move {
+        let chunk = inbox.recv().await?;
+        Some((Ok::<_, std::io::Error>(Frame::data(chunk)), inbox))
+    };
+    (chunks, StreamBody::new(stream::unfold(inbox, next)).boxed())
+}
+
+#[tokio::test]
+async fn rule_16_an_upload_reaches_the_member_while_it_is_being_sent() {
+    let session = "/v2/t/app/blobs/uploads/session-1?_state=s";
+    let member = FakeMember::start(move |request: &Recorded| {
+        (request.method != "GET").then(|| answer(202, &[("location", session)], ""))
+    })
+    .await;
+    let site = FakeSite::start(&[&member]).await;
+    let alice = site.alice(&[&push_scope("t/app")]).await;
+    let url = open_upload(&alice, "t/app").await;
+    let (chunks, body) = chunked();
+    let request = alice.request(Method::PATCH, &url).body(body).expect("a request");
+    let arrived = |bytes: usize| {
+        let member = &member;
+        async move {
+            wait::until("a chunk at the member", LIMIT, async || {
+                let patch = member.requests().into_iter().find(|request| request.method == "PATCH")?;
+                (patch.body.len() == bytes && !patch.complete).then_some(())
+            })
+            .await;
+        }
+    };
+    let steps = async {
+        chunks.send(Bytes::from_static(b"first ")).await.expect("the body is read");
+        arrived(6).await;
+        chunks.send(Bytes::from_static(b"second")).await.expect("the body is read");
+        arrived(12).await;
+        drop(chunks);
+    };
+    let (answer, ()) = tokio::join!(alice.send(request), steps);
+    answer.expect("an answer").expect(202).expect("a taken chunk");
+    let patch = member.requests().pop().expect("the PATCH");
+    assert_eq!((&patch.body[..], patch.complete), (&b"first second"[..], true));
+    assert_eq!(patch.header("transfer-encoding").as_deref(), Some("chunked"), "no length was given");
+}
+
+#[tokio::test]
+async fn rule_16_large_bodies_of_unknown_length_arrive_unchanged_both_ways() {
+    let hub = hub().await;
+    let blob = Blob::random(24 << 20);
+    let bob = hub.bob(&[&push_scope("bob/large")]).await;
+    let url = open_upload(&bob, "bob/large").await;
+    let (chunks, body) = chunked();
+    let request = bob.request(Method::PATCH, &url).body(body).expect("a request");
+    let feed = async {
+        for chunk in blob.bytes.chunks(100_000) {
+            chunks.send(Bytes::copy_from_slice(chunk)).await.expect("the body is read");
+        }
+        drop(chunks);
+    };
+    let (answer, ()) = tokio::join!(bob.send(request), feed);
+    let answer = answer.expect("an answer").expect(202).expect("a taken chunk");
+    assert_eq!(answer.header("range"), Some(format!("0-{}", blob.bytes.len() - 1).as_str()));
+    let put = with_parameter(&location(&answer), "digest", &blob.digest);
+    let answer = bob.put(&put, "application/octet-stream", "").await.expect("an answer");
+    answer.expect(201).expect("a finished upload, so the member has the very bytes");
+    let answer = bob.get(&format!("/v2/bob/large/blobs/{}", blob.digest)).await.expect("an answer");
+    assert!(answer.body[..] == blob.bytes[..], "other bytes came back");
+}
+
+#[tokio::test]
+async fn rule_16_nothing_is_compressed_whatever_the_client_would_take() {
+    let hub = hub().await;
+    let blob = Blob::new(vec![b'a'; 200_000]);
+    let bob = hub.bob(&[&push_scope("bob/plain")]).await;
+    push_blob(&bob, "bob/plain", &blob).await;
+    let bearer = bearer_of(&bob);
+    let target = format!("/v2/bob/plain/blobs/{}", blob.digest);
+    for encodings in ["zstd,gzip,deflate", "gzip", "br;q=1.0, *;q=0.1"] {
+        let headers = [("authorization", bearer.as_str()), ("accept-encoding", encodings)];
+        let answer = hub.send(Method::GET, &target, &headers).await.expect(200).expect("the blob");
+        assert_eq!(
+            (answer.header("content-encoding"), answer.header("content-length")),
+            (None, Some("200000"))
+        );
+        assert!(answer.body[..] == blob.bytes[..], "{encodings}: other bytes");
+    }
+    // Nor is the member asked for it.
+    let member = FakeMember::start(|_: &Recorded| Some(answer(200, &[], "{}"))).await;
+    let site = FakeSite::start(&[&member]).await;
+    let alice = site.alice(&["repository:t/app:pull"]).await;
+    let request = alice.request(Method::GET, "/v2/t/app/manifests/v1").header("accept-encoding", "zstd,gzip");
+    alice.send(request.body(crate::harness::client::whole("")).expect("a request")).await.expect("an answer");
+    assert_eq!(member.requests()[0].header("accept-encoding").as_deref(), Some("identity"));
+}
+
+#[tokio::test]
+async fn rule_18_a_silent_member_costs_seconds_and_no_answer() {
+    let silent =
+        FakeMember::start(|request: &Recorded| (!request.is_probe()).then_some(Reply::Silence)).await;
+    let good = FakeMember::start(|_: &Recorded| Some(answer(200, &[], "{}"))).await;
+    let site = FakeSite::start(&[&silent, &good]).await;
+    let alice = site.alice(&["repository:t/app:pull"]).await;
+    while silent.requests().is_empty() {
+        let asked = Instant::now();
+        alice
+            .get("/v2/t/app/manifests/v1")
+            .await
+            .expect("an answer")
+            .expect(200)
+            .expect("the other's answer");
+        assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    }
+}
+
+/// With the default configuration: containerd gives up after 30 s, docker's login after 15 s.
+#[tokio::test]
+async fn rule_18_silent_members_are_504_before_clients_give_up_and_tokens_do_not_wait_for_them() {
+    let script = |request: &Recorded| (!request.is_probe()).then_some(Reply::Silence);
+    let members = [FakeMember::start(script).await, FakeMember::start(script).await];
+    let site = FakeSite::start(&[&members[0], &members[1]]).await;
+    let alice = site.alice(&[&push_scope("t/app")]).await;
+    let asked = Instant::now();
+    let read = async { (alice.get(&format!("/v2/t/app/blobs/{}", digest_of(b"x"))).await, asked.elapsed()) };
+    let start = async { (alice.post("/v2/t/app/blobs/uploads/", "").await, asked.elapsed()) };
+    let put = async { (alice.put("/v2/t/app/manifests/v1", "text/plain", "x").await, asked.elapsed()) };
+    let login = async {
+        alice
+            .clone()
+            .without_credentials()
+            .get("/v2/")
+            .await
+            .expect("an answer")
+            .expect(401)
+            .expect("a challenge");
+        site.alice(&["repository:t/app:pull"]).await;
+        asked.elapsed()
+    };
+    let (read, start, put, login) = tokio::join!(read, start, put, login);
+    for (answer, took) in [read, start, put] {
+        super::fixture::assert_oci_error(&answer.expect("an answer"), 504, "UNAVAILABLE");
+        assert!(took < Duration::from_secs(29), "{took:?}");
+    }
+    assert!(login < Duration::from_secs(5), "{login:?}");
+}
