@@ -126,7 +126,7 @@ async fn try_member(
         let status = sent.head.status;
         let repeatable = is_repeatable(outgoing);
         if status == StatusCode::UNAUTHORIZED {
-            match judge_refusal(member, &sent, &mut renewed).await {
+            match judge_refusal(outgoing, member, &sent, &mut renewed).await {
                 Refusal::TryAgain if repeatable => {
                     body = RequestBody::Empty;
                     continue;
@@ -172,14 +172,19 @@ enum Refusal {
     AboutTarget,
 }
 
-async fn judge_refusal(member: &Arc<Member>, answer: &Answer, renewed: &mut bool) -> Refusal {
+async fn judge_refusal(
+    outgoing: &Outgoing<'_>,
+    member: &Arc<Member>,
+    answer: &Answer,
+    renewed: &mut bool,
+) -> Refusal {
     if !prober::control_passes(member).await {
         return Refusal::Fault;
     }
     let body_unused = answer.hold.progress.as_ref().is_none_or(|progress| !progress.was_polled());
     if member.credential.is_token() && !*renewed && body_unused {
         *renewed = true;
-        member.credential.renew();
+        member.credential.renew(outgoing.subject, outgoing.access, unix_now());
         return Refusal::TryAgain;
     }
     Refusal::AboutTarget

@@ -130,11 +130,19 @@ impl Credential {
         }
     }
 
-    /// Forgets minted tokens, so that the next one is new.
-    pub fn renew(&self) {
-        if let Self::Token(token) = self {
-            token.cache.invalidate_all();
+    /// Forgets the token that was minted for this subject and access, so that the next one is new.
+    pub fn renew(&self, subject: &Subject, access: &MemberAccess, now: u64) {
+        if let Self::Token(token) = self
+            && let Some(key) = token.signing_key(now)
+        {
+            token.cache.invalidate(&CacheKey::new(&key, subject, access));
         }
+    }
+}
+
+impl CacheKey {
+    fn new(key: &SigningKey, subject: &Subject, access: &MemberAccess) -> Self {
+        Self { subject: subject.clone(), access: access.clone(), key: key.thumbprint_shared() }
     }
 }
 
@@ -201,8 +209,7 @@ impl TokenCredential {
         now: u64,
     ) -> Result<HeaderValue, KeyError> {
         let key = self.signing_key(now).ok_or(KeyError::Unsupported)?;
-        let cache_key =
-            CacheKey { subject: subject.clone(), access: access.clone(), key: key.thumbprint_shared() };
+        let cache_key = CacheKey::new(&key, subject, access);
         if let Some(value) = self.cache.get(&cache_key) {
             return Ok(value);
         }

@@ -14,8 +14,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::harness::certs::Certificates;
 use crate::harness::client::TestClient;
-use crate::harness::config::ConfigBuilder;
 use crate::harness::fake_member::{FakeMember, answer};
 use crate::harness::gateway::Gateway;
 use crate::harness::image::{Blob, Image};
@@ -216,24 +216,30 @@ async fn a_member_with_a_wrong_credential_is_out_and_named_and_the_others_serve(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn https_members_are_checked_against_their_authority_and_name() {
+async fn https_members_are_checked_by_authority_and_name_and_shown_our_certificate() {
     let dir = tempfile::tempdir().expect("a directory");
-    let certificates = crate::harness::certs::Certificates::new(dir.path());
+    let certificates = Certificates::new(dir.path());
     let leaf = certificates.leaf("registry", &["registry.internal"]);
-    let member = StockRegistry::builder("tls").tls(leaf).start().await;
+    let ours = certificates.leaf("gateway", &["gateway.internal"]);
     let ca = certificates.authority();
-    let named = format!("{{ ca_file: {}, server_name: registry.internal }}", ca.display());
-    let unnamed = format!("{{ ca_file: {} }}", ca.display());
-    let with_tls = |config: ConfigBuilder, name: &str, tls: &str| {
-        config.member_at(name, &member.url(), &format!("none, tls: {tls}"))
-    };
+    let member = StockRegistry::builder("tls").tls(leaf).client_authority(&ca).start().await;
+    let (ca, cert, key) = (ca.display(), ours.cert.display(), ours.key.display());
+    let certificate = format!("client_certificate: {{ cert: {cert}, key: {key} }}");
     let mut site = Site::start_with(&[], |config| {
-        let config = with_tls(config, "trusted", &named);
-        with_tls(config, "unnamed", &unnamed)
+        [
+            ("trusted", format!("ca_file: {ca}, server_name: registry.internal, {certificate}")),
+            ("unnamed", format!("ca_file: {ca}, {certificate}")),
+            ("stranger", format!("ca_file: {ca}, server_name: registry.internal")),
+        ]
+        .iter()
+        .fold(config, |config, (name, tls)| {
+            config.member_at(name, &member.url(), &format!("none, tls: {{ {tls} }}"))
+        })
     })
     .await;
     wait_for_state(&site.gateway, "trusted", "healthy").await;
     wait_for_state(&site.gateway, "unnamed", "unhealthy").await;
+    wait_for_state(&site.gateway, "stranger", "unhealthy").await;
     let status = site.gateway.admin().get("/status").await.expect("sent").json().expect("JSON");
     let problem = status["pools"][0]["members"][1]["last_problem"].as_str().unwrap_or_default().to_owned();
     assert!(problem.contains("certificate"), "{problem}");

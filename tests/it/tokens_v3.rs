@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidegate::auth::keys::{Algorithm, KidStyle, SigningKey, pem};
 use tidegate::auth::subject::Subject;
@@ -140,6 +140,33 @@ fn key_ids_are_the_ones_that_each_registry_computes() {
     let (libtrust, thumbprint) = signer.with_certificate(|cert| (libtrust_id(cert), thumbprint(cert)));
     assert_eq!(signer.key.kid(KidStyle::Libtrust), libtrust);
     assert_eq!(signer.key.kid(KidStyle::Thumbprint), thumbprint);
+}
+
+#[test]
+fn a_minted_token_has_the_form_that_every_registry_reads() {
+    let dir = TempDir::new().expect("a directory");
+    let signer = Signer::from_key_store(dir.path());
+    for (kid, x5c) in PROFILES {
+        let token = signer.mint((kid, x5c));
+        let part = |at: usize| -> Value {
+            let part = token.split('.').nth(at).expect("three parts").as_bytes();
+            let json = data_encoding::BASE64URL_NOPAD.decode(part).expect("base64url");
+            serde_json::from_slice(&json).expect("JSON")
+        };
+        let (header, claims) = (part(0), part(1));
+        let mut expected = json!({ "typ": "JWT", "alg": "RS256", "kid": signer.key.kid(kid) });
+        if x5c {
+            expected["x5c"] = json!([data_encoding::BASE64.encode(&signer.certificate)]);
+        }
+        assert_eq!(header, expected);
+        let access = json!([{ "type": "repository", "name": "t/app", "actions": ["pull", "push"] }]);
+        assert_eq!((&claims["access"], &claims["aud"]), (&access, &json!(SERVICE)));
+        assert_eq!((&claims["iss"], &claims["sub"]), (&json!(ISSUER), &json!("alice")));
+        let time = |name: &str| claims[name].as_u64().expect("an integer");
+        assert_eq!((time("exp"), time("nbf")), (time("iat") + 300, time("iat") - 10));
+        assert!(claims["jti"].as_str().is_some_and(|jti| jti.len() >= 16), "{claims}");
+        assert!(token.len() < 6 * 1024, "{} bytes", token.len());
+    }
 }
 
 #[test]

@@ -35,6 +35,7 @@ pub(crate) struct StockRegistryBuilder {
     name: String,
     storage: Option<PathBuf>,
     access: Access,
+    client_authority: Option<PathBuf>,
     tls: Option<Leaf>,
     read_only: bool,
 }
@@ -78,6 +79,12 @@ impl StockRegistryBuilder {
         self
     }
 
+    /// Takes only clients with a certificate of this authority.
+    pub(crate) fn client_authority(mut self, authority: &Path) -> Self {
+        self.client_authority = Some(authority.to_owned());
+        self
+    }
+
     /// Refuses every write with 405, as during a storage migration.
     pub(crate) fn read_only(mut self) -> Self {
         self.read_only = true;
@@ -108,6 +115,9 @@ impl StockRegistryBuilder {
         let mut http = serde_json::json!({ "addr": address, "secret": random_secret() });
         if let Some(leaf) = &self.tls {
             http["tls"] = serde_json::json!({ "certificate": leaf.cert, "key": leaf.key });
+            if let Some(authority) = &self.client_authority {
+                http["tls"]["clientcas"] = serde_json::json!([authority]);
+            }
         }
         let mut config = serde_json::json!({
             "version": "0.1",
@@ -146,6 +156,7 @@ impl StockRegistry {
             storage: None,
             access: Access::Open,
             tls: None,
+            client_authority: None,
             read_only: false,
         }
     }

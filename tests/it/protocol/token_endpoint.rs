@@ -165,6 +165,16 @@ async fn rule_08_login_verifies_credentials_and_never_gives_an_anonymous_token()
     let answer = hub.nobody().get(target).await.expect("an answer");
     assert_eq!(granted(&answer), ["repository:public/x:pull"]);
     assert_eq!(claims(&answer)["sub"], "");
+    // Such a token opens what anybody may see, and nothing else.
+    let token = answer.json().expect("JSON")["token"].as_str().expect("a token").to_owned();
+    let anybody = hub.nobody().with_bearer(&token);
+    let answer = anybody.get("/v2/public/x/tags/list").await.expect("an answer");
+    assert_eq!((answer.status.as_u16(), answer.error_code().as_deref()), (404, Some("NAME_UNKNOWN")));
+    for target in ["/v2/bob/x/tags/list", "/v2/public/other/tags/list", "/v2/_catalog"] {
+        assert_oci_error(&anybody.get(target).await.expect("an answer"), 401, "DENIED");
+    }
+    let answer = anybody.post("/v2/public/x/blobs/uploads/", "").await.expect("an answer");
+    assert_oci_error(&answer, 401, "DENIED");
 }
 
 #[tokio::test]
