@@ -58,12 +58,15 @@ struct Slots {
 }
 
 /// Occupied while a connection's socket is open.
-struct Slot(Arc<Slots>);
+struct Slot {
+    slots: Arc<Slots>,
+    _gauge: GaugeGuard,
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
-        self.0.freed.notify_one();
+        self.slots.open.fetch_sub(1, Ordering::AcqRel);
+        self.slots.freed.notify_one();
     }
 }
 
@@ -160,24 +163,43 @@ impl Connections {
         let queue_deadline = deadline.min(Instant::now() + self.limits.queue_timeout);
         let permit = self.permit(queue_deadline).await?;
         loop {
-            if let Some(sender) = self.take_idle(worker).await {
-                return Ok(self.lease(sender, true, worker, permit));
+            if let Some((sender, reused)) = self.find(worker, deadline).await? {
+                return Ok(self.lease(sender, reused, worker, permit));
             }
-            if let Some(slot) = self.slot() {
-                let deadline = deadline.min(Instant::now() + self.limits.connect_timeout);
-                let sender = self.connect(slot, deadline).await?;
-                return Ok(self.lease(sender, false, worker, permit));
+            // Every connection is either at work or just closing. Queue up for the next slot
+            // before looking once more, so that none that is freed in between is missed.
+            let freed = self.open.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if let Some((sender, reused)) = self.find(worker, deadline).await? {
+                return Ok(self.lease(sender, reused, worker, permit));
             }
-            for other in (0..self.idle.len()).filter(|other| *other != worker) {
-                if let Some(sender) = self.take_idle(other).await {
-                    return Ok(self.lease(sender, true, worker, permit));
-                }
-            }
-            // Every connection is either at work or just closing.
-            if timeout_at(queue_deadline, self.open.freed.notified()).await.is_err() {
+            if timeout_at(queue_deadline, freed).await.is_err() {
                 return Err(self.error(Phase::Queue, UpstreamFault::Timeout));
             }
         }
+    }
+
+    /// An idle connection of this worker, a new one, or an idle one of another worker, and
+    /// whether it served before.
+    async fn find(
+        &self,
+        worker: usize,
+        deadline: Instant,
+    ) -> Result<Option<(SendRequest<RequestBody>, bool)>, UpstreamError> {
+        if let Some(sender) = self.take_idle(worker).await {
+            return Ok(Some((sender, true)));
+        }
+        if let Some(slot) = self.slot() {
+            let deadline = deadline.min(Instant::now() + self.limits.connect_timeout);
+            return self.connect(Some(slot), deadline).await.map(|sender| Some((sender, false)));
+        }
+        for other in (0..self.idle.len()).filter(|other| *other != worker) {
+            if let Some(sender) = self.take_idle(other).await {
+                return Ok(Some((sender, true)));
+            }
+        }
+        Ok(None)
     }
 
     /// Makes a connection of its own for a probe, outside the limit, so that a full or stuck pool
@@ -189,8 +211,7 @@ impl Connections {
         &self,
         deadline: Instant,
     ) -> Result<SendRequest<RequestBody>, UpstreamError> {
-        let uncounted = Arc::new(Slots { open: AtomicUsize::new(1), freed: Notify::new() });
-        self.connect(Slot(uncounted), deadline).await
+        self.connect(None, deadline).await
     }
 
     /// Closes connections that have been idle for too long.
@@ -255,47 +276,37 @@ impl Connections {
             .open
             .open
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < max).then_some(open + 1));
-        taken.is_ok().then(|| Slot(Arc::clone(&self.open)))
+        taken.is_ok().then(|| Slot { slots: Arc::clone(&self.open), _gauge: GaugeGuard::new(&self.gauge) })
     }
 
     async fn connect(
         &self,
-        slot: Slot,
+        slot: Option<Slot>,
         deadline: Instant,
     ) -> Result<SendRequest<RequestBody>, UpstreamError> {
-        let gauge = GaugeGuard::new(&self.gauge);
-        match timeout_at(deadline, self.handshake(slot, gauge)).await {
+        match timeout_at(deadline, self.handshake(slot)).await {
             Ok(Ok(sender)) => Ok(sender),
             Ok(Err(fault)) => Err(self.error(Phase::Connect, fault)),
             Err(_) => Err(self.error(Phase::Connect, UpstreamFault::Timeout)),
         }
     }
 
-    async fn handshake(
-        &self,
-        slot: Slot,
-        gauge: GaugeGuard,
-    ) -> Result<SendRequest<RequestBody>, UpstreamFault> {
+    async fn handshake(&self, slot: Option<Slot>) -> Result<SendRequest<RequestBody>, UpstreamFault> {
         let address = &self.target.address;
         let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
         stream.set_nodelay(true)?;
         let keep_alive = socket2::TcpKeepalive::new().with_time(TCP_KEEP_ALIVE).with_interval(TCP_KEEP_ALIVE);
         socket2::SockRef::from(&stream).set_tcp_keepalive(&keep_alive)?;
         match &self.target.tls {
-            None => self.drive(TokioIo::new(stream), slot, gauge).await,
+            None => self.drive(TokioIo::new(stream), slot).await,
             Some((connector, name)) => {
                 let stream = connector.connect(name.clone(), stream).await?;
-                self.drive(TokioIo::new(stream), slot, gauge).await
+                self.drive(TokioIo::new(stream), slot).await
             }
         }
     }
 
-    async fn drive<IO>(
-        &self,
-        io: IO,
-        slot: Slot,
-        gauge: GaugeGuard,
-    ) -> Result<SendRequest<RequestBody>, UpstreamFault>
+    async fn drive<IO>(&self, io: IO, slot: Option<Slot>) -> Result<SendRequest<RequestBody>, UpstreamFault>
     where
         IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
@@ -303,7 +314,7 @@ impl Connections {
         self.drivers.spawn(async move {
             // How the connection ends shows in the request that it carries.
             drop(connection.await);
-            drop((gauge, slot));
+            drop(slot);
         });
         Ok(sender)
     }
