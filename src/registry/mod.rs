@@ -7,12 +7,13 @@ mod access;
 mod error;
 mod name;
 mod request;
+mod target;
 
 pub use access::{Action, Actions, Resource, ResourceAccess, parse_scopes};
 pub use error::{ErrorCode, error_body};
 pub use name::{Digest, NameError, Reference, RepositoryName, Tag, UploadId};
-pub(crate) use request::with_query;
 pub use request::{
     BlobMethod, ManifestMethod, Mount, PIN_PARAMETER, Page, ParseError, RegistryRequest, RouteKind,
     UploadMethod,
 };
+pub(crate) use target::with_query;

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -240,7 +241,7 @@ impl<B: Body> Body for GuardedBody<B> {
     type Error = B::Error;
 
     fn poll_frame(
-        self: std::pin::Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         self.project().body.poll_frame(cx)
@@ -269,22 +270,7 @@ where
         .max_header_size(acceptor.limits.header_bytes_max)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    let mut draining = false;
-    let mut wait = acceptor.limits.header_timeout / 4;
-    loop {
-        tokio::select! {
-            ended = connection.as_mut() => return note_end(ended),
-            () = acceptor.stop.cancelled(), if !draining => {
-                draining = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = tokio::time::sleep(wait) => match judge(acceptor, &activity) {
-                Judgement::Wait(next) => wait = next,
-                Judgement::CloseIdle => connection.as_mut().graceful_shutdown(),
-                Judgement::Abort => return,
-            }
-        }
-    }
+    watch(acceptor, &activity, connection, http1::Connection::graceful_shutdown).await;
 }
 
 async fn drive_h2<S, V, B>(acceptor: &Acceptor, stream: S, activity: Arc<Activity>, service: V)
@@ -306,18 +292,35 @@ where
         .keep_alive_timeout(limits.header_timeout)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
+    watch(acceptor, &activity, connection, http2::Connection::graceful_shutdown).await;
+}
+
+/// Drives a connection to its end: its own, a deadline's, or that of the process.
+async fn watch<C>(
+    acceptor: &Acceptor,
+    activity: &Activity,
+    mut connection: Pin<&mut C>,
+    close_in_order: impl Fn(Pin<&mut C>),
+) where
+    C: Future<Output = Result<(), hyper::Error>>,
+{
     let mut draining = false;
-    let mut wait = limits.header_timeout / 4;
+    let mut wait = acceptor.limits.header_timeout / 4;
     loop {
         tokio::select! {
-            ended = connection.as_mut() => return note_end(ended),
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "connection ended");
+                }
+                return;
+            }
             () = acceptor.stop.cancelled(), if !draining => {
                 draining = true;
-                connection.as_mut().graceful_shutdown();
+                close_in_order(connection.as_mut());
             }
-            () = tokio::time::sleep(wait) => match judge(acceptor, &activity) {
+            () = tokio::time::sleep(wait) => match judge(acceptor, activity) {
                 Judgement::Wait(next) => wait = next,
-                Judgement::CloseIdle => connection.as_mut().graceful_shutdown(),
+                Judgement::CloseIdle => close_in_order(connection.as_mut()),
                 Judgement::Abort => return,
             }
         }
@@ -335,12 +338,6 @@ fn judge(acceptor: &Acceptor, activity: &Activity) -> Judgement {
         acceptor.metrics.connections_timed_out.inc();
     }
     judgement
-}
-
-fn note_end(ended: Result<(), hyper::Error>) {
-    if let Err(error) = ended {
-        tracing::debug!(%error, "connection ended");
-    }
 }
 
 /// 308 to the same place under https, for the names that are served here.

@@ -34,34 +34,35 @@ pub struct Member {
     pub metrics: MemberMetrics,
     /// How it is probed.
     pub probe: HealthSettings,
+    /// What changes while it is in use.
+    pub state: MemberState,
+}
+
+/// What changes of a member while it is in use.
+#[derive(Debug)]
+pub struct MemberState {
     /// Asks the prober for a probe at once.
-    pub probe_now: Notify,
+    pub(super) probe_now: Notify,
+    /// When the last control was made, and whether it passed.
     pub(super) control: tokio::sync::Mutex<Option<(Instant, bool)>>,
     status: AtomicU8,
     health: Mutex<(Health, Option<String>)>,
     in_flight: AtomicUsize,
 }
 
-/// What a member is made of.
-pub struct MemberParts {
-    /// Its name.
-    pub name: MemberName,
-    /// The pool it is in.
-    pub pool: PoolName,
-    /// Where it is.
-    pub address: MemberAddress,
-    /// The `Host` that it is asked with.
-    pub host: HeaderValue,
-    /// Its share of the work.
-    pub weight: u32,
-    /// The connections to it.
-    pub connections: Arc<Connections>,
-    /// How we authenticate ourselves.
-    pub credential: Credential,
-    /// Its metric handles.
-    pub metrics: MemberMetrics,
-    /// How it is probed.
-    pub probe: HealthSettings,
+impl MemberState {
+    /// A member that was not probed yet.
+    #[must_use]
+    pub fn starting(metrics: &MemberMetrics) -> Self {
+        metrics.set_state(MemberStatus::Starting);
+        Self {
+            probe_now: Notify::new(),
+            control: tokio::sync::Mutex::new(None),
+            status: AtomicU8::new(Status::Starting as u8),
+            health: Mutex::new((Health::default(), None)),
+            in_flight: AtomicUsize::new(0),
+        }
+    }
 }
 
 /// Counts a request at a member while it lives.
@@ -74,72 +75,48 @@ impl InFlight {
     /// Counts one more request at `member`.
     #[must_use]
     pub fn new(member: &Arc<Member>) -> Self {
-        member.in_flight.fetch_add(1, Ordering::AcqRel);
+        member.state.in_flight.fetch_add(1, Ordering::AcqRel);
         Self { member: Arc::clone(member), _gauge: GaugeGuard::new(&member.metrics.in_flight) }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.member.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.member.state.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 impl Member {
-    /// A member that was not probed yet.
-    #[must_use]
-    pub fn new(parts: MemberParts) -> Self {
-        let MemberParts { name, pool, address, host, weight, connections, credential, metrics, probe } =
-            parts;
-        metrics.set_state(MemberStatus::Starting);
-        Self {
-            name,
-            pool,
-            address,
-            host,
-            weight,
-            connections,
-            credential,
-            metrics,
-            probe,
-            probe_now: Notify::new(),
-            control: tokio::sync::Mutex::new(None),
-            status: AtomicU8::new(Status::Starting as u8),
-            health: Mutex::new((Health::default(), None)),
-            in_flight: AtomicUsize::new(0),
-        }
-    }
-
     /// Where it stands.
     #[must_use]
     pub fn status(&self) -> Status {
         const ALL: [Status; 4] =
             [Status::Starting, Status::Healthy, Status::Unhealthy, Status::CredentialFault];
-        ALL[usize::from(self.status.load(Ordering::Acquire)) % ALL.len()]
+        ALL[usize::from(self.state.status.load(Ordering::Acquire)) % ALL.len()]
     }
 
     /// Requests at the member now.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Acquire)
+        self.state.in_flight.load(Ordering::Acquire)
     }
 
     /// What was last wrong with it.
     #[must_use]
     pub fn last_problem(&self) -> Option<String> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+        self.state.health.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 
     /// Whether the next probe should come soon.
     #[must_use]
     pub fn is_unsettled(&self) -> bool {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).0.is_unsettled()
+        self.state.health.lock().unwrap_or_else(PoisonError::into_inner).0.is_unsettled()
     }
 
     /// Takes in what a probe or a connect showed, and says so where the state changes.
     pub fn observe(&self, seen: Observation, problem: Option<&str>) {
         let thresholds = Thresholds { rise: self.probe.rise, fall: self.probe.fall };
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut health = self.state.health.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = health.0.observe(seen, thresholds);
         if seen != Observation::Good {
             health.1 = problem.map(str::to_owned);
@@ -148,7 +125,7 @@ impl Member {
         if status == Status::Healthy {
             health.1 = None;
         }
-        self.status.store(status as u8, Ordering::Release);
+        self.state.status.store(status as u8, Ordering::Release);
         drop(health);
         self.metrics.set_state(label(status));
         let (member, pool) = (self.name.as_str(), self.pool.as_str());
@@ -165,7 +142,7 @@ impl Member {
     /// looks at once.
     pub fn connect_failed(&self, problem: &str) {
         self.observe(Observation::Bad, Some(problem));
-        self.probe_now.notify_one();
+        self.state.probe_now.notify_one();
     }
 
     pub(super) fn count_probe(&self, seen: Observation) {

@@ -15,7 +15,7 @@ pub use body::{BodyError, BodyProgress, IdleTimer, RequestBody};
 pub use connection::{Connections, Lease, SendError, Target};
 pub use credential::{Credential, MemberAccess, MemberKeys, TokenCredential};
 pub use error::{Phase, UpstreamError, UpstreamFault};
-pub use member::{InFlight, Member, MemberParts, label};
+pub use member::{InFlight, Member, MemberState, label};
 pub use name::{InvalidName, MemberName, PoolName};
 pub use pool::{BuildError, Pool, Pools, Shared};
 pub use settings::*;

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::{Connections, Target};
 use super::credential::{Credential, MemberKeys};
-use super::member::{Member, MemberParts};
+use super::member::{Member, MemberState};
 use super::name::{MemberName, PoolName};
 use super::settings::{
     CredentialSettings, MemberAddress, MemberKeySource, MemberSettings, PoolSettings, UpstreamLimits,
@@ -162,7 +162,7 @@ fn build_member(
         CredentialSettings::Token(token) => Some(member_keys(&token.key, shared)?),
         CredentialSettings::None | CredentialSettings::Basic { .. } => None,
     };
-    Ok(Arc::new(Member::new(MemberParts {
+    Ok(Arc::new(Member {
         name: settings.name.clone(),
         pool: pool.name.clone(),
         address: settings.address.clone(),
@@ -170,9 +170,10 @@ fn build_member(
         weight: settings.weight,
         connections,
         credential: Credential::build(&settings.credential, keys, shared.cache_entries_max)?,
+        state: MemberState::starting(&metrics),
         metrics,
         probe: pool.health.clone(),
-    })))
+    }))
 }
 
 fn member_keys(source: &MemberKeySource, shared: &Shared) -> Result<MemberKeys, BuildProblem> {

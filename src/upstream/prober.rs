@@ -56,7 +56,7 @@ pub async fn run(member: Arc<Member>) -> Infallible {
         member.connections.sweep();
         let settings = &member.probe;
         let pause = if member.is_unsettled() { settings.fast_interval } else { settings.interval };
-        let poked = tokio::time::timeout(jitter(pause), member.probe_now.notified()).await;
+        let poked = tokio::time::timeout(jitter(pause), member.state.probe_now.notified()).await;
         if poked.is_ok() {
             // Many failing requests ask for probes; one at a time is enough.
             tokio::time::sleep(settings.fast_interval.min(settings.interval) / 4).await;
@@ -76,7 +76,7 @@ pub async fn probe_once(member: &Member) {
 /// probe at a time; everybody who waits gets its answer.
 pub async fn control_passes(member: &Member) -> bool {
     let asked = Instant::now();
-    let mut last = member.control.lock().await;
+    let mut last = member.state.control.lock().await;
     if let Some((when, passed)) = *last
         && (when > asked || asked.duration_since(when) < CONTROL_TTL)
     {
