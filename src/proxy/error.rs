@@ -36,9 +36,6 @@ pub enum GatewayError {
     /// The `Host` is missing, repeated, or not on the list.
     #[error("unknown host")]
     UnknownHost,
-    /// Both `Content-Length` and `Transfer-Encoding`.
-    #[error("two lengths for one body")]
-    Framing,
     /// The `Authorization` header cannot be read.
     #[error("{0}")]
     Credentials(#[from] CredentialsError),
@@ -143,7 +140,6 @@ impl GatewayError {
             | Self::NotFound
             | Self::MethodNotAllowed(_)
             | Self::UnknownHost
-            | Self::Framing
             | Self::Credentials(_) => ErrorKind::Client,
             Self::PlaintextCredentials | Self::Pin(_) | Self::PinnedMemberGone { .. } | Self::FormBody => {
                 ErrorKind::Client
@@ -213,7 +209,7 @@ impl GatewayError {
         if let Self::MethodNotAllowed(allowed) = self {
             headers.insert(ALLOW, HeaderValue::from_static(allowed));
         }
-        if matches!(self, Self::UnknownHost | Self::Framing | Self::PlaintextCredentials) {
+        if matches!(self, Self::UnknownHost | Self::PlaintextCredentials) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -251,11 +247,6 @@ impl GatewayError {
             Self::NotFound => (404, ErrorCode::NameUnknown, "nothing is served under this path; registries answer under /v2/".to_owned()),
             Self::MethodNotAllowed(allowed) => (405, ErrorCode::Unsupported, format!("this path takes {allowed} only")),
             Self::UnknownHost => (421, ErrorCode::Unsupported, "this host name is not served here; the operator lists names under `external_url` and `hosts`".to_owned()),
-            Self::Framing => (
-                400,
-                ErrorCode::Unsupported,
-                "the request has both Content-Length and Transfer-Encoding; send one of them".to_owned(),
-            ),
             Self::Credentials(error) => (400, ErrorCode::Unsupported, error.to_string()),
             Self::PlaintextCredentials => (403, ErrorCode::Denied, "credentials are refused on a connection without TLS; use https".to_owned()),
             Self::Unauthorized { reason, .. } => match reason {

@@ -177,12 +177,8 @@ impl Gateway {
         }
     }
 
-    /// Checks the framing, and the `Host` against the list.
+    /// Checks the `Host` against the list.
     fn downstream(&self, head: request::Parts, ctx: &RequestContext) -> Result<Downstream, GatewayError> {
-        // Two lengths for one body: some server on the way will believe the other (RFC 9112 6.1).
-        if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH) {
-            return Err(GatewayError::Framing);
-        }
         let host = match head.uri.authority() {
             Some(authority) => Some(authority.as_str()),
             None => {

@@ -98,12 +98,13 @@ async fn ranges_of_a_blob_are_206_and_byte_exact() {
             assert!(answer.body[..] == blob.bytes[from..to], "{range}: other bytes");
         }
     }
-    // docker-registry 2.8 announces the blob's length here and then closes, so only the head is looked at.
-    let request = bob.request(Method::GET, &target).header("range", "bytes=100000-").body(whole(""));
-    let mut connection = bob.connect().await.expect("a connection");
-    let answer = connection.send_head(request.expect("a request")).await.expect("an answer");
-    assert_eq!(answer.status(), 416);
-    assert_eq!(answer.headers()["content-range"], "bytes */100000");
+    // docker-registry 2.8 announces the blob's length here, sends nothing and closes. Through the gateway the answer is whole.
+    for _ in 0..4 {
+        let headers = [("authorization", bearer.as_str()), ("range", "bytes=100000-")];
+        let answer = hub.send(Method::GET, &target, &headers).await.expect(416).expect("nothing there");
+        assert_eq!(answer.header("content-range"), Some("bytes */100000"));
+        assert_eq!((answer.header("content-length"), answer.body.len()), (Some("0"), 0));
+    }
 }
 
 #[tokio::test]
@@ -223,17 +224,21 @@ async fn catalog_needs_its_own_right_and_its_pages_follow_through_the_gateway() 
     let bob = hub.bob(&["registry:catalog:*"]).await;
     assert_oci_error(&bob.get("/v2/_catalog").await.expect("an answer"), 401, "DENIED");
     let alice = hub.alice(&["registry:catalog:*"]).await;
-    let (mut target, mut seen) = ("/v2/_catalog?n=1".to_owned(), Vec::new());
-    loop {
+    let (mut target, mut seen, mut ended) = ("/v2/_catalog?n=1".to_owned(), Vec::new(), false);
+    for _ in 0..1000 {
         let page = alice.get(&target).await.expect("an answer").expect(200).expect("a page");
         let names = page.json().expect("JSON")["repositories"].as_array().expect("a list").clone();
         assert!(names.len() <= 1, "{names:?}");
         seen.extend(names.iter().filter_map(|name| name.as_str().map(str::to_owned)));
-        let Some(link) = page.header("link") else { break };
+        let Some(link) = page.header("link") else {
+            ended = true;
+            break;
+        };
         let (next, rest) = link.strip_prefix('<').and_then(|link| link.split_once('>')).expect("a link");
         assert!(next.starts_with("/v2/_catalog?") && rest == "; rel=\"next\"", "{link}");
         target = next.to_owned();
     }
+    assert!(ended, "the pages never end: {target}");
     for repository in ["alice/catalog/a", "alice/catalog/b"] {
         assert!(seen.iter().any(|name| name == repository), "{repository} is not in {seen:?}");
     }

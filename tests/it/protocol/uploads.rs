@@ -130,9 +130,10 @@ async fn rule_13_all_requests_of_a_session_go_to_the_member_that_opened_it() {
 #[tokio::test]
 async fn rule_13_a_session_is_cancelled_by_its_subject_without_the_delete_right() {
     let hub = hub().await;
-    // Bob has no right to delete anything; two of the three kinds of member ask for one.
+    // Bob has no right to delete anything, and the member with tokens asks for one.
     let bob = hub.bob(&[&push_scope("bob/cancel")]).await;
-    for _ in 0..9 {
+    let mut asked = BTreeSet::new();
+    for _ in 0..200 {
         let url = open_upload(&bob, "bob/cancel").await;
         let answer = bob.patch(&url, vec![0; 100]).await.expect("an answer").expect(202).expect("taken");
         let url = location(&answer);
@@ -141,8 +142,11 @@ async fn rule_13_a_session_is_cancelled_by_its_subject_without_the_delete_right(
         let answer = bob.get(&url).await.expect("an answer");
         let seen = (answer.status.as_u16(), answer.error_code());
         assert_eq!(seen, (404, Some("BLOB_UPLOAD_UNKNOWN".to_owned())), "the member still has it");
+        asked = hub.members_asked("bob/cancel").into_iter().map(|(member, _)| member).collect();
+        if asked.len() == 3 {
+            break;
+        }
     }
-    let asked: BTreeSet<_> = hub.members_asked("bob/cancel").into_iter().map(|(member, _)| member).collect();
     assert_eq!(asked.len(), 3, "not every kind of member had a session: {asked:?}");
 }
 
