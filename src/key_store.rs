@@ -97,7 +97,7 @@ pub enum KeyStoreError {
     },
     /// There is none, and none may be made here.
     #[error(
-        "no {purpose} key in {directory}, and with `replicas` above 1 keys are never made by themselves: run `tidegate keys generate --dir {directory}` once and give every replica the same files"
+        "no {purpose} key in {directory}, and with `replicas` above 1 keys are never made by themselves: run `tidegate keys generate --config FILE` once with this configuration, and give every replica the same files"
     )]
     NoKeys {
         /// What for.
@@ -105,6 +105,9 @@ pub enum KeyStoreError {
         /// Where.
         directory: String,
     },
+    /// There is nothing to export.
+    #[error("no member key in {0}: make one with `tidegate keys generate`, or start the gateway once")]
+    NoMemberKey(String),
     /// A key cannot be made.
     #[error("a key cannot be made: {0}")]
     Key(#[from] KeyError),
@@ -281,8 +284,7 @@ pub fn export_bundle(directory: &Path) -> Result<String, KeyStoreError> {
     let certificates = files.iter().filter(|(_, file)| file.purpose == KeyUse::Member);
     let bundle: String = certificates.filter_map(|(_, file)| file.certificate.as_deref()).collect();
     if bundle.is_empty() {
-        let directory = directory.display().to_string();
-        return Err(KeyStoreError::NoKeys { purpose: KeyUse::Member.as_str(), directory });
+        return Err(KeyStoreError::NoMemberKey(directory.display().to_string()));
     }
     Ok(bundle)
 }
@@ -308,6 +310,24 @@ pub fn revocations(directory: &Path) -> Result<Revocations, KeyStoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Revocations::new()),
         Err(source) => Err(KeyStoreError::Io { path: path.display().to_string(), source }),
     }
+}
+
+/// Whether a gateway could start with these directories: every file is usable and, where keys are
+/// never made by themselves, there is one of each use.
+///
+/// # Errors
+/// [`KeyStoreError`], as at start.
+pub fn check(keys: &Path, seal_keys: &Path, replicas: u32) -> Result<(), KeyStoreError> {
+    load(keys, seal_keys, Retention { client: 0, seal: 0 })?;
+    let uses = [(keys, KeyUse::Client), (keys, KeyUse::Member), (seal_keys, KeyUse::Seal)];
+    for (directory, purpose) in uses {
+        let missing = !read_files(directory)?.iter().any(|(_, file)| file.purpose == purpose);
+        if missing && replicas > 1 {
+            let directory = directory.display().to_string();
+            return Err(KeyStoreError::NoKeys { purpose: purpose.as_str(), directory });
+        }
+    }
+    Ok(())
 }
 
 /// What changes when a key file is added, changed or removed: names and times of all key files.

@@ -148,6 +148,9 @@ fn list(places: &Places) -> Result<(), KeyStoreError> {
     if places.seal_keys != places.keys {
         listed.extend(key_store::list(&places.seal_keys, places.retention, now)?);
     }
+    if listed.is_empty() {
+        say("there are no keys; `tidegate keys generate` makes them");
+    }
     for key in listed {
         let from = i64::try_from(key.activate_at).ok().and_then(|at| jiff::Timestamp::from_second(at).ok());
         let from = from.map_or_else(String::new, |at| at.to_string());

@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand};
 /// Where the configuration is looked for when nothing is said.
 const DEFAULT_CONFIG: &str = "/etc/tidegate/tidegate.yaml";
 
-/// A clear no.
+/// A clear no, or a failure while running.
 const NO: u8 = 1;
 /// Unusable arguments or configuration.
 const UNUSABLE: u8 = 2;

@@ -53,9 +53,11 @@ fn explain(arguments: &Explain) -> Result<ExitCode, String> {
     let client = Client { subject: &subject, groups: &groups, source: arguments.source };
     let (decision, allowed) = decide(&loaded.config.policy, client, arguments)?;
     let verdict = if allowed { "ALLOWED" } else { "DENIED" };
-    let what =
-        if arguments.action == "catalog" { "the catalog".to_owned() } else { arguments.repository.clone() };
-    say(format_args!("{verdict}: {subject} {} {what}", arguments.action));
+    if arguments.action == "catalog" {
+        say(format_args!("{verdict}: {subject} catalog (the list of all repositories)"));
+    } else {
+        say(format_args!("{verdict}: {subject} {} {}", arguments.action, arguments.repository));
+    }
     match decision.rule {
         Some(rule) => say(format_args!("  decided by {rule}")),
         None => say(format_args!(

@@ -1,25 +1,30 @@
 //! `tidegate serve`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::admin::AdminSettings;
 use crate::app::{self, Surroundings};
 use crate::config::{self, Config, ConfigErrors};
-use crate::server::{ListenerKind, generate_self_signed};
+use crate::server::{CertificateFiles, ListenerKind, generate_self_signed};
 use crate::telemetry::init_logging;
 
-use super::{DEFAULT_CONFIG, UNUSABLE, complain, fail};
+use super::{DEFAULT_CONFIG, NO, UNUSABLE, complain, fail};
 
 /// Where keys and the self-signed certificate go when nothing is said.
 const DEFAULT_DATA_DIRECTORY: &str = "tidegate-data";
 
+/// The whole configuration with a first user, written for people who started with member URLs.
+const FIRST_USER_FILE: &str = "first-user.yaml";
+/// Names the configuration file where no argument does.
+const CONFIG_VARIABLE: &str = "TIDEGATE_CONFIG";
+
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Serve {
-    /// The configuration file
-    #[arg(long, short, value_name = "FILE", env = "TIDEGATE_CONFIG", conflicts_with = "members")]
+    /// The configuration file; when not said, $TIDEGATE_CONFIG or /etc/tidegate/tidegate.yaml
+    #[arg(long, short, value_name = "FILE", conflicts_with = "members")]
     config: Option<PathBuf>,
     /// Member URLs, instead of a configuration file: TLS on port 8443 with a self-signed
     /// certificate, all access denied until a configuration adds users
@@ -29,16 +34,18 @@ pub(super) struct Serve {
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIRECTORY)]
     data_dir: PathBuf,
     /// Where to listen when member URLs are given
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443", conflicts_with = "config")]
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443", requires = "members")]
     listen: SocketAddr,
     /// Where the admin listener is when member URLs are given
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090", conflicts_with = "config")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090", requires = "members")]
     admin_listen: SocketAddr,
 }
 
 pub(super) fn run(arguments: &Serve) -> ExitCode {
     let quick = !arguments.members.is_empty();
-    let path = (!quick).then(|| arguments.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG)));
+    let from_environment = || std::env::var_os(CONFIG_VARIABLE).map(PathBuf::from);
+    let named = || arguments.config.clone().or_else(from_environment);
+    let path = (!quick).then(|| named().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG)));
     let config = match load(path.as_ref(), arguments) {
         Ok(config) => config,
         Err(errors) => {
@@ -50,7 +57,7 @@ pub(super) fn run(arguments: &Serve) -> ExitCode {
         Ok(started) => started,
         Err(error) => return fail(UNUSABLE, error),
     };
-    if quick && let Err(problem) = prepare_quick_start(&config, &arguments.members) {
+    if quick && let Err(problem) = prepare_quick_start(&config, arguments) {
         return fail(UNUSABLE, problem);
     }
     let ended = app::run(config, Surroundings { config_path: path, access_writer, access_dropped });
@@ -58,10 +65,8 @@ pub(super) fn run(arguments: &Serve) -> ExitCode {
         tracing::error!(error = format!("{error:#}"), "ended by an error");
     }
     drop(guards);
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(1, format_args!("{error:#}")),
-    }
+    // What went wrong is in the log, which is on standard error.
+    if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(NO) }
 }
 
 fn load(path: Option<&PathBuf>, arguments: &Serve) -> Result<Config, ConfigErrors> {
@@ -81,27 +86,58 @@ fn load(path: Option<&PathBuf>, arguments: &Serve) -> Result<Config, ConfigError
 }
 
 /// Makes the certificate, and says how to let the first user in.
-fn prepare_quick_start(config: &Config, members: &[String]) -> Result<(), String> {
-    for listener in &config.server.listeners {
-        let ListenerKind::Tls(tls) = &listener.kind else { continue };
-        for files in &tls.certificates {
-            let names = config.hosts.names();
-            if generate_self_signed(names, files).map_err(|error| error.to_string())? {
-                tracing::warn!(cert = %files.cert.display(), "made a self-signed certificate; docker trusts it from /etc/docker/certs.d/HOST:PORT/ca.crt");
-            }
-        }
+fn prepare_quick_start(config: &Config, arguments: &Serve) -> Result<(), String> {
+    let listener = config.server.listeners.first().ok_or("there is no listener")?;
+    let ListenerKind::Tls(tls) = &listener.kind else { return Err("the listener has no TLS".to_owned()) };
+    let files = tls.certificates.first().ok_or("the listener has no certificate")?;
+    if generate_self_signed(&config.hosts.names(), files).map_err(|error| error.to_string())? {
+        tracing::warn!(cert = %files.cert.display(), "made a self-signed certificate; docker trusts it from /etc/docker/certs.d/HOST:PORT/ca.crt");
     }
-    let urls: Vec<String> = members
-        .iter()
-        .enumerate()
-        .map(|(at, url)| format!("{{name: member{}, url: \"{url}\"}}", at + 1))
-        .collect();
-    let yaml = format!(
-        "identity: [{{users: [{{name: admin, password_hash: \"OUTPUT OF tidegate hash-password\"}}]}}]\npolicy: [{{user: admin, repository: \"**\", allow: [pull, push, delete]}}]\npools: [{{name: main, members: [{}]}}]",
-        urls.join(", ")
-    );
+    let yaml = first_user_yaml(config, files, arguments);
+    let file = arguments.data_dir.join(FIRST_USER_FILE);
+    std::fs::write(&file, &yaml).map_err(|error| format!("{}: {error}", file.display()))?;
+    let file = file.display();
     tracing::warn!(
-        "all access is denied: there are no users. To add the first one, put this beside `external_url` and `listeners` into tidegate.yaml and run `tidegate serve --config tidegate.yaml`:\n{yaml}"
+        "all access is denied: there are no users. To add the first one, put the output of `tidegate hash-password` into {file} and run `tidegate serve --config {file}`. The file says:\n{yaml}"
     );
     Ok(())
+}
+
+/// A whole configuration for the same members, but for one password hash. Its paths start at its
+/// own directory, the data directory.
+fn first_user_yaml(config: &Config, files: &CertificateFiles, arguments: &Serve) -> String {
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (cert, key) = (name(&files.cert), name(&files.key));
+    let (listen, admin) = (arguments.listen, arguments.admin_listen);
+    let (keys, seal) = (name(&config.tokens.keys), name(&config.uploads.seal_keys));
+    let port = if listen.port() == 0 { String::new() } else { format!(":{}", listen.port()) };
+    let hosts: Vec<String> =
+        config.hosts.names().iter().map(|name| format!("\"{}\"", bracketed(name))).collect();
+    let members = arguments.members.iter().enumerate();
+    let members: String =
+        members.map(|(at, url)| format!("      - {{ name: member{}, url: \"{url}\" }}\n", at + 1)).collect();
+    format!(
+        "external_url: https://localhost{port}
+hosts: [{}]
+listeners:
+  - address: \"{listen}\"
+    tls: {{ certificates: [{{ cert: {cert}, key: {key} }}] }}
+admin: {{ address: \"{admin}\" }}
+tokens: {{ keys: {keys} }}
+uploads: {{ seal_keys: {seal} }}
+identity:
+  - users: [{{ name: admin, password_hash: \"OUTPUT OF tidegate hash-password\" }}]
+policy:
+  - {{ user: admin, repository: \"**\", allow: [pull, push, delete] }}
+pools:
+  - name: main
+    members:
+{members}",
+        hosts.join(", ")
+    )
+}
+
+/// An IPv6 address as it stands in a `Host`.
+fn bracketed(name: &str) -> String {
+    if name.contains(':') { format!("[{name}]") } else { name.to_owned() }
 }

@@ -128,6 +128,15 @@ impl ResponseBody {
         Self { source: Source::Member(Box::new(body)), observer: None }
     }
 
+    /// The length of a body that is there already; `None` where it streams or there is none.
+    #[must_use]
+    pub fn own_length(&self) -> Option<usize> {
+        match &self.source {
+            Source::Full(bytes) => bytes.as_ref().map(Bytes::len),
+            Source::Empty | Source::Member(_) => None,
+        }
+    }
+
     /// The same body, which says how it ended.
     #[must_use]
     pub fn observed(mut self, context: Box<RequestContext>, status: u16) -> Self {

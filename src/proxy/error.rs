@@ -25,7 +25,7 @@ const RETRY_AFTER_SECONDS: u64 = 2;
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
     /// Not a request of the distribution-spec.
-    #[error("{0}")]
+    #[error(transparent)]
     Parse(#[from] ParseError),
     /// A path that is not served here.
     #[error("no such path")]
@@ -37,7 +37,7 @@ pub enum GatewayError {
     #[error("unknown host")]
     UnknownHost,
     /// The `Authorization` header cannot be read.
-    #[error("{0}")]
+    #[error(transparent)]
     Credentials(#[from] CredentialsError),
     /// Credentials on a connection that anybody can read.
     #[error("credentials on a plain connection")]
@@ -79,7 +79,7 @@ pub enum GatewayError {
     #[error("no member of pool {0} serves")]
     NoMember(PoolName),
     /// The last candidate failed.
-    #[error("{0}")]
+    #[error(transparent)]
     Upstream(#[from] UpstreamError),
     /// The last candidate answered with a server error.
     #[error("member {member} answered {status}")]
@@ -232,8 +232,9 @@ impl GatewayError {
             ErrorKind::Client | ErrorKind::Unauthorized | ErrorKind::Denied => {
                 tracing::debug!(request_id, error = %self, "request refused");
             }
+            // Members that are lost are warned of once, where their state changes.
             ErrorKind::RateLimited | ErrorKind::Upstream | ErrorKind::Timeout => {
-                tracing::warn!(request_id, error = %self, cause = %Causes(self), "request failed");
+                tracing::info!(request_id, error = %self, cause = %Causes(self), "request failed");
             }
             ErrorKind::Internal => {
                 tracing::error!(request_id, error = %self, cause = %Causes(self), "request failed")

@@ -110,6 +110,9 @@ async fn try_member(
             Err(failed) => {
                 let Sending { error, reused, body: returned } = *failed;
                 let returned = returned.filter(|_| error.is_unsent() || is_repeatable(outgoing));
+                if error.is_head_timeout() {
+                    member.ask_for_probe();
+                }
                 if error.is_connect_failure() {
                     member.connect_failed(&error.source.to_string());
                 }

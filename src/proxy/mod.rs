@@ -322,6 +322,9 @@ impl Gateway {
         if let Ok(id) = HeaderValue::try_from(&ctx.id) {
             response.headers_mut().insert(REQUEST_ID, id);
         }
+        if ctx.method == Method::HEAD {
+            response = without_own_body(response);
+        }
         let status = response.status().as_u16();
         response.map(|body| body.observed(ctx, status))
     }
@@ -365,4 +368,13 @@ fn outgoing_body(
         Some(incoming) => RequestBody::stream(incoming, Arc::clone(&ctx.progress), idle),
         None => RequestBody::Empty,
     }
+}
+
+/// The answer to a HEAD says how long the body would be and sends none; over h2 a body would be
+/// an error (RFC 9110 9.3.2). A member's answer has none already.
+fn without_own_body(response: Response<ResponseBody>) -> Response<ResponseBody> {
+    let (mut head, body) = response.into_parts();
+    let Some(length) = body.own_length() else { return Response::from_parts(head, body) };
+    head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    Response::from_parts(head, ResponseBody::empty())
 }

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
@@ -16,6 +18,10 @@ use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::settings::{CertificateFiles, TlsSettings};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How long a self-signed certificate is valid; clients refuse much longer ones.
+const SELF_SIGNED_FOR: Duration = Duration::from_secs(800 * 24 * 3600);
 
 /// Why a certificate and key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -200,14 +206,23 @@ fn describe(leaf: &CertificateDer<'_>) -> (Vec<String>, i64) {
 ///
 /// # Errors
 /// [`CertificateError`] when it cannot be made or written.
-pub fn generate_self_signed(names: Vec<String>, files: &CertificateFiles) -> Result<bool, CertificateError> {
+pub fn generate_self_signed(names: &[String], files: &CertificateFiles) -> Result<bool, CertificateError> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
 
     if files.cert.exists() && files.key.exists() {
         return Ok(false);
     }
-    let made = rcgen::generate_simple_self_signed(names)?;
+    let key = rcgen::KeyPair::generate()?;
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name.push(DnType::CommonName, names.first().map_or("tidegate", String::as_str));
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    // A day's slack for clients whose clock is behind.
+    params.not_before = SystemTime::now().checked_sub(DAY).unwrap_or(UNIX_EPOCH).into();
+    params.not_after = (SystemTime::now() + SELF_SIGNED_FOR).into();
+    let certificate = params.self_signed(&key)?;
     let write = |path: &PathBuf, text: &str, mode: u32| {
         let written =
             std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path);
@@ -219,8 +234,8 @@ pub fn generate_self_signed(names: Vec<String>, files: &CertificateFiles) -> Res
         std::fs::create_dir_all(parent)
             .map_err(|source| CertificateError::Write { path: parent.display().to_string(), source })?;
     }
-    write(&files.key, &made.signing_key.serialize_pem(), 0o600)?;
-    write(&files.cert, &made.cert.pem(), 0o644)?;
+    write(&files.key, &key.serialize_pem(), 0o600)?;
+    write(&files.cert, &certificate.pem(), 0o644)?;
     Ok(true)
 }
 
@@ -231,7 +246,7 @@ mod tests {
     fn pair(dir: &Path, name: &str) -> CertificateFiles {
         let files =
             CertificateFiles { cert: dir.join(format!("{name}.crt")), key: dir.join(format!("{name}.key")) };
-        assert!(generate_self_signed(vec![name.to_owned()], &files).expect("made"));
+        assert!(generate_self_signed(&[name.to_owned()], &files).expect("made"));
         files
     }
 

@@ -54,13 +54,13 @@ pub enum UpstreamFault {
     #[error("the queue is full")]
     QueueFull,
     /// Name lookup, connect or TLS failed.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
     /// HTTP towards the member failed.
-    #[error("{0}")]
+    #[error(transparent)]
     Http(#[from] hyper::Error),
     /// The member's token could not be signed.
-    #[error("{0}")]
+    #[error(transparent)]
     Key(#[from] crate::auth::keys::KeyError),
 }
 
@@ -72,6 +72,12 @@ impl UpstreamError {
             Phase::Queue | Phase::Connect | Phase::Unsent | Phase::Credential => true,
             Phase::Head => false,
         }
+    }
+
+    /// Whether the member took the request and then said nothing in time.
+    #[must_use]
+    pub fn is_head_timeout(&self) -> bool {
+        self.phase == Phase::Head && matches!(self.source, UpstreamFault::Timeout)
     }
 
     /// Whether it says something about the member's health.

@@ -142,6 +142,11 @@ impl Member {
     /// looks at once.
     pub fn connect_failed(&self, problem: &str) {
         self.observe(Observation::Bad, Some(problem));
+        self.ask_for_probe();
+    }
+
+    /// Something looks wrong; whether it is, a probe says.
+    pub fn ask_for_probe(&self) {
         self.state.probe_now.notify_one();
     }
 

@@ -121,6 +121,11 @@ async fn keys_are_made_once_listed_and_never_made_where_replicas_would_differ() 
     let config = site.config.render().replace("tokens: { service", "tokens: { replicas: 2, service");
     let config =
         config.replace(&format!("{}/keys", site.dir().display()), &format!("{}/none", dir.path().display()));
+    let file = dir.path().join("two-replicas.yaml");
+    std::fs::write(&file, &config).expect("written");
+    let checked = run(&["check", "--config", file.to_str().expect("a path")]).await;
+    assert_eq!(checked.status.code(), Some(2), "check says what start would say");
+    assert!(checked.stderr.contains("tidegate keys generate --config"), "{}", checked.stderr);
     let mut refused = Gateway::spawn(&config, site.dir());
     let status = refused.daemon().wait_exit(LIMIT).await;
     assert_eq!(status.code(), Some(1));
@@ -151,12 +156,11 @@ async fn member_urls_alone_serve_nobody_and_say_how_to_let_the_first_user_in() {
     gateway.stop().await;
 
     // What it said is a configuration that works, once the hash is in it.
+    let written = std::fs::read_to_string(dir.path().join("data/first-user.yaml")).expect("written");
+    assert!(said.ends_with(&written), "the log shows the file itself");
     let hash = bcrypt::hash("first", 4).expect("hashed");
-    let yaml = said.split_once('\n').expect("the YAML").1.replace("OUTPUT OF tidegate hash-password", &hash);
-    let config = format!(
-        "external_url: https://localhost\nlisteners: [{{address: \"{any}\", tls: {{certificates: [{{cert: data/self-signed.crt, key: data/self-signed.key}}]}}}}]\nadmin: {{address: \"{any}\"}}\ntokens: {{keys: data/keys}}\nuploads: {{seal_keys: data/seal}}\n{yaml}\n"
-    );
-    let mut gateway = Gateway::start(&config, dir.path()).await;
+    let config = written.replace("OUTPUT OF tidegate hash-password", &hash);
+    let mut gateway = Gateway::start(&config, &dir.path().join("data")).await;
     let client = gateway.client(&certificate).with_host("localhost");
     let token = client.token("admin", "first", &["repository:a/b:pull"]).await.expect("a token");
     client.with_bearer(&token).get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("let in");

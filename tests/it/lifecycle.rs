@@ -16,7 +16,7 @@ use crate::harness::client::{TestClient, whole};
 use crate::harness::gateway::{Gateway, ListenerKind};
 use crate::harness::image::Blob;
 use crate::harness::site::{MemberKind, Site};
-use crate::harness::wait;
+use crate::harness::{process, wait};
 
 const LIMIT: Duration = Duration::from_secs(15);
 
@@ -178,4 +178,41 @@ async fn what_outlasts_the_grace_period_is_cut_and_reported() {
         line["message"].as_str().is_some_and(|text| text.starts_with("the grace period is over"))
     });
     assert_eq!(cut.expect("reported")["connections"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_is_answered_without_a_body_over_both_protocols() {
+    let mut site = Site::start(&[MemberKind::Open]).await;
+    let login = format!("{}:{}", site.endpoint.user, site.endpoint.password);
+    for protocol in ["--http1.1", "--http2"] {
+        for (path, user, status) in [
+            ("/v2/", None, "401"),
+            ("/v2/", Some(login.as_str()), "200"),
+            ("/v2/a/b/manifests/none", Some(login.as_str()), "404"),
+            ("/nothing", None, "404"),
+        ] {
+            let mut curl = process::command("curl");
+            curl.args([
+                "--silent",
+                "--show-error",
+                "--head",
+                protocol,
+                "--write-out",
+                "%{http_code}",
+                "--cacert",
+            ]);
+            curl.arg(&site.endpoint.ca_file).args(["--output", "/dev/null"]);
+            if let Some(user) = user {
+                curl.args(["--user", user]);
+            }
+            curl.arg(format!("https://{}{path}", site.endpoint.authority));
+            let said = process::run(curl, LIMIT).await;
+            let said = said.unwrap_or_else(|error| panic!("{protocol} {path}: {error:#}"));
+            assert_eq!(said.trim(), status, "{protocol} {path}");
+        }
+    }
+    let log = site.gateway.access_log();
+    let broken = log.iter().find(|line| line.text("end") == "client_closed");
+    assert!(broken.is_none(), "{broken:?}");
+    site.stop_gateway().await;
 }

@@ -1,3 +1,5 @@
+//! Client and member tokens: what is taken, and everything that is not.
+
 use std::sync::{Arc, LazyLock};
 
 use super::*;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::config::convert::{Context, Scope, address, to_usize};
 use crate::config::document::KeyPath;
@@ -214,6 +215,13 @@ pub(super) fn check_match(
 ) {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let file = cert_file.display();
+    if chain.first().is_some_and(is_not_in_force) {
+        cx.warn(
+            path,
+            format!("the certificate of {file} has ended or has not begun"),
+            Fix::advice("clients will refuse it; renew it, or check this machine's clock"),
+        );
+    }
     match CertifiedKey::from_der(chain, key, &provider) {
         Ok(_) => {}
         Err(rustls::Error::InconsistentKeys(_)) => {
@@ -231,6 +239,10 @@ pub(super) fn check_match(
             cx.error(path, format!("certificate and key cannot be used: {error}"), Fix::advice(fix));
         }
     }
+}
+
+fn is_not_in_force(certificate: &CertificateDer<'static>) -> bool {
+    X509Certificate::from_der(certificate).is_ok_and(|(_, certificate)| !certificate.validity().is_valid())
 }
 
 /// Limits of downstream connections.

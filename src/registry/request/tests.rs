@@ -1,3 +1,5 @@
+//! Every route, and every target that could mean two things.
+
 use proptest::prelude::*;
 
 use percent_encoding::utf8_percent_encode;
