@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::harness::certs::Certificates;
 use crate::harness::client::TestClient;
-use crate::harness::fake_member::{FakeMember, answer};
+use crate::harness::fake_member::{FakeMember, Reply, answer};
 use crate::harness::gateway::Gateway;
 use crate::harness::image::{Blob, Image};
 use crate::harness::registry::{Access, StockRegistry};
@@ -343,5 +343,42 @@ async fn max_connections_is_exact_over_all_workers_and_nobody_starves() {
     assert_eq!(most.load(Ordering::SeqCst), 1, "the member never sees two");
     let metrics = site.gateway.metrics().await.expect("metrics");
     assert!(metrics.sum("tidegate_member_connections", &["member=\"narrow\""]) <= 1.0);
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_may_have_reached_a_member_is_made_once_and_a_read_goes_on_to_the_next() {
+    let silent = || FakeMember::start(|request| (!request.is_probe()).then_some(Reply::Silence));
+    let (one, two) = (silent().await, silent().await);
+    let good = StockRegistry::builder("good").start().await;
+    let start = async |members: &[(&str, &str)]| {
+        Site::start_with(&[], |config| {
+            let config = config.extra("upstream: { first_byte_timeout: 1s, head_timeout: 3s }");
+            members.iter().fold(config, |config, (name, url)| config.member_at(name, url, "none"))
+        })
+        .await
+    };
+    let mut site = start(&[("one", one.url()), ("two", two.url())]).await;
+    let client = site.authorized(&["repository:a/b:pull,push,delete"]).await;
+    let manifest = "application/vnd.oci.image.manifest.v1+json";
+    client
+        .put("/v2/a/b/manifests/v1", manifest, "{}")
+        .await
+        .expect("sent")
+        .expect(504)
+        .expect("nobody answers");
+    client.delete("/v2/a/b/manifests/v1").await.expect("sent").expect(504).expect("nobody answers");
+    let seen: Vec<_> =
+        one.requests().into_iter().chain(two.requests()).map(|request| request.method).collect();
+    let count = |method: &str| seen.iter().filter(|seen| *seen == method).count();
+    assert_eq!((count("PUT"), count("DELETE")), (1, 1), "{seen:?}");
+    site.stop_gateway().await;
+
+    // A read is asked of the next member, whichever comes first.
+    let mut site = start(&[("one", one.url()), ("good", &good.url())]).await;
+    let client = site.authorized(&["repository:a/b:pull"]).await;
+    for _ in 0..6 {
+        client.get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("the good member answers");
+    }
     site.stop_gateway().await;
 }
