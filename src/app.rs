@@ -29,7 +29,7 @@ use crate::identity::PasswordChecks;
 use crate::key_store;
 use crate::proxy::{ConnectionInfo, Gateway, GatewayLimits, OpenUploads};
 use crate::random::unix_now;
-use crate::reload::{Reloader, build_state};
+use crate::reload::{Fingerprint, Reloader, build_state, fingerprint};
 use crate::server::{Acceptor, Certificates, Listener, ListenerKind, Redirect, bind};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::token_service::TokenService;
@@ -56,6 +56,7 @@ pub struct Surroundings {
 struct Parts {
     gateway: Arc<Gateway>,
     member_ring: Arc<ArcSwap<Ring<SigningKey>>>,
+    seen: Fingerprint,
     certificates: Vec<Arc<Certificates>>,
     connections: TaskTracker,
     stop: CancellationToken,
@@ -97,6 +98,8 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
     for path in key_store::ensure(keys, seals, config.tokens.algorithm, config.tokens.replicas, unix_now())? {
         tracing::info!(path = %path.display(), "made a key");
     }
+    // Taken first, so that nothing that changes from here on is missed.
+    let seen = fingerprint(surroundings.config_path.as_deref(), config);
     let (snapshot, member_ring) = build_state(config, 1)?;
     metrics.generation.set(1);
     let state = Arc::new(ArcSwap::from_pointee(snapshot));
@@ -130,7 +133,7 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
     });
     let (connections, stop, finished) =
         (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-    Ok(Parts { gateway, member_ring, certificates: Vec::new(), connections, stop, finished })
+    Ok(Parts { gateway, member_ring, seen, certificates: Vec::new(), connections, stop, finished })
         .and_then(|parts| with_certificates(parts, config))
 }
 
@@ -286,8 +289,13 @@ async fn supervise(
     let shutdown = config.shutdown.clone();
     let mut poll = tokio::time::interval(config.reload_interval);
     let certificates = parts.certificates.clone();
-    let mut reloader =
-        Reloader::new(surroundings.config_path, config, state, certificates, Arc::clone(metrics));
+    let mut reloader = Reloader::new(
+        surroundings.config_path,
+        config,
+        state,
+        certificates,
+        (Arc::clone(metrics), parts.seen.clone()),
+    );
     readiness.set(true);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     loop {

@@ -12,9 +12,11 @@ use crate::auth::token::ClientTokens;
 use crate::config::{self, Config};
 use crate::identity::{Identity, IdentityError};
 use crate::key_store::{self, KeyStoreError, Retention};
+use crate::secret::ExposeSecret as _;
 use crate::server::Certificates;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{CertificateLabel, Metrics, ReloadResult};
+use crate::upstream::CredentialSettings;
 
 /// Why the new state is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +49,8 @@ pub struct Reloader {
     seen: Fingerprint,
 }
 
-type Fingerprint = Vec<(PathBuf, Option<SystemTime>, u64)>;
+/// Files with their times and sizes.
+pub type Fingerprint = Vec<(PathBuf, Option<SystemTime>, u64)>;
 
 /// Builds identities, policy and keys from a configuration.
 ///
@@ -74,32 +77,32 @@ pub fn retention(config: &Config) -> Retention {
 }
 
 impl Reloader {
-    /// Watches from here on.
+    /// Watches for what differs from `seen`, which was taken before the state was built.
     #[must_use]
     pub fn new(
         path: Option<PathBuf>,
         config: Config,
         (state, member_ring): (Arc<ArcSwap<Snapshot>>, Arc<ArcSwap<Ring<SigningKey>>>),
         certificates: Vec<Arc<Certificates>>,
-        metrics: Arc<Metrics>,
+        (metrics, seen): (Arc<Metrics>, Fingerprint),
     ) -> Self {
-        let mut reloader = Self { path, config, state, member_ring, certificates, metrics, seen: Vec::new() };
-        reloader.seen = reloader.fingerprint();
+        let reloader = Self { path, config, state, member_ring, certificates, metrics, seen };
         reloader.publish_expiries();
         reloader
     }
 
     /// Reloads if any file has changed since the last look.
     pub fn reload_if_changed(&mut self) {
-        let now = self.fingerprint();
-        if now != self.seen {
-            self.seen = now;
+        if self.fingerprint() != self.seen {
             self.reload();
         }
     }
 
     /// Reloads, and says how it went. Certificates and the rest do not wait for each other.
     pub fn reload(&mut self) {
+        // Before anything is read: what changes meanwhile is seen at the next look.
+        let seen = self.fingerprint();
+        self.warn_of_member_files(&seen);
         self.reload_certificates();
         match self.reload_state() {
             Ok(generation) => {
@@ -112,7 +115,16 @@ impl Reloader {
                 tracing::error!(error = %error, "reload refused: what was in force stays");
             }
         }
-        self.seen = self.fingerprint();
+        self.seen = seen;
+    }
+
+    /// Names changed files that are read at start only.
+    fn warn_of_member_files(&self, now: &Fingerprint) {
+        let at_start = self.config.member_files();
+        for (path, ..) in now.iter().filter(|entry| at_start.contains(&entry.0) && !self.seen.contains(entry))
+        {
+            tracing::warn!(path = %path.display(), "this file of a member has changed; restart to apply it");
+        }
     }
 
     fn reload_state(&mut self) -> Result<u64, ReloadError> {
@@ -159,12 +171,18 @@ impl Reloader {
     }
 
     fn fingerprint(&self) -> Fingerprint {
-        let mut files = self.config.watched_files();
-        files.extend(self.path.clone());
-        let mut seen: Fingerprint = files.into_iter().map(|path| stat(&path)).collect();
-        seen.extend(key_store::fingerprint(&[&self.config.tokens.keys, &self.config.uploads.seal_keys]));
-        seen
+        fingerprint(self.path.as_deref(), &self.config)
     }
+}
+
+/// What the state is built from: every file with its time and size.
+#[must_use]
+pub fn fingerprint(path: Option<&Path>, config: &Config) -> Fingerprint {
+    let mut files = config.watched_files();
+    files.extend(path.map(Path::to_owned));
+    let mut seen: Fingerprint = files.into_iter().map(|path| stat(&path)).collect();
+    seen.extend(key_store::fingerprint(&[&config.tokens.keys, &config.uploads.seal_keys]));
+    seen
 }
 
 fn stat(path: &Path) -> (PathBuf, Option<SystemTime>, u64) {
@@ -183,7 +201,9 @@ fn restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
         ("admin", differs(&old.admin, &new.admin)),
         ("tokens", differs(&old.tokens, &new.tokens)),
         ("uploads", differs(&old.uploads, &new.uploads)),
-        ("pools", differs(&old.pools, &new.pools)),
+        ("pools", differs(&old.pools, &new.pools) || passwords(old) != passwords(new)),
+        ("password_checks", differs(&old.identity.limits, &new.identity.limits)),
+        ("reload_interval", old.reload_interval != new.reload_interval),
         ("routes", differs(&old.routes, &new.routes)),
         ("log", differs(&old.log, &new.log)),
         ("shutdown", differs(&old.shutdown, &new.shutdown)),
@@ -191,4 +211,15 @@ fn restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(section, changed)| changed.then_some(section))
     .collect()
+}
+
+/// The members' passwords, which `Debug` does not tell apart.
+fn passwords(config: &Config) -> Vec<&str> {
+    let members = config.pools.iter().flat_map(|pool| &pool.members);
+    members
+        .filter_map(|member| match &member.credential {
+            CredentialSettings::Basic { password, .. } => Some(password.expose_secret()),
+            CredentialSettings::None | CredentialSettings::Token(_) => None,
+        })
+        .collect()
 }

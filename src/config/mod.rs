@@ -125,6 +125,25 @@ fn parse(path: &Path, source: String, scope: Scope) -> Result<Loaded, ConfigErro
 }
 
 impl Config {
+    /// The certificates and keys of members, which are read at start only.
+    #[must_use]
+    pub fn member_files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        for member in self.pools.iter().flat_map(|pool| &pool.members) {
+            files.extend(member.tls.ca_file.clone());
+            files.extend(
+                member.tls.client_certificate.iter().flat_map(|(cert, key)| [cert.clone(), key.clone()]),
+            );
+            if let CredentialSettings::Token(token) = &member.credential
+                && let MemberKeySource::File { key, certificate } = &token.key
+            {
+                files.push(key.clone());
+                files.extend(certificate.clone());
+            }
+        }
+        files
+    }
+
     /// The files besides the configuration file whose content it stands on, each once.
     #[must_use]
     pub fn watched_files(&self) -> Vec<PathBuf> {
@@ -139,18 +158,7 @@ impl Config {
                 files.push(path.clone());
             }
         }
-        for member in self.pools.iter().flat_map(|pool| &pool.members) {
-            files.extend(member.tls.ca_file.clone());
-            files.extend(
-                member.tls.client_certificate.iter().flat_map(|(cert, key)| [cert.clone(), key.clone()]),
-            );
-            if let CredentialSettings::Token(token) = &member.credential
-                && let MemberKeySource::File { key, certificate } = &token.key
-            {
-                files.push(key.clone());
-                files.extend(certificate.clone());
-            }
-        }
+        files.extend(self.member_files());
         files.sort();
         files.dedup();
         files

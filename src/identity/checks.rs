@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use moka::sync::Cache;
@@ -9,6 +10,9 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
 use super::settings::VerifyLimits;
+
+/// Longest wait for a turn: docker gives a token request 15 s and tries no second time.
+const WAIT_MAX: Duration = Duration::from_secs(10);
 
 type Fingerprint = [u8; 32];
 
@@ -61,7 +65,8 @@ impl PasswordChecks {
                 if ahead >= self.queue_max {
                     return None;
                 }
-                Arc::clone(&self.running).acquire_owned().await.ok()?
+                let turn = Arc::clone(&self.running).acquire_owned();
+                tokio::time::timeout(WAIT_MAX, turn).await.ok()?.ok()?
             }
         };
         // The same pair may have been checked while this one waited.

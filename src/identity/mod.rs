@@ -81,7 +81,7 @@ impl Identity {
         let providers = providers.iter().map(build_table).collect::<Result<Vec<_>, _>>()?;
         let hashes = providers.iter().flat_map(|table| table.users.values()).map(|user| &user.hash);
         let cost = hashes.filter_map(|hash| bcrypt_cost(hash)).max().unwrap_or(0).max(DUMMY_COST_MIN);
-        let dummy_hash = Arc::from(format!("$2b${cost:02}${}", "a".repeat(53)));
+        let dummy_hash = Arc::from(dummy_hash(cost));
         Ok(Self { providers, dummy_hash })
     }
 
@@ -115,6 +115,11 @@ impl Identity {
             (Some(_), _) => Verdict::Wrong,
         }
     }
+}
+
+/// A well-formed hash that no password has.
+fn dummy_hash(cost: u32) -> String {
+    format!("$2b${cost:02}${}", ".".repeat(53))
 }
 
 fn build_table(settings: &ProviderSettings) -> Result<UserTable, IdentityError> {
@@ -158,6 +163,11 @@ mod tests {
             failure_ttl: second,
             cache_entries_max: 10,
         }
+    }
+
+    #[test]
+    fn the_check_of_an_unknown_name_really_hashes() {
+        assert!(matches!(bcrypt::verify("x", &dummy_hash(4)), Ok(false)));
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, HOST, HeaderMap};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, response};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
@@ -127,16 +127,18 @@ async fn try_member(
             }
         };
         let status = sent.head.status;
-        let repeatable = is_repeatable(outgoing);
+        // A body that was sent is gone; without one, a refusal was no execution.
+        let bodiless = sent.hold.progress.is_none();
+        let repeatable = bodiless && is_repeatable(outgoing);
         if status == StatusCode::UNAUTHORIZED {
             match judge_refusal(outgoing, member, &sent, &mut renewed).await {
-                Refusal::TryAgain if repeatable => {
+                Refusal::TryAgain if bodiless => {
                     body = RequestBody::Empty;
                     continue;
                 }
                 Refusal::Fault => {
                     let error = GatewayError::CredentialFault { member: member.name.clone() };
-                    return Attempt::Failed(error, repeatable.then_some(RequestBody::Empty));
+                    return Attempt::Failed(error, bodiless.then_some(RequestBody::Empty));
                 }
                 Refusal::TryAgain | Refusal::AboutTarget => {
                     return Attempt::Failed(target_refused(outgoing, member), None);
@@ -181,6 +183,11 @@ async fn judge_refusal(
     answer: &Answer,
     renewed: &mut bool,
 ) -> Refusal {
+    if !member.credential.is_configured() {
+        // Nobody but the operator can mend that; a client's login cannot.
+        member.warn_of_missing_credential();
+        return Refusal::Fault;
+    }
     if !prober::control_passes(member).await {
         return Refusal::Fault;
     }
@@ -249,6 +256,13 @@ async fn send_once(
     };
     *request.uri_mut() = uri;
     *request.headers_mut() = outgoing.headers.clone();
+    if matches!(request.body(), RequestBody::Empty) {
+        // What the client said of a body that is not sent would swallow the next request.
+        request.headers_mut().remove(CONTENT_LENGTH);
+        if matches!(*outgoing.method, Method::POST | Method::PUT | Method::PATCH) {
+            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+    }
     request.headers_mut().insert(HOST, member.host.clone());
     if let Some(authorization) = authorization {
         request.headers_mut().insert(AUTHORIZATION, authorization);

@@ -282,7 +282,7 @@ impl Gateway {
         error: GatewayError,
     ) -> Result<Response<ResponseBody>, GatewayError> {
         match (error, pin) {
-            (GatewayError::Unauthorized { .. }, _)
+            (GatewayError::Unauthorized { .. } | GatewayError::CredentialFault { .. }, _)
                 if admitted.is_refused_cancel(StatusCode::UNAUTHORIZED) =>
             {
                 Ok(self.forget_session(&admitted.target))

@@ -129,18 +129,18 @@ impl Listener {
     {
         let listener = tokio::net::TcpListener::from_std(self.socket)?;
         loop {
-            // The permit comes first: connections beyond the limit wait in the kernel.
-            let permit = tokio::select! {
-                permit = Arc::clone(&acceptor.permits).acquire_owned() => permit,
-                () = acceptor.stop.cancelled() => return Ok(()),
-            };
-            let Ok(permit) = permit else { return Ok(()) };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = acceptor.stop.cancelled() => return Ok(()),
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    // Beyond the limit one connection waits here, the others in the kernel.
+                    let permit = tokio::select! {
+                        permit = Arc::clone(&acceptor.permits).acquire_owned() => permit,
+                        () = acceptor.stop.cancelled() => return Ok(()),
+                    };
+                    let Ok(permit) = permit else { return Ok(()) };
                     let connection =
                         serve_connection(acceptor.clone(), stream, peer, handler.clone(), permit);
                     acceptor.connections.spawn(connection);
@@ -174,7 +174,9 @@ async fn serve_connection<H, F, B>(
     let activity = Activity::new();
     let Some(tls) = acceptor.tls.clone() else {
         if let Some(target) = acceptor.redirect.clone() {
+            let heads = Arc::clone(&activity);
             let service = service_fn(move |request| {
+                drop(heads.begin_request());
                 let answer = redirect(&request, &target);
                 async move { Ok::<_, Infallible>(answer) }
             });
@@ -202,6 +204,7 @@ async fn serve_connection<H, F, B>(
     let service = guarded(handler, accepted, Arc::clone(&activity));
     let stream = Watched::new(stream, Arc::clone(&activity));
     if is_h2 {
+        activity.expect_frames();
         drive_h2(&acceptor, stream, activity, service).await;
     } else {
         drive_h1(&acceptor, stream, activity, service).await;
@@ -244,7 +247,10 @@ impl<B: Body> Body for GuardedBody<B> {
         self: Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.poll_frame(cx)
+        let this = self.project();
+        let frame = this.body.poll_frame(cx);
+        this.guard.note_body(frame.is_ready());
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -6,8 +6,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -44,6 +44,10 @@ pub(super) struct Activity {
     idle_since: AtomicU64,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
+    /// On h2 bytes that come between requests are frames of the connection, not a head.
+    frames: AtomicBool,
+    /// For each request: since when the client has not asked for more of its answer.
+    unread: Mutex<Vec<Arc<AtomicU64>>>,
 }
 
 impl Activity {
@@ -56,6 +60,8 @@ impl Activity {
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
+            frames: AtomicBool::new(false),
+            unread: Mutex::new(Vec::new()),
         })
     }
 
@@ -64,7 +70,19 @@ impl Activity {
     pub(super) fn begin_request(self: &Arc<Self>) -> RequestGuard {
         self.requests.fetch_add(1, Ordering::AcqRel);
         self.head_since.store(0, Ordering::Release);
-        RequestGuard(Arc::clone(self))
+        let unread = Arc::new(AtomicU64::new(0));
+        self.marks().push(Arc::clone(&unread));
+        RequestGuard { activity: Arc::clone(self), unread }
+    }
+
+    /// The connection speaks h2.
+    pub(super) fn expect_frames(&self) {
+        self.frames.store(true, Ordering::Release);
+        self.head_since.store(0, Ordering::Release);
+    }
+
+    fn marks(&self) -> MutexGuard<'_, Vec<Arc<AtomicU64>>> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a request is being served.
@@ -83,7 +101,9 @@ impl Activity {
         };
         // Often enough that no deadline is missed by much.
         let mut wait = patience.head.min(patience.blocked).min(patience.idle) / 4;
-        if since(&self.blocked_since).is_some_and(|blocked| blocked >= patience.blocked) {
+        // A client of h2 can stop reading one answer while the connection itself moves.
+        let unread = self.marks().iter().any(|mark| since(mark).is_some_and(|time| time >= patience.blocked));
+        if unread || since(&self.blocked_since).is_some_and(|blocked| blocked >= patience.blocked) {
             return Judgement::Abort;
         }
         if !self.is_busy() {
@@ -104,7 +124,10 @@ impl Activity {
     }
 
     fn bytes_came(&self) {
-        if !self.is_busy() && self.head_since.load(Ordering::Acquire) == 0 {
+        if !self.frames.load(Ordering::Acquire)
+            && !self.is_busy()
+            && self.head_since.load(Ordering::Acquire) == 0
+        {
             self.head_since.store(self.now(), Ordering::Release);
         }
     }
@@ -124,12 +147,24 @@ impl Activity {
 
 /// A request lasts while this lives.
 #[derive(Debug)]
-pub(super) struct RequestGuard(Arc<Activity>);
+pub(super) struct RequestGuard {
+    activity: Arc<Activity>,
+    unread: Arc<AtomicU64>,
+}
+
+impl RequestGuard {
+    /// The answer's body was asked for more; `given` says whether it had any. From then on it is
+    /// the client's turn.
+    pub(super) fn note_body(&self, given: bool) {
+        self.unread.store(if given { self.activity.now() } else { 0 }, Ordering::Release);
+    }
+}
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.0.idle_since.store(self.0.now(), Ordering::Release);
-        self.0.requests.fetch_sub(1, Ordering::AcqRel);
+        self.activity.marks().retain(|mark| !Arc::ptr_eq(mark, &self.unread));
+        self.activity.idle_since.store(self.activity.now(), Ordering::Release);
+        self.activity.requests.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -243,5 +278,33 @@ mod tests {
         assert!(matches!(activity.judge(PATIENCE), Judgement::Wait(_)));
         after(1).await;
         assert_eq!(activity.judge(PATIENCE), Judgement::Abort, "a head may not drip");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_read_ends_the_connection_although_others_move() {
+        let activity = Activity::new();
+        activity.expect_frames();
+        let after = |seconds| tokio::time::advance(Duration::from_secs(seconds));
+        let (read, unread) = (activity.begin_request(), activity.begin_request());
+        unread.note_body(true);
+        after(29).await;
+        read.note_body(true);
+        assert!(matches!(activity.judge(PATIENCE), Judgement::Wait(_)));
+        after(1).await;
+        assert_eq!(activity.judge(PATIENCE), Judgement::Abort);
+        unread.note_body(false);
+        assert!(
+            matches!(activity.judge(PATIENCE), Judgement::Wait(_)),
+            "the member's turn is not the client's"
+        );
+        drop((read, unread));
+        activity.bytes_came();
+        after(20).await;
+        assert!(
+            matches!(activity.judge(PATIENCE), Judgement::Wait(_)),
+            "frames between requests are no head"
+        );
+        after(40).await;
+        assert_eq!(activity.judge(PATIENCE), Judgement::CloseIdle);
     }
 }

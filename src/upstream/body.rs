@@ -107,6 +107,8 @@ pub enum RequestBody {
         incoming: Incoming,
         /// How far it is.
         progress: Arc<BodyProgress>,
+        /// Bytes still to come, where the client said how many.
+        remaining: Option<u64>,
         /// Ends it when the client stalls.
         idle: IdleTimer,
     },
@@ -119,7 +121,8 @@ impl RequestBody {
         if incoming.is_end_stream() {
             progress.set_ended();
         }
-        Self::Stream { incoming, progress, idle: IdleTimer::new(idle) }
+        let remaining = incoming.size_hint().exact();
+        Self::Stream { incoming, progress, remaining, idle: IdleTimer::new(idle) }
     }
 }
 
@@ -131,7 +134,9 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Stream { incoming, progress, idle } = self.get_mut() else { return Poll::Ready(None) };
+        let Self::Stream { incoming, progress, remaining, idle } = self.get_mut() else {
+            return Poll::Ready(None);
+        };
         progress.polled.store(true, Ordering::Release);
         match Pin::new(&mut *incoming).poll_frame(cx) {
             Poll::Pending => match idle.poll_idle(cx) {
@@ -146,8 +151,10 @@ impl Body for RequestBody {
                 idle.progressed();
                 if let Ok(Some(data)) = frame.as_ref().map(Frame::data_ref) {
                     progress.bytes.fetch_add(data.len() as u64, Ordering::AcqRel);
+                    *remaining = remaining.map(|remaining| remaining.saturating_sub(data.len() as u64));
                 }
-                if incoming.is_end_stream() {
+                // After the announced length nobody polls again, whether or not the end was seen.
+                if incoming.is_end_stream() || *remaining == Some(0) {
                     progress.set_ended();
                 }
                 Poll::Ready(Some(frame.map_err(BodyError::from)))

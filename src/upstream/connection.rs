@@ -54,6 +54,8 @@ pub struct Connections {
 
 struct Slots {
     open: AtomicUsize,
+    /// Requests that hold a permit and found no connection.
+    waiting: AtomicUsize,
     freed: Notify,
 }
 
@@ -77,6 +79,13 @@ struct Idle {
 
 /// Counts a waiting request while it waits.
 struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
@@ -127,6 +136,10 @@ impl Lease {
         let Self { sender, worker, connections, _permit: permit, .. } = self;
         if !sender.is_closed() {
             connections.idle_of(worker).push(Idle { sender, since: Instant::now() });
+            // Somebody may be looking through the lists and have passed this one already.
+            if connections.open.waiting.load(Ordering::Acquire) > 0 {
+                connections.open.freed.notify_one();
+            }
         }
         // Only now, so that whoever gets the permit finds the connection.
         drop(permit);
@@ -148,7 +161,11 @@ impl Connections {
             permits: Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS))),
             limits,
             waiting: AtomicUsize::new(0),
-            open: Arc::new(Slots { open: AtomicUsize::new(0), freed: Notify::new() }),
+            open: Arc::new(Slots {
+                open: AtomicUsize::new(0),
+                waiting: AtomicUsize::new(0),
+                freed: Notify::new(),
+            }),
             idle: (0..workers.max(1)).map(|_| Mutex::new(Vec::new())).collect(),
             drivers,
             gauge,
@@ -168,6 +185,7 @@ impl Connections {
             }
             // Every connection is either at work or just closing. Queue up for the next slot
             // before looking once more, so that none that is freed in between is missed.
+            let _waiting = Waiting::new(&self.open.waiting);
             let freed = self.open.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
@@ -191,8 +209,15 @@ impl Connections {
             return Ok(Some((sender, true)));
         }
         if let Some(slot) = self.slot() {
-            let deadline = deadline.min(Instant::now() + self.limits.connect_timeout);
-            return self.connect(Some(slot), deadline).await.map(|sender| Some((sender, false)));
+            let patience = Instant::now() + self.limits.connect_timeout;
+            let connected = self.connect(Some(slot), deadline.min(patience)).await;
+            return match connected {
+                // The request ran out of time in the queue; that says nothing about the member.
+                Err(error) if deadline < patience && matches!(error.source, UpstreamFault::Timeout) => {
+                    Err(self.error(Phase::Queue, UpstreamFault::Timeout))
+                }
+                connected => connected.map(|sender| Some((sender, false))),
+            };
         }
         for other in (0..self.idle.len()).filter(|other| *other != worker) {
             if let Some(sender) = self.take_idle(other).await {

@@ -1,6 +1,6 @@
 //! One member at run time: its connections, credential, load and health.
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderValue;
@@ -48,6 +48,7 @@ pub struct MemberState {
     status: AtomicU8,
     health: Mutex<(Health, Option<String>)>,
     in_flight: AtomicUsize,
+    missing_credential: AtomicBool,
 }
 
 impl MemberState {
@@ -61,6 +62,7 @@ impl MemberState {
             status: AtomicU8::new(Status::Starting as u8),
             health: Mutex::new((Health::default(), None)),
             in_flight: AtomicUsize::new(0),
+            missing_credential: AtomicBool::new(false),
         }
     }
 }
@@ -143,6 +145,18 @@ impl Member {
     pub fn connect_failed(&self, problem: &str) {
         self.observe(Observation::Bad, Some(problem));
         self.ask_for_probe();
+    }
+
+    /// The member refused a request although no credential is configured for it. Said once.
+    pub fn warn_of_missing_credential(&self) {
+        if !self.state.missing_credential.swap(true, Ordering::AcqRel) {
+            let (member, pool) = (self.name.as_str(), self.pool.as_str());
+            tracing::warn!(
+                member,
+                pool,
+                "member answers 401 and no credential is configured for it; set `credential`, or open the member"
+            );
+        }
     }
 
     /// Something looks wrong; whether it is, a probe says.

@@ -406,3 +406,46 @@ async fn a_write_that_may_have_reached_a_member_is_made_once_and_a_read_goes_on_
     }
     site.stop_gateway().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_on_a_read_is_neither_sent_nor_announced_to_the_member() {
+    let member =
+        FakeMember::start(|request| request.target.starts_with("/v2/a/").then(|| answer(200, &[], "{}")))
+            .await;
+    let mut site = Site::start_with(&[], |config| config.member_at("fake", member.url(), "none")).await;
+    let client = site.authorized(&["repository:a/b:pull,push,delete"]).await;
+    for method in [http::Method::GET, http::Method::DELETE] {
+        let path = if method == http::Method::GET { "/v2/a/b/tags/list" } else { "/v2/a/b/manifests/v1" };
+        let body = if method == http::Method::GET { "hello" } else { "" };
+        let request = client.request(method.clone(), path).body(crate::harness::client::whole(body));
+        client.send(request.expect("a request")).await.expect("sent").expect(200).expect("answered");
+    }
+    for request in member.requests() {
+        assert!(request.complete && request.body.is_empty(), "{request:?}");
+        assert_eq!(request.header("content-length"), None, "{request:?}");
+        assert_eq!(request.header("transfer-encoding"), None, "{request:?}");
+    }
+    assert_eq!(member.requests().len(), 2);
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_wants_a_credential_and_has_none_costs_no_client_a_401() {
+    let challenge = [("www-authenticate", "Basic realm=\"x\"")];
+    let strict = FakeMember::start(move |_| Some(answer(401, &challenge, ""))).await;
+    let good = StockRegistry::builder("good").start().await;
+    let mut site = Site::start_with(&[], |config| {
+        config.member_at("strict", strict.url(), "none").member_at("good", &good.url(), "none")
+    })
+    .await;
+    let client = site.authorized(&["repository:a/b:pull,push"]).await;
+    for _ in 0..10 {
+        push_blob(&client, "a/b", &Blob::random(1000)).await.expect("the other member serves");
+    }
+    assert!(!strict.requests().is_empty(), "it was asked");
+    let warned = |line: &serde_json::Value| {
+        line["message"].as_str().is_some_and(|text| text.contains("no credential is configured"))
+    };
+    assert_eq!(site.gateway.log_lines().iter().filter(|line| warned(line)).count(), 1);
+    site.stop_gateway().await;
+}
