@@ -253,3 +253,35 @@ async fn a_removed_user_and_a_revoked_token_are_refused_inside_an_open_upload() 
     alice.get(&targets[0]).await.expect("sent").expect(401).expect("revoked");
     site.stop_gateway().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_member_is_out_is_unknown_at_once_so_that_the_client_starts_over() {
+    let mut site = Site::start(&[MemberKind::Open, MemberKind::Open]).await;
+    let client = site.authorized(&["repository:a/b:pull,push"]).await;
+    let started =
+        client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted");
+    let target = location(&started).expect("a Location");
+    let holder = site
+        .members
+        .iter()
+        .find(|member| member.requests_for("a/b").iter().any(|request| request.method == "POST"))
+        .expect("one of them opened it");
+    let name = holder.name().to_owned();
+    // It still accepts connections, so that only its state tells that it is gone.
+    holder.freeze();
+    let out =
+        |line: &serde_json::Value| line["message"] == "member is out" && line["member"] == name.as_str();
+    site.gateway.wait_for_log("the frozen member to be out", Duration::from_secs(10), out).await;
+    let gone = client.patch(&target, "x").await.expect("sent").expect(404).expect("gone");
+    assert_eq!(gone.error_code().as_deref(), Some("BLOB_UPLOAD_UNKNOWN"));
+    let again = client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted");
+    let blob = Blob::random(1000);
+    let finish = format!("{}&digest={}", location(&again).expect("a Location"), blob.digest);
+    client
+        .put(&finish, "application/octet-stream", blob.bytes.clone())
+        .await
+        .expect("sent")
+        .expect(201)
+        .expect("finished");
+    site.stop_gateway().await;
+}
