@@ -1,7 +1,6 @@
 //! What the gateway answers itself: the ping, the token endpoint, the public keys.
 
-use std::sync::Arc;
-
+use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response};
 use http_body_util::{BodyExt as _, Limited};
@@ -38,7 +37,7 @@ pub(super) fn no_content() -> Response<ResponseBody> {
     response
 }
 
-fn json(text: impl Into<bytes::Bytes>) -> Response<ResponseBody> {
+fn json(text: impl Into<Bytes>) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::full(text));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(API_VERSION.0, API_VERSION.1);
@@ -109,11 +108,11 @@ impl Gateway {
     }
 }
 
-async fn read_form(body: Option<Incoming>, bytes_max: usize) -> Result<Arc<[u8]>, TokenRequestError> {
-    let Some(body) = body else { return Ok(Arc::from([])) };
+async fn read_form(body: Option<Incoming>, bytes_max: usize) -> Result<Bytes, TokenRequestError> {
+    let Some(body) = body else { return Ok(Bytes::new()) };
     let collected = tokio::time::timeout(TOKEN_BODY_TIMEOUT, Limited::new(body, bytes_max).collect()).await;
     match collected {
-        Ok(Ok(collected)) => Ok(Arc::from(&*collected.to_bytes())),
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(_)) | Err(_) => Err(TokenRequestError::Body),
     }
 }

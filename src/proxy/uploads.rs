@@ -46,16 +46,4 @@ impl OpenUploads {
             self.metrics.count_pins(PinEvent::Abandoned, gone as u64);
         }
     }
-
-    /// How many sessions are open.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.sessions.len()
-    }
-
-    /// Whether no session is open.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty()
-    }
 }

@@ -135,7 +135,7 @@ async fn probe_with_keys(member: &Member, token: &TokenCredential, deadline: Ins
         last = probe_ping(member, Some(authorization), deadline).await;
         match last.observation {
             Observation::Good => {
-                if token.unproven_key(now).is_some_and(|wanted| wanted.thumbprint() == key.thumbprint()) {
+                if wanted.as_ref().is_some_and(|wanted| wanted.thumbprint() == key.thumbprint()) {
                     tracing::info!(
                         member = member.name.as_str(),
                         key = key.thumbprint(),
