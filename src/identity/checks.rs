@@ -103,3 +103,29 @@ impl PasswordChecks {
         fingerprint
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn checks_beyond_the_queue_are_unavailable_not_wrong() {
+        let checks = PasswordChecks::new(&VerifyLimits {
+            concurrency: 1,
+            queue_max: 0,
+            success_ttl: Duration::from_secs(60),
+            failure_ttl: Duration::from_secs(60),
+            cache_entries_max: 10,
+        });
+        let hash = Arc::from(bcrypt::hash("right", 4).expect("hashed"));
+        let (right, wrong) = (SecretString::from("right"), SecretString::from("wrong"));
+        let running = Arc::clone(&checks.running).try_acquire_owned().expect("nothing runs yet");
+        assert_eq!(checks.matches("eve", &right, &hash).await, None);
+        drop(running);
+        assert_eq!(checks.matches("eve", &right, &hash).await, Some(true));
+        assert_eq!(checks.matches("eve", &wrong, &hash).await, Some(false));
+        let _running = Arc::clone(&checks.running).try_acquire_owned().expect("both have ended");
+        assert_eq!(checks.matches("eve", &right, &hash).await, Some(true), "what is known needs no turn");
+        assert_eq!(checks.matches("eve", &wrong, &hash).await, Some(false));
+    }
+}

@@ -205,17 +205,4 @@ mod tests {
         assert!(identity.groups_of(&Subject::new("users", "bob").expect("a name")).is_none());
         assert_eq!(identity.subjects_named("eve").len(), 2);
     }
-
-    #[tokio::test]
-    async fn checks_beyond_the_queue_are_unavailable_not_wrong() {
-        let identity = Identity::build(&[ProviderSettings::Users(vec![user("eve", "e")])]).expect("built");
-        let checks = PasswordChecks::new(&VerifyLimits { concurrency: 1, queue_max: 0, ..limits() });
-        let first = SecretString::from("1");
-        let second = SecretString::from("2");
-        let (first, second) =
-            tokio::join!(identity.check(&checks, "eve", &first), identity.check(&checks, "eve", &second));
-        let unavailable =
-            [first, second].iter().filter(|verdict| matches!(verdict, Verdict::Unavailable)).count();
-        assert_eq!(unavailable, 1);
-    }
 }
