@@ -9,6 +9,7 @@ pub(crate) mod clients;
 pub(crate) mod config;
 pub(crate) mod fake_member;
 pub(crate) mod gateway;
+pub(crate) mod harbor;
 pub(crate) mod image;
 pub(crate) mod network;
 pub(crate) mod port;

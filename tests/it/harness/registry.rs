@@ -38,6 +38,7 @@ pub(crate) struct StockRegistryBuilder {
     client_authority: Option<PathBuf>,
     tls: Option<Leaf>,
     read_only: bool,
+    http_secret: Option<String>,
 }
 
 /// One request as the registry's own access log tells it.
@@ -85,6 +86,12 @@ impl StockRegistryBuilder {
         self
     }
 
+    /// Seals the state of uploads with this secret; registries that share it take each other's. Random unless it is given.
+    pub(crate) fn http_secret(mut self, secret: &str) -> Self {
+        self.http_secret = Some(secret.to_owned());
+        self
+    }
+
     /// Refuses every write with 405, as during a storage migration.
     pub(crate) fn read_only(mut self) -> Self {
         self.read_only = true;
@@ -112,7 +119,8 @@ impl StockRegistryBuilder {
 
     /// JSON is YAML, so the configuration needs no template and no quoting rules.
     fn render(&self, dir: &Path, storage: &Path, address: SocketAddr) -> String {
-        let mut http = serde_json::json!({ "addr": address, "secret": random_secret() });
+        let secret = self.http_secret.clone().unwrap_or_else(random_secret);
+        let mut http = serde_json::json!({ "addr": address, "secret": secret });
         if let Some(leaf) = &self.tls {
             http["tls"] = serde_json::json!({ "certificate": leaf.cert, "key": leaf.key });
             if let Some(authority) = &self.client_authority {
@@ -158,6 +166,7 @@ impl StockRegistry {
             tls: None,
             client_authority: None,
             read_only: false,
+            http_secret: None,
         }
     }
 
