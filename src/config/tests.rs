@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
@@ -56,6 +57,15 @@ fn load_text(dir: &Path, text: &str) -> Result<Loaded, ConfigErrors> {
 
 fn good(dir: &Path, text: &str) -> Config {
     load_text(dir, text).unwrap_or_else(|errors| panic!("{errors}")).config
+}
+
+/// containerd gives up after 30 s without an answer, and a read has to have tried another member by then.
+#[test]
+fn without_a_word_members_have_less_time_than_clients() {
+    let config = good(directory().path(), MINIMAL);
+    let limits = &config.pools[0].limits;
+    assert!(limits.head_timeout < Duration::from_secs(29), "{limits:?}");
+    assert!(limits.first_byte_timeout * 2 < limits.head_timeout, "{limits:?}");
 }
 
 /// The minimal configuration with a text replaced or, where it does not occur, appended.

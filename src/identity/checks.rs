@@ -113,8 +113,8 @@ mod tests {
         let checks = PasswordChecks::new(&VerifyLimits {
             concurrency: 1,
             queue_max: 0,
-            success_ttl: Duration::from_secs(60),
-            failure_ttl: Duration::from_secs(60),
+            success_ttl: Duration::from_secs(24 * 3600),
+            failure_ttl: Duration::from_secs(24 * 3600),
             cache_entries_max: 10,
         });
         let hash = Arc::from(bcrypt::hash("right", 4).expect("hashed"));

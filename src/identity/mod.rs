@@ -155,12 +155,12 @@ mod tests {
     }
 
     fn limits() -> VerifyLimits {
-        let second = std::time::Duration::from_secs(1);
+        let day = std::time::Duration::from_secs(24 * 3600);
         VerifyLimits {
             concurrency: 2,
             queue_max: 8,
-            success_ttl: second,
-            failure_ttl: second,
+            success_ttl: day,
+            failure_ttl: day,
             cache_entries_max: 10,
         }
     }

@@ -128,8 +128,9 @@ impl Member {
             health.1 = None;
         }
         self.state.status.store(status as u8, Ordering::Release);
-        drop(health);
+        // Before anybody else can change the state, or the metric might keep an older one.
         self.metrics.set_state(label(status));
+        drop(health);
         let (member, pool) = (self.name.as_str(), self.pool.as_str());
         if status.serves() {
             tracing::info!(member, pool, "member is healthy");

@@ -1,17 +1,15 @@
 //! The command line: every subcommand, its exit code, and the words it says.
 
 use std::process::Stdio;
-use std::time::Duration;
 
+use crate::harness::clients::COMMAND_LIMIT;
 use crate::harness::gateway::{Gateway, tidegate};
 use crate::harness::process::{self, Finished};
 use crate::harness::registry::StockRegistry;
 use crate::harness::site::{MemberKind, Site};
 
-const LIMIT: Duration = Duration::from_secs(30);
-
 async fn run(arguments: &[&str]) -> Finished {
-    process::finish(tidegate(arguments), LIMIT).await.expect("it runs")
+    process::finish(tidegate(arguments), COMMAND_LIMIT).await.expect("it runs")
 }
 
 /// Runs with `input` on standard input.
@@ -21,7 +19,7 @@ async fn run_with_input(arguments: &[&str], input: &str) -> Finished {
     std::fs::write(&file, input).expect("written");
     let mut command = tidegate(arguments);
     command.stdin(Stdio::from(std::fs::File::open(&file).expect("readable")));
-    process::finish(command, LIMIT).await.expect("it runs")
+    process::finish(command, COMMAND_LIMIT).await.expect("it runs")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,7 +125,7 @@ async fn keys_are_made_once_listed_and_never_made_where_replicas_would_differ() 
     assert_eq!(checked.status.code(), Some(2), "check says what start would say");
     assert!(checked.stderr.contains("tidegate keys generate --config"), "{}", checked.stderr);
     let mut refused = Gateway::spawn(&config, site.dir());
-    let status = refused.daemon().wait_exit(LIMIT).await;
+    let status = refused.daemon().wait_exit().await;
     assert_eq!(status.code(), Some(1));
     assert!(refused.log_tail().contains("tidegate keys generate"), "{}", refused.log_tail());
 }
@@ -142,11 +140,11 @@ async fn member_urls_alone_serve_nobody_and_say_how_to_let_the_first_user_in() {
     let arguments = ["serve", &url, "--data-dir", data, "--listen", any, "--admin-listen", any];
     let mut gateway = Gateway::spawn_with(&arguments, dir.path());
     let ready = |line: &serde_json::Value| line["message"] == "ready";
-    gateway.wait_for_log("ready", LIMIT, ready).await;
+    gateway.wait_for_log("ready", ready).await;
     let words = |line: &serde_json::Value| {
         line["message"].as_str().is_some_and(|text| text.starts_with("all access is denied"))
     };
-    let said = gateway.wait_for_log("how to add the first user", LIMIT, words).await;
+    let said = gateway.wait_for_log("how to add the first user", words).await;
     let said = said["message"].as_str().expect("text").to_owned();
     let certificate = dir.path().join("data/self-signed.crt");
     let client = gateway.client(&certificate).with_host("localhost");

@@ -1,13 +1,9 @@
 //! What a reload takes up, what it refuses, and that neither waits for the other.
 
-use std::time::Duration;
-
 use crate::harness::client::TestClient;
-use crate::harness::gateway::Gateway;
+use crate::harness::gateway::{Gateway, replace_file};
 use crate::harness::site::{MemberKind, Site};
 use crate::harness::wait;
-
-const LIMIT: Duration = Duration::from_secs(10);
 
 /// The certificate that a new connection is shown.
 async fn shown_certificate(client: &TestClient) -> Vec<u8> {
@@ -33,7 +29,7 @@ async fn changed_certificates_are_taken_up_and_broken_ones_refused_without_holdi
     let refused = |line: &serde_json::Value| {
         line["message"].as_str().is_some_and(|text| text.starts_with("certificate refused"))
     };
-    let line = site.gateway.wait_for_log("the refusal", LIMIT, refused).await;
+    let line = site.gateway.wait_for_log("the refusal", refused).await;
     assert!(line["error"].as_str().is_some_and(|text| text.contains("hub.key")), "{line}");
     assert_eq!(shown_certificate(&client).await, first);
     let metrics = site.gateway.metrics().await.expect("metrics");
@@ -47,10 +43,8 @@ async fn changed_certificates_are_taken_up_and_broken_ones_refused_without_holdi
     assert!(answer.header("www-authenticate").expect("a challenge").contains("insufficient_scope"));
     // The other half: taken up by itself.
     std::fs::copy(&leaf.cert, &cert).expect("copied");
-    wait::until("the new certificate", LIMIT, async || {
-        (shown_certificate(&client).await != first).then_some(())
-    })
-    .await;
+    wait::until("the new certificate", async || (shown_certificate(&client).await != first).then_some(()))
+        .await;
     site.stop_gateway().await;
 }
 
@@ -75,14 +69,14 @@ async fn a_changed_htpasswd_file_is_taken_up_and_a_broken_one_refused() {
         200,
         "the next provider is asked too"
     );
-    std::fs::write(&file, line("carol", "two")).expect("written");
-    wait::until("the new password", LIMIT, async || (login("carol", "two").await == 200).then_some(())).await;
+    replace_file(&file, &line("carol", "two"));
+    wait::until("the new password", async || (login("carol", "two").await == 200).then_some(())).await;
     assert_eq!(login("carol", "one").await, 401, "the old password is over");
-    std::fs::write(&file, format!("{}dave:{{SHA}}nope\n", line("carol", "three"))).expect("written");
+    replace_file(&file, &format!("{}dave:{{SHA}}nope\n", line("carol", "three")));
     let refused = |line: &serde_json::Value| {
         line["message"].as_str().is_some_and(|text| text.starts_with("reload refused"))
     };
-    let line = site.gateway.wait_for_log("the refusal", LIMIT, refused).await;
+    let line = site.gateway.wait_for_log("the refusal", refused).await;
     let error = line["error"].as_str().unwrap_or_default();
     assert!(error.contains("htpasswd:2") && error.contains("htpasswd -B"), "{error}");
     assert_eq!(login("carol", "two").await, 200, "what was in force stays");

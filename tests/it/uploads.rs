@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use http::Method;
@@ -12,6 +12,8 @@ use tokio::sync::{RwLock, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::harness::client::{TestClient, whole};
+use crate::harness::clients::COMMAND_LIMIT;
+use crate::harness::fake_member::{FakeMember, Recorded, Reply, answer};
 use crate::harness::gateway::Gateway;
 use crate::harness::image::Blob;
 use crate::harness::site::{MemberKind, Site};
@@ -163,18 +165,19 @@ async fn a_bearer_that_ends_in_the_middle_of_an_upload_still_finishes_it_and_not
     site.stop_gateway().await;
     site.gateway = Gateway::start(&with_short_tokens(&site), site.dir()).await;
     let client = site.authorized(&["repository:a/b:pull,push,delete"]).await;
+    // How soon the bearer ends after these is the machine's affair, so the same user does them by password.
+    let password = site.client().with_basic(&site.endpoint.user, &site.endpoint.password);
     let blob = Blob::random(100_000);
-    let started =
-        client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted");
-    let other = client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted");
+    let start = async || password.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202);
+    let (started, other) = (start().await.expect("accepted"), start().await.expect("accepted"));
     let target = location(&started).expect("a Location");
-    let half = client
+    let half = password
         .patch(&target, blob.bytes[..50_000].to_vec())
         .await
         .expect("sent")
         .expect(202)
         .expect("accepted");
-    wait::until("the token to end", Duration::from_secs(10), async || {
+    wait::until("the token to end", async || {
         let answer = client.get("/v2/").await.ok()?;
         (answer.status == 401).then_some(())
     })
@@ -247,41 +250,58 @@ async fn a_removed_user_and_a_revoked_token_are_refused_inside_an_open_upload() 
         "--config",
         file.to_str().expect("a path"),
     ]);
-    let said = crate::harness::process::run(revoke, Duration::from_secs(20)).await.expect("revoked");
+    let said = crate::harness::process::run(revoke, COMMAND_LIMIT).await.expect("revoked");
     assert!(said.contains("users/alice"), "{said}");
     site.gateway.reload().await;
     alice.get(&targets[0]).await.expect("sent").expect(401).expect("revoked");
     site.stop_gateway().await;
 }
 
+/// Opens one session and takes its bytes, and fails its probes once it is `ill`.
+fn takes_uploads(ill: &Arc<AtomicBool>) -> impl Fn(&Recorded) -> Option<Reply> + Send + Sync + use<> {
+    let ill = Arc::clone(ill);
+    move |request| match request.method.as_str() {
+        "POST" | "PATCH" => {
+            Some(answer(202, &[("location", "/v2/a/b/blobs/uploads/session-1?_state=s")], ""))
+        }
+        _ => (request.is_probe() && ill.load(Ordering::SeqCst)).then(|| answer(500, &[], "")),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_whose_member_is_out_is_unknown_at_once_so_that_the_client_starts_over() {
-    let mut site = Site::start(&[MemberKind::Open, MemberKind::Open]).await;
+    let ill = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+    let members =
+        [FakeMember::start(takes_uploads(&ill[0])).await, FakeMember::start(takes_uploads(&ill[1])).await];
+    let mut site = Site::start_with(&[], |config| {
+        config.member_at("fake0", members[0].url(), "none").member_at("fake1", members[1].url(), "none")
+    })
+    .await;
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
     let started =
         client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted");
     let target = location(&started).expect("a Location");
-    let holder = site
-        .members
-        .iter()
-        .find(|member| member.requests_for("a/b").iter().any(|request| request.method == "POST"))
-        .expect("one of them opened it");
-    let name = holder.name().to_owned();
-    // It still accepts connections, so that only its state tells that it is gone.
-    holder.freeze();
+    let holder = members.iter().position(|member| !member.requests().is_empty());
+    let holder = holder.expect("one of them opened it");
+    // It would still take requests, so that only its state tells that it is gone.
+    ill[holder].store(true, Ordering::SeqCst);
+    let name = format!("fake{holder}");
     let out =
         |line: &serde_json::Value| line["message"] == "member is out" && line["member"] == name.as_str();
-    site.gateway.wait_for_log("the frozen member to be out", Duration::from_secs(10), out).await;
+    site.gateway.wait_for_log("the ill member to be out", out).await;
     let gone = client.patch(&target, "x").await.expect("sent").expect(404).expect("gone");
     assert_eq!(gone.error_code().as_deref(), Some("BLOB_UPLOAD_UNKNOWN"));
     let again = client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted");
-    let blob = Blob::random(1000);
-    let finish = format!("{}&digest={}", location(&again).expect("a Location"), blob.digest);
     client
-        .put(&finish, "application/octet-stream", blob.bytes.clone())
+        .patch(&location(&again).expect("a Location"), "x")
         .await
         .expect("sent")
-        .expect(201)
-        .expect("finished");
+        .expect(202)
+        .expect("taken by the other member");
+    let methods = |member: &FakeMember| -> Vec<_> {
+        member.requests().into_iter().map(|request| request.method).collect()
+    };
+    assert_eq!(methods(&members[holder]), ["POST"]);
+    assert_eq!(methods(&members[1 - holder]), ["POST", "PATCH"]);
     site.stop_gateway().await;
 }

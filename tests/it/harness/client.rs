@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -23,8 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Result;
-
-const LIMIT: Duration = Duration::from_secs(60);
+use super::wait::HANG;
 
 /// A request body that may be streamed and may fail.
 pub(crate) type TestBody = BoxBody<Bytes, std::io::Error>;
@@ -169,9 +167,9 @@ impl TestClient {
             let mut connection = self.connect().await?;
             connection.send(request).await
         };
-        tokio::time::timeout(LIMIT, work)
+        tokio::time::timeout(HANG, work)
             .await
-            .with_context(|| format!("{what} took longer than {LIMIT:?}"))?
+            .with_context(|| format!("{what} took longer than {HANG:?}"))?
             .context(what)
     }
 

@@ -7,7 +7,8 @@ use super::certs::Leaf;
 use super::registry::{Access, StockRegistry};
 
 /// Collects the parts of a configuration; [`Self::render`] gives the YAML. What a test does not mention has the value that most
-/// tests want: loopback, port 0, quick probes, JSON logs, everything allowed to every known user.
+/// tests want: loopback, port 0, quick probes, JSON logs, everything allowed to every known user. A dead member refuses probes at
+/// once; the time that an answer may take only bounds how slow a live one may be, so it is long.
 #[derive(Debug, Clone)]
 pub(crate) struct ConfigBuilder {
     dir: PathBuf,
@@ -34,7 +35,7 @@ impl ConfigBuilder {
             policy: Vec::new(),
             storage: "shared".to_owned(),
             members: Vec::new(),
-            health: "{ interval: 500ms, timeout: 1s, rise: 1, fall: 2 }".to_owned(),
+            health: "{ interval: 500ms, timeout: 20s, rise: 1, fall: 2 }".to_owned(),
             extra: String::new(),
         }
     }

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -11,10 +10,6 @@ use serde_json::Value;
 use super::client::TestClient;
 use super::process::{self, Daemon};
 use super::{Result, wait};
-
-const START_LIMIT: Duration = Duration::from_secs(20);
-const LOG_LIMIT: Duration = Duration::from_secs(10);
-const STOP_LIMIT: Duration = Duration::from_secs(40);
 
 /// What a listener is for, as the `listening` log line calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,11 +77,18 @@ pub(crate) fn tidegate(arguments: &[&str]) -> Command {
     command
 }
 
+/// Writes a file as a careful operator does: beside it first, so that a gateway that looks at it by itself never finds half of it.
+pub(crate) fn replace_file(path: &Path, content: &str) {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, content).expect("a file on disk");
+    std::fs::rename(&beside, path).expect("the file in its place");
+}
+
 impl Gateway {
     /// Writes `config` to `dir/tidegate.yaml`, starts the gateway and waits until it is ready.
     pub(crate) async fn start(config: &str, dir: &Path) -> Self {
         let mut gateway = Self::spawn(config, dir);
-        let ready = wait::try_until(START_LIMIT, async || {
+        let ready = wait::try_until(async || {
             let ended = gateway.daemon.exit_status().is_some();
             (ended || gateway.find_log(|line| line["message"] == "ready").is_some()).then_some(!ended)
         });
@@ -163,14 +165,9 @@ impl Gateway {
     }
 
     /// Waits for a log line; panics with the end of the log when it does not come.
-    pub(crate) async fn wait_for_log(
-        &self,
-        what: &str,
-        limit: Duration,
-        predicate: impl Fn(&Value) -> bool,
-    ) -> Value {
-        let line = wait::try_until(limit, async || self.find_log(&predicate)).await;
-        line.unwrap_or_else(|| panic!("no log line within {limit:?}: {what}\n{}", self.daemon.output_tail()))
+    pub(crate) async fn wait_for_log(&self, what: &str, predicate: impl Fn(&Value) -> bool) -> Value {
+        let line = wait::try_until(async || self.find_log(&predicate)).await;
+        line.unwrap_or_else(|| panic!("no log line: {what}\n{}", self.daemon.output_tail()))
     }
 
     /// The access log so far. A line is written when the answer's body has ended.
@@ -185,7 +182,7 @@ impl Gateway {
 
     /// Replaces the configuration file, reloads, and returns the line that tells how it went.
     pub(crate) async fn reload_with(&self, config: &str) -> Value {
-        std::fs::write(&self.config, config).expect("a configuration file");
+        replace_file(&self.config, config);
         self.reload().await
     }
 
@@ -197,9 +194,7 @@ impl Gateway {
         };
         let before = self.log_lines().into_iter().filter(outcome).count();
         self.daemon.signal(Signal::HUP);
-        let line =
-            wait::try_until(LOG_LIMIT, async || self.log_lines().into_iter().filter(outcome).nth(before))
-                .await;
+        let line = wait::try_until(async || self.log_lines().into_iter().filter(outcome).nth(before)).await;
         line.unwrap_or_else(|| panic!("no outcome of the reload\n{}", self.daemon.output_tail()))
     }
 
@@ -217,7 +212,7 @@ impl Gateway {
     /// Ends it as an operator would, and insists on a clean end.
     pub(crate) async fn stop(&mut self) {
         self.terminate();
-        let status = self.daemon.wait_exit(STOP_LIMIT).await;
+        let status = self.daemon.wait_exit().await;
         assert!(status.success(), "the gateway ended with {status}\n{}", self.daemon.output_tail());
     }
 

@@ -113,14 +113,16 @@ impl Daemon {
     }
 
     /// Waits for the end of the process; panics with its output when it does not come.
-    pub(crate) async fn wait_exit(&mut self, limit: Duration) -> ExitStatus {
-        let status = wait::try_until(limit, async || self.exit_status()).await;
-        status.unwrap_or_else(|| panic!("{} did not end within {limit:?}\n{}", self.name, self.output_tail()))
+    pub(crate) async fn wait_exit(&mut self) -> ExitStatus {
+        let status = wait::try_until(async || self.exit_status()).await;
+        status.unwrap_or_else(|| {
+            panic!("{} did not end within {:?}\n{}", self.name, wait::HANG, self.output_tail())
+        })
     }
 
-    /// Waits until `condition` holds; panics with the output when the process ends first, or `limit` passes.
-    pub(crate) async fn wait_ready(&mut self, limit: Duration, mut condition: impl AsyncFnMut() -> bool) {
-        let ready = wait::try_until(limit, async || match self.exit_status() {
+    /// Waits until `condition` holds; panics with the output when the process ends first, or it hangs.
+    pub(crate) async fn wait_ready(&mut self, mut condition: impl AsyncFnMut() -> bool) {
+        let ready = wait::try_until(async || match self.exit_status() {
             Some(_) => Some(false),
             None => condition().await.then_some(true),
         });

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -11,8 +10,6 @@ use super::certs::Leaf;
 use super::port::ReservedPort;
 use super::process::{self, Daemon};
 use super::random_secret;
-
-const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// Whom the registry lets in.
 #[derive(Debug, Clone)]
@@ -231,7 +228,7 @@ impl StockRegistry {
     async fn wait_listening(&mut self) {
         let address = self.address();
         let listens = async || tokio::net::TcpStream::connect(address).await.is_ok();
-        self.daemon.wait_ready(START_LIMIT, listens).await;
+        self.daemon.wait_ready(listens).await;
     }
 }
 

@@ -1,19 +1,17 @@
 //! Rule 17: a refusal reaches a client that is still sending, costs the gateway a bounded amount of reading, and `100 Continue` is
 //! said only once the request is allowed.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::fixture::{Hub, bearer_of, hub, open_upload, push_scope};
+use super::fixture::{FakeSite, bearer_of, hub, open_upload, push_scope};
+use crate::harness::fake_member::FakeMember;
 use crate::harness::wait;
 
-const LIMIT: Duration = Duration::from_secs(30);
 /// `limits.refused_body_bytes_max` where the configuration does not say otherwise.
 const REFUSED_BYTES_MAX: usize = 1 << 20;
 
-fn head(hub: &Hub, method: &str, target: &str, headers: &str) -> String {
-    format!("{method} {target} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", hub.authority())
+fn head(authority: &str, method: &str, target: &str, headers: &str) -> String {
+    format!("{method} {target} HTTP/1.1\r\nHost: {authority}\r\n{headers}\r\n")
 }
 
 /// Reads one whole answer: its head, and its body by `Content-Length`.
@@ -36,7 +34,7 @@ async fn read_answer(stream: &mut (impl AsyncRead + Unpin)) -> (String, String) 
             read.extend_from_slice(&buffer[..count]);
         }
     };
-    wait::within("the answer", LIMIT, work).await
+    wait::within("the answer", work).await
 }
 
 #[track_caller]
@@ -77,12 +75,12 @@ async fn rule_17_100_continue_is_not_said_before_the_request_is_allowed() {
         ("/v2/bob/EXPECT/blobs/uploads/some-id", with_token.as_str(), "400"),
     ] {
         let mut stream = hub.nobody().raw_tls().await.expect("a connection");
-        stream.write_all(head(&hub, "PATCH", target, headers).as_bytes()).await.expect("sent");
+        stream.write_all(head(hub.authority(), "PATCH", target, headers).as_bytes()).await.expect("sent");
         let (head, _) = read_answer(&mut stream).await;
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {head}");
         // What is not wanted is not waited for either.
         let mut rest = Vec::new();
-        let closed = wait::within("the end of the connection", LIMIT, stream.read_to_end(&mut rest)).await;
+        let closed = wait::within("the end of the connection", stream.read_to_end(&mut rest)).await;
         assert!(closed.is_ok() && rest.is_empty(), "{closed:?} {rest:?}");
     }
 }
@@ -97,7 +95,7 @@ async fn rule_17_100_continue_is_said_once_the_request_is_allowed_and_the_member
         bearer_of(&bob)
     );
     let mut stream = hub.nobody().raw_tls().await.expect("a connection");
-    stream.write_all(head(&hub, "PATCH", &url, &headers).as_bytes()).await.expect("sent");
+    stream.write_all(head(hub.authority(), "PATCH", &url, &headers).as_bytes()).await.expect("sent");
     let (interim, _) = read_answer(&mut stream).await;
     assert_eq!(interim, "HTTP/1.1 100 Continue");
     stream.write_all(b"hello world").await.expect("sent");
@@ -114,7 +112,10 @@ async fn rule_17_a_client_that_is_still_sending_reads_the_refusal() {
         let stream = hub.nobody().raw_tls().await.expect("a connection");
         let (mut reading, mut writing) = tokio::io::split(stream);
         let write = async {
-            writing.write_all(head(&hub, "PATCH", target, headers).as_bytes()).await.expect("sent");
+            writing
+                .write_all(head(hub.authority(), "PATCH", target, headers).as_bytes())
+                .await
+                .expect("sent");
             write_chunks(&mut writing, 8 << 20).await
         };
         let (answer, _) = tokio::join!(read_answer(&mut reading), write);
@@ -129,7 +130,7 @@ async fn rule_17_a_refused_body_within_the_bound_is_read_and_the_connection_goes
     let headers = "Transfer-Encoding: chunked\r\n";
     let mut stream = hub.nobody().raw_tls().await.expect("a connection");
     for _ in 0..3 {
-        let request = head(&hub, "PATCH", "/v2/bob/early/blobs/uploads/some-id", headers);
+        let request = head(hub.authority(), "PATCH", "/v2/bob/early/blobs/uploads/some-id", headers);
         stream.write_all(request.as_bytes()).await.expect("sent");
         assert_eq!(write_chunks(&mut stream, REFUSED_BYTES_MAX / 2).await, REFUSED_BYTES_MAX / 2);
         assert_refused(&read_answer(&mut stream).await);
@@ -142,11 +143,15 @@ async fn rule_17_a_refused_body_is_read_up_to_the_bound_and_no_further() {
     let hub = hub().await;
     let stream = hub.site.gateway.plain_client().raw_tcp().await.expect("a connection");
     let (mut reading, mut writing) = stream.into_split();
-    let request =
-        head(&hub, "PATCH", "/v2/bob/early/blobs/uploads/some-id", "Transfer-Encoding: chunked\r\n");
+    let request = head(
+        hub.authority(),
+        "PATCH",
+        "/v2/bob/early/blobs/uploads/some-id",
+        "Transfer-Encoding: chunked\r\n",
+    );
     let write = async {
         writing.write_all(request.as_bytes()).await.expect("sent");
-        wait::within("the end of the connection", LIMIT, write_chunks(&mut writing, ENDLESS)).await
+        wait::within("the end of the connection", write_chunks(&mut writing, ENDLESS)).await
     };
     let (answer, written) = tokio::join!(read_answer(&mut reading), write);
     assert_refused(&answer);
@@ -162,15 +167,19 @@ fn kernel_buffer_max(name: &str) -> usize {
 
 #[tokio::test]
 async fn rule_17_a_refused_client_that_stalls_is_closed() {
-    let hub = hub().await;
+    let member = FakeMember::start(|_| None).await;
+    let site = FakeSite::start_with(
+        |config| config.member_at("fake", member.url(), "none"),
+        |text| format!("{text}limits: {{ refused_body_timeout: 1s, header_timeout: 1h, keep_alive: 1h }}\n"),
+    )
+    .await;
     let headers = "Content-Length: 1000000\r\n";
-    let mut stream = hub.nobody().raw_tls().await.expect("a connection");
-    let request = head(&hub, "PATCH", "/v2/bob/early/blobs/uploads/some-id", headers);
+    let mut stream = site.nobody().raw_tls().await.expect("a connection");
+    let request = head(site.authority(), "PATCH", "/v2/t/app/blobs/uploads/some-id", headers);
     stream.write_all(request.as_bytes()).await.expect("sent");
     stream.write_all(b"a little, and then nothing").await.expect("sent");
     assert_refused(&read_answer(&mut stream).await);
-    // `limits.refused_body_timeout` is 2 s.
     let mut rest = Vec::new();
-    let read = wait::within("the end", Duration::from_secs(10), stream.read_to_end(&mut rest)).await;
+    let read = wait::within("the end", stream.read_to_end(&mut rest)).await;
     assert!(read.is_err() || rest.is_empty(), "{rest:?}");
 }

@@ -42,6 +42,8 @@ pub(super) async fn hub() -> Arc<Hub> {
             .rule("{ user: bob, repository: \"bob/**\", allow: [pull, push] }")
             .rule("{ user: bob, repository: \"shared/**\", allow: [pull] }")
             .extra("hosts: [localhost]")
+            // The bound on a refused body that tests find is the one in bytes.
+            .extra("limits: { refused_body_timeout: 1h }")
     };
     let kinds = [MemberKind::Open, MemberKind::Basic, MemberKind::Token];
     let site = Site::start_with(&kinds, adjust).await;
@@ -129,6 +131,10 @@ impl FakeSite {
         let text = edit(&adjust(config).render());
         let gateway = Gateway::start(&text, dir.path()).await;
         Self { gateway, certificates, authority, password, _port: port, _dir: dir }
+    }
+
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
     }
 
     pub(super) fn nobody(&self) -> TestClient {

@@ -1,15 +1,11 @@
 //! Rule 13, the other side: an upload session's URL is good for its session, repository, subject and time, and for no other member.
 
-use std::time::Duration;
-
 use super::fixture::{FakeSite, assert_oci_error, hub, location, open_upload, push_scope, with_parameter};
 use crate::harness::client::TestClient;
 use crate::harness::image::digest_of;
 use crate::harness::registry::StockRegistry;
 use crate::harness::site::{MemberKind, Site};
 use crate::harness::wait;
-
-const LIMIT: Duration = Duration::from_secs(20);
 
 /// The session's URL with another value of one parameter.
 fn with_changed(url: &str, name: &str, change: impl Fn(&str) -> String) -> String {
@@ -136,7 +132,7 @@ async fn a_session_older_than_the_grace_is_404_upload_unknown() {
     .await;
     let alice = site.alice(&[&push_scope("t/grace")]).await;
     let url = open_upload(&alice, "t/grace").await;
-    wait::until("the end of the session", LIMIT, async || {
+    wait::until("the end of the session", async || {
         let answer = alice.get(&url).await.expect("an answer");
         (answer.status == 404).then_some(())
     })
@@ -159,7 +155,7 @@ async fn a_session_does_not_live_longer_by_being_used() {
     .await;
     let alice = site.alice(&[&push_scope("t/grace")]).await;
     let mut url = open_upload(&alice, "t/grace").await;
-    wait::until("the end of a session in use", LIMIT, async || {
+    wait::until("the end of a session in use", async || {
         let answer = alice.patch(&url, vec![1; 10]).await.expect("an answer");
         if answer.status == 404 {
             return Some(());
@@ -175,7 +171,7 @@ async fn a_session_whose_member_is_gone_is_404_upload_unknown_and_no_other_membe
     let mut site = Site::start(&[MemberKind::Open, MemberKind::Open]).await;
     let alice = site.authorized(&[&push_scope("t/gone")]).await;
     let url = open_upload(&alice, "t/gone").await;
-    let pinned = wait::until("the member that opened the session", LIMIT, async || {
+    let pinned = wait::until("the member that opened the session", async || {
         site.members.iter().position(|member| !member.requests_for("t/gone").is_empty())
     })
     .await;
@@ -184,7 +180,7 @@ async fn a_session_whose_member_is_gone_is_404_upload_unknown_and_no_other_membe
     assert_refused(&alice, &url, 404, "BLOB_UPLOAD_UNKNOWN").await;
     let name = site.members[pinned].name().to_owned();
     let is_out = |line: &serde_json::Value| line["message"] == "member is out" && line["member"] == *name;
-    site.gateway.wait_for_log("the member is out", LIMIT, is_out).await;
+    site.gateway.wait_for_log("the member is out", is_out).await;
     assert_refused(&alice, &url, 404, "BLOB_UPLOAD_UNKNOWN").await;
     assert_eq!(site.members[1 - pinned].requests_for("t/gone"), []);
     // What a client does then.

@@ -1,7 +1,6 @@
 //! Rules 12 to 14: the URL of an upload session, the one member behind it, its cancel, and reading one's own writes.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use http::Method;
 
@@ -110,7 +109,7 @@ async fn rule_13_all_requests_of_a_session_go_to_the_member_that_opened_it() {
     let sessions = futures_util::future::join_all((0..12).map(async |_| {
         let id = chunked_session(&bob, "bob/pinned", &blob).await;
         // Its member's log line may come a moment after the answer.
-        let asked = wait::try_until(Duration::from_secs(10), async || {
+        let asked = wait::try_until(async || {
             let asked = hub.members_asked(&id);
             (asked.len() >= 5).then_some(asked)
         });

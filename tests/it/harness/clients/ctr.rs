@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::ensure;
 use tempfile::TempDir;
@@ -12,8 +11,6 @@ use super::{COMMAND_LIMIT, Endpoint, Operation, RealClient, last_word};
 use crate::harness::Result;
 use crate::harness::image::Image;
 use crate::harness::process::{self, Daemon};
-
-const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// A running containerd and the ctr that talks to it; stopped on drop.
 #[derive(Debug)]
@@ -42,7 +39,7 @@ impl Ctr {
             let command = ctr(dir.path(), &["version"]);
             process::run(command, COMMAND_LIMIT).await.is_ok()
         };
-        daemon.wait_ready(START_LIMIT, answers).await;
+        daemon.wait_ready(answers).await;
         Self { endpoint: endpoint.clone(), daemon, dir }
     }
 

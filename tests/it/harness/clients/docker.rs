@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use tempfile::TempDir;
@@ -15,8 +14,6 @@ use super::{COMMAND_LIMIT, Endpoint, Operation, RealClient, ensure_forgotten};
 use crate::harness::Result;
 use crate::harness::image::Image;
 use crate::harness::process::{self, Daemon};
-
-const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Puts the test's own `/etc/docker` and `/etc/hosts` in place, inside the daemon's mount namespace, before the daemon starts.
 const ENTER: &str =
@@ -89,7 +86,7 @@ impl Dockerd {
             let command = docker(dir.path(), &config, &["version"]);
             process::run(command, COMMAND_LIMIT).await.is_ok()
         };
-        daemon.wait_ready(START_LIMIT, answers).await;
+        daemon.wait_ready(answers).await;
         Self { daemon, dir }
     }
 

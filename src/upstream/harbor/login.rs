@@ -1,0 +1,218 @@
+//! Whether a node takes a password, and whether its no can be believed.
+
+use std::time::Duration;
+
+use http::{HeaderValue, StatusCode};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::token::{NodeToken, TokenAnswer};
+use super::{ClientSecret, HarborNode, LOCK};
+use crate::registry::ResourceAccess;
+use crate::upstream::member::Member;
+use crate::upstream::prober;
+
+/// A refusal that comes faster than this was not about the password: a refused one takes 1.5 s.
+const HASTY: Duration = Duration::from_secs(1);
+/// How long to let a lock pass.
+const LOCK_MARGIN: Duration = Duration::from_millis(100);
+
+/// What a node says of a password.
+#[derive(Debug)]
+pub enum Login {
+    /// It is right.
+    Right(NodeToken),
+    /// It is wrong: the node took its time to say so, and takes our own account.
+    Wrong,
+    /// The node refuses our own account too, or fails: ask another.
+    NodeFault(String),
+    /// No answer in time, from the node or from a directory that hangs behind it.
+    Silent,
+    /// The node refuses this name at once, again and again, and takes our own account: the
+    /// directory behind it is down, or somebody else keeps the name locked.
+    NotNow(String),
+}
+
+/// A refusal, and what is to be made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    Wrong,
+    WaitForLock,
+    Persistent,
+    NodeFault,
+}
+
+/// Judges a refusal that took `took`, the node having taken our own account or not.
+fn judge(took: Duration, account_passes: bool, waited: bool) -> Refusal {
+    if !account_passes {
+        Refusal::NodeFault
+    } else if took >= HASTY {
+        Refusal::Wrong
+    } else if waited {
+        Refusal::Persistent
+    } else {
+        Refusal::WaitForLock
+    }
+}
+
+/// What is asked.
+enum Question<'a> {
+    /// A token with this access.
+    Token(&'a [ResourceAccess]),
+    /// `GET /v2/`.
+    Ping,
+}
+
+enum Said {
+    Yes(Option<NodeToken>),
+    No(Duration),
+}
+
+#[derive(Deserialize)]
+struct SystemInfo {
+    #[serde(default)]
+    auth_mode: String,
+}
+
+impl HarborNode {
+    /// Asks the node for a token with a client's password. The caller holds the turn of the name.
+    pub async fn login(
+        &self,
+        member: &Member,
+        secret: &ClientSecret,
+        wanted: &[ResourceAccess],
+        deadline: Instant,
+    ) -> Login {
+        match self.try_password(member, secret, &Question::Token(wanted), deadline).await {
+            Ok(Some(token)) => Login::Right(token),
+            Ok(None) => Login::NodeFault("its token service gave no token".to_owned()),
+            Err(login) => login,
+        }
+    }
+
+    /// Asks the node whether it takes a client's password on `/v2/` now. The caller holds the turn
+    /// of the name.
+    ///
+    /// # Errors
+    /// A [`Login`] that is not `Right`.
+    pub async fn check(
+        &self,
+        member: &Member,
+        secret: &ClientSecret,
+        deadline: Instant,
+    ) -> Result<(), Login> {
+        self.try_password(member, secret, &Question::Ping, deadline).await.map(drop)
+    }
+
+    /// A token for clients without credentials.
+    ///
+    /// # Errors
+    /// Why there is none, in words.
+    pub async fn anonymous_token(
+        &self,
+        member: &Member,
+        wanted: &[ResourceAccess],
+        deadline: Instant,
+    ) -> Result<NodeToken, String> {
+        match self.request_token(member, None, wanted, deadline).await? {
+            (TokenAnswer::Token(token), _) => Ok(token),
+            (TokenAnswer::Refused, _) => Err("its token service refuses clients without credentials".to_owned()),
+        }
+    }
+
+    async fn try_password(
+        &self,
+        member: &Member,
+        secret: &ClientSecret,
+        question: &Question<'_>,
+        deadline: Instant,
+    ) -> Result<Option<NodeToken>, Login> {
+        let Some(authorization) = secret.basic() else { return Err(Login::Wrong) };
+        for waited in [false, true] {
+            let said = self.ask_once(member, &authorization, question, deadline).await;
+            let said = said.map_err(|problem| {
+                if Instant::now() >= deadline { Login::Silent } else { Login::NodeFault(problem) }
+            });
+            let took = match said? {
+                Said::Yes(token) => return Ok(token),
+                Said::No(took) => took,
+            };
+            match judge(took, prober::control_passes(member).await, waited) {
+                Refusal::Wrong => return Err(Login::Wrong),
+                Refusal::NodeFault => {
+                    return Err(Login::NodeFault("it refuses the account of `harbor.account` too".to_owned()));
+                }
+                Refusal::Persistent => break,
+                Refusal::WaitForLock if Instant::now() + LOCK + LOCK_MARGIN >= deadline => break,
+                Refusal::WaitForLock => tokio::time::sleep(LOCK + LOCK_MARGIN).await,
+            }
+        }
+        Err(self.explain(member, deadline).await)
+    }
+
+    async fn ask_once(
+        &self,
+        member: &Member,
+        authorization: &HeaderValue,
+        question: &Question<'_>,
+        deadline: Instant,
+    ) -> Result<Said, String> {
+        match question {
+            Question::Token(wanted) => {
+                let asked = self.request_token(member, Some(authorization.clone()), wanted, deadline).await?;
+                Ok(match asked {
+                    (TokenAnswer::Token(token), _) if token.subject.is_some() => Said::Yes(Some(token)),
+                    (TokenAnswer::Token(_) | TokenAnswer::Refused, took) => Said::No(took),
+                })
+            }
+            Question::Ping => {
+                let question = crate::upstream::question::Question::get("/v2/", Some(authorization.clone()));
+                let reply = crate::upstream::question::ask(member, question, deadline).await?;
+                match reply.status {
+                    StatusCode::OK => Ok(Said::Yes(None)),
+                    StatusCode::UNAUTHORIZED => Ok(Said::No(reply.took)),
+                    status => Err(format!("GET /v2/ was answered {status}")),
+                }
+            }
+        }
+    }
+
+    /// A name was refused at once, twice, with the lock waited out in between. With a directory or
+    /// a database that means that it is not there; with OIDC, where the node compares a secret of
+    /// its own and locks nothing, that the secret is wrong.
+    async fn explain(&self, member: &Member, deadline: Instant) -> Login {
+        let target = format!("{}/systeminfo", self.api());
+        let info = self.ask(member, &target, None, deadline).await;
+        let mode = info.ok().and_then(|reply| serde_json::from_slice::<SystemInfo>(&reply.body).ok());
+        match mode.as_ref().map(|info| info.auth_mode.as_str()) {
+            Some("oidc_auth") => Login::Wrong,
+            Some("db_auth") => {
+                Login::NotNow("the name is locked there by wrong passwords of somebody else".to_owned())
+            }
+            mode => {
+                let mode = mode.filter(|mode| !mode.is_empty()).unwrap_or("directory");
+                Login::NotNow(format!("it refuses names at once: the directory behind it ({mode}) does not answer"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_no_counts_only_when_it_is_slow_and_our_own_account_passes() {
+        let (fast, slow) = (Duration::from_millis(3), Duration::from_millis(1502));
+        for (took, passes, waited, expected) in [
+            (slow, true, false, Refusal::Wrong),
+            (slow, true, true, Refusal::Wrong),
+            (slow, false, false, Refusal::NodeFault),
+            (fast, false, false, Refusal::NodeFault),
+            (fast, true, false, Refusal::WaitForLock),
+            (fast, true, true, Refusal::Persistent),
+        ] {
+            assert_eq!(judge(took, passes, waited), expected, "{took:?} {passes} {waited}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What a client's request to a node is sent with: a token of the node, or the client's password.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use moka::future::Cache;
+use tokio::time::Instant;
+
+use super::{ClientSecret, Fingerprint, HarborNode, Login, NodeToken, PasswordTurn};
+use crate::auth::subject::Subject;
+use crate::random::unix_now;
+use crate::registry::{Actions, ResourceAccess};
+use crate::upstream::credential::{Asking, Authorization, CredentialError, MemberAccess};
+use crate::upstream::member::Member;
+
+/// A token is renewed this long before its end, or after three quarters of a short life.
+const RENEW_BEFORE: u64 = 60;
+
+type Key = (Subject, Option<Fingerprint>, MemberAccess);
+
+/// The node's tokens that are still good, one request in flight for each.
+#[derive(Debug)]
+pub(super) struct Exchanged {
+    tokens: Cache<Key, Held>,
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    authorization: HeaderValue,
+    /// By our own clock; the node's may differ.
+    until: u64,
+}
+
+impl Exchanged {
+    pub(super) fn new(entries_max: u64) -> Self {
+        Self { tokens: Cache::new(entries_max) }
+    }
+}
+
+impl Held {
+    fn new(token: NodeToken, now: u64) -> Self {
+        let life = token.expires_at.saturating_sub(token.issued_at);
+        let until = now.saturating_add(life.saturating_sub(RENEW_BEFORE.min(life / 4)));
+        Self { authorization: token.authorization, until }
+    }
+}
+
+impl HarborNode {
+    /// The node's own token for this client and access.
+    ///
+    /// # Errors
+    /// [`CredentialError`].
+    pub(in crate::upstream) async fn exchanged(
+        &self,
+        member: &Member,
+        asking: Asking<'_>,
+        deadline: Instant,
+    ) -> Result<HeaderValue, CredentialError> {
+        let (key, now) = (key(asking), unix_now());
+        if let Some(held) = self.exchanged.tokens.get(&key).await {
+            if held.until > now {
+                return Ok(held.authorization);
+            }
+            self.exchanged.tokens.invalidate(&key).await;
+        }
+        let fetch = async {
+            let token = self.fetch(member, asking, deadline).await?;
+            Ok::<_, CredentialError>(Held::new(token, now))
+        };
+        let held = self.exchanged.tokens.try_get_with(key, fetch).await;
+        held.map(|held| held.authorization).map_err(|error: Arc<CredentialError>| (*error).clone())
+    }
+
+    /// The client's own password, or the node's token for clients without one.
+    ///
+    /// # Errors
+    /// [`CredentialError`].
+    pub(in crate::upstream) async fn relayed(
+        &self,
+        member: &Member,
+        asking: Asking<'_>,
+        deadline: Instant,
+    ) -> Result<Authorization<'_>, CredentialError> {
+        if asking.subject.is_anonymous() {
+            return Ok(self.exchanged(member, asking, deadline).await?.into());
+        }
+        let secret =
+            asking.secret.ok_or_else(|| CredentialError::NoPassword(asking.subject.clone()))?;
+        let turn = self.turn_in_time(secret, deadline).await?;
+        if asking.streams {
+            // A body can be sent only once: whether the password is taken is asked before.
+            self.check(member, secret, deadline).await.map_err(|login| failed(&login))?;
+        }
+        let header = secret.basic().ok_or(CredentialError::WrongPassword)?;
+        Ok(Authorization::in_turn(header, turn))
+    }
+
+    /// Whether the node takes a client's password now.
+    ///
+    /// # Errors
+    /// [`CredentialError`].
+    pub async fn check_in_turn(
+        &self,
+        member: &Member,
+        secret: &ClientSecret,
+        deadline: Instant,
+    ) -> Result<(), CredentialError> {
+        let _turn = self.turn_in_time(secret, deadline).await?;
+        self.check(member, secret, deadline).await.map_err(|login| failed(&login))
+    }
+
+    /// Forgets the token for this client and access.
+    pub(in crate::upstream) async fn forget(&self, asking: Asking<'_>) {
+        self.exchanged.tokens.invalidate(&key(asking)).await;
+    }
+
+    async fn fetch(
+        &self,
+        member: &Member,
+        asking: Asking<'_>,
+        deadline: Instant,
+    ) -> Result<NodeToken, CredentialError> {
+        let wanted: Vec<ResourceAccess> = asking.access.entries().cloned().collect();
+        let token = if asking.subject.is_anonymous() {
+            let token = self.anonymous_token(member, &wanted, deadline).await;
+            token.map_err(CredentialError::Member)?
+        } else {
+            let secret =
+                asking.secret.ok_or_else(|| CredentialError::NoPassword(asking.subject.clone()))?;
+            let _turn = self.turn_in_time(secret, deadline).await?;
+            match self.login(member, secret, &wanted, deadline).await {
+                Login::Right(token) if is_of(&token, asking.subject) => token,
+                Login::Right(_) => return Err(CredentialError::WrongPassword),
+                login => return Err(failed(&login)),
+            }
+        };
+        if wanted.iter().all(|wanted| covers(token.granted(wanted), wanted.actions)) {
+            Ok(token)
+        } else {
+            Err(CredentialError::NotGranted)
+        }
+    }
+
+    async fn turn_in_time(
+        &self,
+        secret: &ClientSecret,
+        deadline: Instant,
+    ) -> Result<PasswordTurn<'_>, CredentialError> {
+        let turn = tokio::time::timeout_at(deadline, self.password_turn(secret)).await;
+        turn.map_err(|_| CredentialError::NotNow("others are trying passwords of this name".to_owned()))
+    }
+}
+
+fn key(asking: Asking<'_>) -> Key {
+    let fingerprint = asking.secret.map(ClientSecret::fingerprint);
+    (asking.subject.clone(), fingerprint, asking.access.clone())
+}
+
+/// Names of Harbor and of directories differ by case only where they are the same.
+fn is_of(token: &NodeToken, subject: &Subject) -> bool {
+    token.subject.as_deref().is_some_and(|name| name.to_lowercase() == subject.name().to_lowercase())
+}
+
+/// Whether a token will do. Cancelling an upload asks for `delete` because registries want it, and
+/// goes on without it: what the node then refuses is a session that we can forget.
+fn covers(granted: Actions, wanted: Actions) -> bool {
+    let cancel = Actions::PULL_PUSH.union(Actions::DELETE);
+    granted.covers(wanted) || (wanted == cancel && granted.covers(Actions::PULL_PUSH))
+}
+
+fn failed(login: &Login) -> CredentialError {
+    match login {
+        Login::Right(_) | Login::Wrong => CredentialError::WrongPassword,
+        Login::NotNow(reason) => CredentialError::NotNow(reason.clone()),
+        Login::NodeFault(problem) => CredentialError::Member(problem.clone()),
+        Login::Silent => CredentialError::Member("no answer in time".to_owned()),
+    }
+}
