@@ -25,14 +25,15 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking};
 use crate::admin::{Admin, Readiness};
 use crate::auth::keys::{Ring, SigningKey};
 use crate::config::Config;
-use crate::identity::PasswordChecks;
+use crate::harbor::HarborIdentity;
+use crate::identity::{PasswordChecks, ProviderSettings};
 use crate::key_store;
 use crate::proxy::{ConnectionInfo, Gateway, GatewayLimits, OpenUploads};
 use crate::random::unix_now;
 use crate::reload::{Fingerprint, Reloader, build_state, fingerprint};
 use crate::server::{Acceptor, Certificates, Listener, ListenerKind, Redirect, bind};
 use crate::telemetry::{AccessLog, Metrics};
-use crate::token_service::TokenService;
+use crate::token_service::{Logins, TokenService};
 use crate::upstream::{Pools, Shared, prober};
 
 /// How often open uploads are looked through for abandoned ones.
@@ -113,14 +114,19 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
         cache_entries_max: config.tokens.cache_entries_max,
     };
     let pools = Arc::new(Pools::build(&config.pools, &shared)?);
-    let checks = Arc::new(PasswordChecks::new(&config.identity.limits));
+    let logins = Logins {
+        checks: Arc::new(PasswordChecks::new(&config.identity.limits)),
+        harbor: harbor_identity(config, &pools, metrics),
+        routes: config.routes.clone(),
+        members_need_passwords: pools.all().iter().any(|pool| pool.needs_passwords),
+    };
     let access_writer = config.log.access_log.then(|| surroundings.access_writer.clone());
     let gateway = Arc::new(Gateway {
         hosts: config.hosts.clone(),
         routes: config.routes.clone(),
         pools,
         state,
-        tokens: TokenService::new(config.tokens.clone(), checks, Arc::clone(metrics)),
+        tokens: TokenService::new(config.tokens.clone(), logins, Arc::clone(metrics)),
         metrics: Arc::clone(metrics),
         access_log: Arc::new(AccessLog::new(access_writer, config.log.format)),
         uploads: Arc::new(OpenUploads::new(config.uploads.tracked_max, Arc::clone(metrics))),
@@ -135,6 +141,16 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
         (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
     Ok(Parts { gateway, member_ring, seen, certificates: Vec::new(), connections, stop, finished })
         .and_then(|parts| with_certificates(parts, config))
+}
+
+fn harbor_identity(config: &Config, pools: &Pools, metrics: &Arc<Metrics>) -> Option<HarborIdentity> {
+    let identity = &config.identity;
+    let settings = identity.providers.iter().find_map(|provider| match provider {
+        ProviderSettings::Harbor(settings) => Some(settings),
+        ProviderSettings::Users(_) | ProviderSettings::Htpasswd { .. } => None,
+    })?;
+    let pool = Arc::clone(pools.get(settings.pool)?);
+    Some(HarborIdentity::new(settings.clone(), &identity.limits, pool, Arc::clone(metrics)))
 }
 
 fn with_certificates(mut parts: Parts, config: &Config) -> anyhow::Result<Parts> {

@@ -2,7 +2,7 @@
 //!
 //! Pure modules decide ([`registry`], [`auth`], [`balance`], [`forwarding`], [`pin`], [`routing`]),
 //! IO modules do ([`server`], [`proxy`], [`upstream`], [`identity`], [`token_service`], [`admin`],
-//! [`key_store`], [`reload`]), and [`app`] wires them from the [`config`].
+//! [`harbor`], [`key_store`], [`reload`]), and [`app`] wires them from the [`config`].
 
 pub mod registry;
 pub mod secret;
@@ -22,6 +22,7 @@ pub mod identity;
 pub mod key_store;
 pub mod upstream;
 
+pub mod harbor;
 pub mod snapshot;
 pub mod token_service;
 

@@ -16,7 +16,7 @@ use crate::secret::ExposeSecret as _;
 use crate::server::Certificates;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{CertificateLabel, Metrics, ReloadResult};
-use crate::upstream::CredentialSettings;
+use crate::upstream::{AccountSettings, CredentialSettings, MemberKind, MemberSettings};
 
 /// Why the new state is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -216,10 +216,19 @@ fn restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
 /// The members' passwords, which `Debug` does not tell apart.
 fn passwords(config: &Config) -> Vec<&str> {
     let members = config.pools.iter().flat_map(|pool| &pool.members);
-    members
-        .filter_map(|member| match &member.credential {
-            CredentialSettings::Basic { password, .. } => Some(password.expose_secret()),
-            CredentialSettings::None | CredentialSettings::Token(_) => None,
-        })
-        .collect()
+    fn of_member(member: &MemberSettings) -> impl Iterator<Item = &AccountSettings> {
+        let own = match &member.credential {
+            CredentialSettings::Basic(account) => Some(account),
+            CredentialSettings::None
+            | CredentialSettings::Token(_)
+            | CredentialSettings::Exchange
+            | CredentialSettings::Relay => None,
+        };
+        let node = match &member.kind {
+            MemberKind::Harbor(harbor) => [Some(&harbor.account), Some(&harbor.catalog_account)],
+            MemberKind::Registry => [None, None],
+        };
+        own.into_iter().chain(node.into_iter().flatten())
+    }
+    members.flat_map(of_member).map(|account| account.password.expose_secret()).collect()
 }

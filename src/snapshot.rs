@@ -10,12 +10,14 @@ use moka::sync::Cache;
 
 use crate::auth::keys::Ring;
 use crate::auth::policy::{Client, Policy};
-use crate::auth::seal::SealKey;
+use crate::auth::seal::{self, Purpose, SealKey};
 use crate::auth::subject::Subject;
 use crate::auth::token::{ClientTokens, TokenError, VerifiedToken};
 use crate::identity::Identity;
 use crate::key_store::Revocations;
+use crate::pin::NONCE_BYTES;
 use crate::registry::{Actions, Resource, ResourceAccess};
+use crate::secret::{ExposeSecret as _, SecretString};
 
 /// Identities, policy and keys of one generation.
 #[derive(Debug)]
@@ -44,8 +46,30 @@ pub struct AuthenticatedClient {
     pub groups: Arc<[String]>,
     /// Where it comes from.
     pub source: IpAddr,
-    /// The token it showed; `None` for a password, which allows whatever the policy does.
-    pub token: Option<Arc<VerifiedToken>>,
+    /// What its credentials allow at most.
+    pub grant: Grant,
+    /// Its own `name:password`, where it sent them with this request.
+    pub pair: Option<SecretString>,
+}
+
+/// What credentials allow at most.
+#[derive(Debug, Clone)]
+pub enum Grant {
+    /// A password that the file knows: whatever the policy allows.
+    Policy,
+    /// The access of a token.
+    Token(Arc<VerifiedToken>),
+    /// What a Harbor node granted just now.
+    Harbor(Vec<ResourceAccess>),
+}
+
+/// Who decides what a client may do to a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decider {
+    /// The policy: what no rule allows is denied.
+    Policy,
+    /// Harbor, when the credentials were checked; a rule of the policy can only take away.
+    Harbor,
 }
 
 impl Snapshot {
@@ -87,22 +111,54 @@ impl Snapshot {
 
     /// What the client may do to a resource now: its token's access and the policy in force.
     #[must_use]
-    pub fn permitted(&self, client: &AuthenticatedClient, resource: &Resource) -> Actions {
-        let by_policy = self.policy.permitted(client.as_policy_client(), resource);
-        match &client.token {
-            None => by_policy,
-            Some(token) => {
-                let entries = token.access.iter().filter(|access| access.resource == *resource);
-                let by_token = entries.fold(Actions::NONE, |all, access| all.union(access.actions));
-                by_policy.intersection(by_token)
-            }
-        }
+    pub fn permitted(&self, client: &AuthenticatedClient, resource: &Resource, decider: Decider) -> Actions {
+        let by_policy = match decider {
+            Decider::Policy => self.policy.permitted(client.as_policy_client(), resource),
+            Decider::Harbor => self.policy.narrowed(client.as_policy_client(), resource),
+        };
+        let access = match &client.grant {
+            Grant::Policy if decider == Decider::Policy => return by_policy,
+            // Somebody whom Harbor was not asked about has nothing of Harbor's.
+            Grant::Policy => return Actions::NONE,
+            Grant::Token(token) => &token.access,
+            // Harbor's word counts for what Harbor decides, and for nothing else.
+            Grant::Harbor(_) if decider == Decider::Policy => return by_policy,
+            Grant::Harbor(access) => access,
+        };
+        let entries = access.iter().filter(|access| access.resource == *resource);
+        by_policy.intersection(entries.fold(Actions::NONE, |all, access| all.union(access.actions)))
     }
 
     /// Whether the client may do all of `wanted` now.
     #[must_use]
-    pub fn permits(&self, client: &AuthenticatedClient, wanted: &ResourceAccess) -> bool {
-        self.permitted(client, &wanted.resource).covers(wanted.actions)
+    pub fn permits(&self, client: &AuthenticatedClient, wanted: &ResourceAccess, decider: Decider) -> bool {
+        self.permitted(client, &wanted.resource, decider).covers(wanted.actions)
+    }
+
+    /// A client's `name:password`, sealed into the token `jti`. `None` only without a seal key.
+    #[must_use]
+    pub fn seal_pair(
+        &self,
+        pair: &SecretString,
+        jti: &str,
+        now: u64,
+        nonce: [u8; NONCE_BYTES],
+    ) -> Option<String> {
+        let (context, text) = ([jti.as_bytes()], pair.expose_secret().as_bytes());
+        seal::seal(&self.seals, Purpose::ClientPassword, &context, text, (now, nonce))
+    }
+
+    /// The client's `name:password`, from the request or from its token.
+    #[must_use]
+    pub fn pair_of(&self, client: &AuthenticatedClient, now: u64) -> Option<SecretString> {
+        if let Some(pair) = &client.pair {
+            return Some(pair.clone());
+        }
+        let Grant::Token(token) = &client.grant else { return None };
+        let sealed = token.sealed_secret.as_deref()?;
+        let context = [token.jti.as_bytes()];
+        let pair = seal::open(&self.seals, Purpose::ClientPassword, &context, sealed, now).ok()?;
+        String::from_utf8(pair).ok().map(SecretString::from)
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PURE: [&str; 7] = ["registry", "secret", "auth", "balance", "forwarding", "pin", "routing"];
 
 /// What a module may use besides itself. `PURE` stands for every pure module, `*` for everything but `main`.
-const MAY_USE: [(&str, &[&str]); 23] = [
+const MAY_USE: [(&str, &[&str]); 24] = [
     ("registry", &[]),
     ("secret", &[]),
     ("auth", &["registry"]),
@@ -24,8 +24,9 @@ const MAY_USE: [(&str, &[&str]); 23] = [
     ("identity", &["PURE", "telemetry", "random"]),
     ("key_store", &["PURE"]),
     ("upstream", &["PURE", "telemetry", "random"]),
+    ("harbor", &["PURE", "upstream", "identity", "telemetry", "random"]),
     ("snapshot", &["PURE", "identity", "key_store"]),
-    ("token_service", &["PURE", "upstream", "identity", "telemetry", "random", "snapshot"]),
+    ("token_service", &["PURE", "upstream", "harbor", "identity", "telemetry", "random", "snapshot"]),
     ("proxy", &["PURE", "upstream", "identity", "telemetry", "random", "snapshot"]),
     ("server", &["telemetry"]),
     ("admin", &["upstream", "telemetry"]),
@@ -51,8 +52,10 @@ const EXCEPTIONS: [(&str, &str, &str); 8] = [
 /// Most lines of a file, without its unit tests.
 const LINES_MAX: usize = 500;
 /// Files that are longer, how long they may be, and why.
-const LONG_FILES: [(&str, usize, &str); 1] =
-    [("src/registry/request.rs", 520, "the one parser of requests, half of which is declarations")];
+const LONG_FILES: [(&str, usize, &str); 2] = [
+    ("src/registry/request.rs", 520, "the one parser of requests, half of which is declarations"),
+    ("src/config/file.rs", 540, "the mirror of the configuration file, nothing but declarations"),
+];
 
 /// A source file.
 struct Source {

@@ -64,7 +64,7 @@ pub enum KidStyle {
 }
 
 /// Why a key cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// Not a PEM private key.
     #[error("not an unencrypted PEM private key (PKCS#8, PKCS#1 or SEC1)")]

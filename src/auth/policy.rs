@@ -119,6 +119,17 @@ impl Policy {
         wanted.iter().filter_map(granted).collect()
     }
 
+    /// What is left of somebody else's decision on one resource: all of it, unless a rule is about
+    /// this client and resource, and then only what the rule allows.
+    #[must_use]
+    pub fn narrowed(&self, client: Client<'_>, resource: &Resource) -> Actions {
+        let decision = match resource {
+            Resource::Repository(repository) => self.decide(client, repository),
+            Resource::Catalog => self.decide_catalog(client),
+        };
+        decision.rule.map_or(Actions::ALL, |_| decision.actions)
+    }
+
     /// Everything that is granted on one resource.
     #[must_use]
     pub fn permitted(&self, client: Client<'_>, resource: &Resource) -> Actions {
@@ -147,7 +158,7 @@ impl SubjectMatch {
             Self::Anonymous => client.subject.is_anonymous(),
             Self::Authenticated { user, group, provider } => {
                 !client.subject.is_anonymous()
-                    && user.as_ref().is_none_or(|user| user.matches(client.subject.name(), ""))
+                    && user.as_ref().is_none_or(|user| user.matches_account(client.subject.name()))
                     && group.as_ref().is_none_or(|group| client.groups.contains(group))
                     && provider.as_ref().is_none_or(|provider| provider == client.subject.provider())
             }
@@ -219,10 +230,27 @@ impl Pattern {
     /// # Errors
     /// [`InvalidPattern`], with what to write instead.
     pub fn account(text: &str) -> Result<Self, InvalidPattern> {
-        if text.contains('$') {
-            return Err(InvalidPattern::Placeholder(text.to_owned()));
+        let placeholder = text.find("${").map(|at| text[at..].to_owned());
+        if let Some(placeholder) = placeholder {
+            return Err(InvalidPattern::Placeholder(placeholder));
         }
-        Self::parse(text, |c| super::subject::is_account_name(c.encode_utf8(&mut [0; 4])))
+        // A robot's name has a `$` in it, which means nothing else here.
+        let mut pieces = Vec::new();
+        for (at, literal) in text.split('*').enumerate() {
+            if at > 0 {
+                pieces.push(Piece::Star);
+            }
+            if let Some(wrong) = literal.chars().find(|c| c.is_control() || "/?[]\\:\" ".contains(*c)) {
+                return Err(InvalidPattern::Character(wrong));
+            }
+            if !literal.is_empty() {
+                pieces.push(Piece::Literal(literal.to_owned()));
+            }
+        }
+        if text.is_empty() {
+            return Err(InvalidPattern::Empty);
+        }
+        Ok(Self { text: text.to_owned(), segments: vec![Segment::One(pieces)] })
     }
 
     fn parse(text: &str, allowed: impl Fn(char) -> bool) -> Result<Self, InvalidPattern> {
@@ -235,6 +263,15 @@ impl Pattern {
     #[must_use]
     pub fn matches(&self, name: &str, user: &str) -> bool {
         matches_segments(&self.segments, Some(name), user)
+    }
+
+    /// Whether an account name matches; a slash in it is a character like any other.
+    #[must_use]
+    pub fn matches_account(&self, name: &str) -> bool {
+        match self.segments.as_slice() {
+            [Segment::One(pieces)] => matches_pieces(pieces, name, ""),
+            _ => self.matches(name, ""),
+        }
     }
 
     fn is_everything(&self) -> bool {

@@ -22,12 +22,18 @@ const KEY_ID_BYTES: usize = 8;
 pub enum Purpose {
     /// The pin of an upload session.
     UploadPin,
+    /// A client's own name and password, inside its token.
+    ClientPassword,
+    /// The member that a browser stays with.
+    Affinity,
 }
 
 impl Purpose {
     fn as_bytes(self) -> &'static [u8] {
         match self {
             Self::UploadPin => b"tidegate upload pin v1",
+            Self::ClientPassword => b"tidegate client password v1",
+            Self::Affinity => b"tidegate affinity v1",
         }
     }
 }
@@ -41,6 +47,8 @@ pub struct BrokenSeal;
 pub struct SealKey {
     id: [u8; KEY_ID_BYTES],
     upload_pin: LessSafeKey,
+    client_password: LessSafeKey,
+    affinity: LessSafeKey,
 }
 
 impl SealKey {
@@ -50,7 +58,12 @@ impl SealKey {
         let hash = digest::digest(&digest::SHA256, &[b"tidegate seal id".as_slice(), secret].concat());
         let mut id = [0; KEY_ID_BYTES];
         id.copy_from_slice(&hash.as_ref()[..KEY_ID_BYTES]);
-        Self { id, upload_pin: derive(secret, Purpose::UploadPin) }
+        Self {
+            id,
+            upload_pin: derive(secret, Purpose::UploadPin),
+            client_password: derive(secret, Purpose::ClientPassword),
+            affinity: derive(secret, Purpose::Affinity),
+        }
     }
 
     /// The id, for people.
@@ -62,6 +75,8 @@ impl SealKey {
     fn of(&self, purpose: Purpose) -> &LessSafeKey {
         match purpose {
             Purpose::UploadPin => &self.upload_pin,
+            Purpose::ClientPassword => &self.client_password,
+            Purpose::Affinity => &self.affinity,
         }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 /// Name of the provider of clients without credentials.
 pub const ANONYMOUS_PROVIDER: &str = "anonymous";
 
-/// Characters that no account name may hold: they mean something in patterns, scopes or headers.
+/// Characters that no account name of a configuration file may hold: they mean something in
+/// patterns, scopes or headers, and would be mistaken for that by whoever reads the file.
 const FORBIDDEN: &[char] = &['/', '*', '?', '[', ']', '\\', '$', ':', '"', ' '];
 
 /// Longest account name in bytes.
@@ -19,9 +20,9 @@ pub struct Subject {
     name: Arc<str>,
 }
 
-/// The account name is empty, too long, or holds a character with a meaning of its own.
+/// The account name is empty, too long, or holds a control character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not an account name: 1 to 255 printable characters, none of / * ? [ ] \\ $ : \" or space")]
+#[error("not an account name: 1 to 255 characters, none of them a control character")]
 pub struct InvalidSubject;
 
 impl Subject {
@@ -31,12 +32,13 @@ impl Subject {
         Self { provider: Arc::from(ANONYMOUS_PROVIDER), name: Arc::from("") }
     }
 
-    /// A subject of a provider.
+    /// A subject of a provider. The name is whatever the provider calls the account, such as
+    /// `robot$team+ci` or a name with spaces; patterns and placeholders take it literally.
     ///
     /// # Errors
-    /// [`InvalidSubject`] when the name could widen a pattern or break a header.
+    /// [`InvalidSubject`] when it is empty, too long, or would break a log line.
     pub fn new(provider: &str, name: &str) -> Result<Self, InvalidSubject> {
-        if !is_account_name(name) {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
             return Err(InvalidSubject);
         }
         Ok(Self { provider: Arc::from(provider), name: Arc::from(name) })
@@ -61,7 +63,7 @@ impl Subject {
     }
 }
 
-/// Whether a text can be an account name.
+/// Whether a text can be an account name of a configuration file.
 #[must_use]
 pub fn is_account_name(name: &str) -> bool {
     !name.is_empty()

@@ -37,6 +37,8 @@ struct Claims {
     purpose: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     provider: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
     access: Vec<AccessClaim>,
 }
 
@@ -59,6 +61,7 @@ impl Claims {
             jti: validity.jti,
             purpose: USE_MEMBER.to_owned(),
             provider: None,
+            secret: None,
             access: access.iter().map(AccessClaim::new).collect(),
         }
     }
@@ -115,6 +118,8 @@ pub struct VerifiedToken {
     pub expires_at: u64,
     /// Its unique name, for the audit log.
     pub jti: String,
+    /// The client's own name and password, sealed, where members need them.
+    pub sealed_secret: Option<String>,
 }
 
 /// Why a client token is refused.
@@ -164,7 +169,7 @@ impl ClientTokens {
         &self.ring
     }
 
-    /// Mints a client token.
+    /// Mints a client token, with the client's sealed name and password where members need them.
     ///
     /// # Errors
     /// [`KeyError`] when there is no key or it fails.
@@ -173,11 +178,13 @@ impl ClientTokens {
         subject: &Subject,
         access: &[ResourceAccess],
         validity: Validity,
+        sealed_secret: Option<String>,
     ) -> Result<String, KeyError> {
         let key = self.ring.active(validity.issued_at).ok_or(KeyError::Unsupported)?;
         let mut claims = Claims::new(&self.issuer, &self.audience, subject, access, validity);
         claims.purpose = USE_CLIENT.to_owned();
         claims.provider = Some(subject.provider().to_owned());
+        claims.secret = sealed_secret;
         let header = serde_json::json!({
             "typ": "JWT", "alg": key.algorithm().as_str(), "kid": key.kid(KidStyle::Thumbprint),
         });
@@ -221,6 +228,7 @@ impl ClientTokens {
             issued_at: claims.iat,
             expires_at: claims.exp,
             jti: claims.jti,
+            sealed_secret: claims.secret,
         })
     }
 

@@ -18,10 +18,7 @@ pub struct Load {
 pub fn order_by_load(loads: &mut [Load], seed: u64) {
     let tie = |load: &Load| {
         // SplitMix64 on the seed and position: equal members come in an order that differs by seed.
-        let mut z = seed.wrapping_add((load.index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        finish(seed.wrapping_add((load.index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     };
     loads.sort_by(|a, b| {
         // a.in_flight + 1 over a.weight against the same of b, without fractions.
@@ -29,6 +26,24 @@ pub fn order_by_load(loads: &mut [Load], seed: u64) {
         let right = (b.in_flight as u128 + 1) * u128::from(a.weight.max(1));
         left.cmp(&right).then_with(|| tie(a).cmp(&tie(b)))
     });
+}
+
+/// How much a member wants a key (highest random weight): the one with the most has it. Another
+/// member coming or going moves only the keys that it wants most. The same in every gateway.
+#[must_use]
+pub fn rendezvous(key: &str, member: &str) -> u64 {
+    // FNV-1a over both, a separator in between, then SplitMix64's finish.
+    let bytes = key.bytes().chain([0]).chain(member.bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    finish(hash)
+}
+
+fn finish(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 #[cfg(test)]
@@ -50,6 +65,27 @@ mod tests {
         assert_eq!(first(&[(3, 1), (1, 1), (2, 1)], 0), 1);
         assert_eq!(first(&[(3, 10), (1, 1)], 0), 0);
         assert_eq!(first(&[(19, 10), (1, 1), (1, 2)], 0), 2);
+    }
+
+    #[test]
+    fn keys_are_spread_evenly_and_only_those_of_a_lost_member_move() {
+        let home = |key: &str, members: &[&str]| {
+            members.iter().copied().max_by_key(|member| rendezvous(key, member)).map(str::to_owned)
+        };
+        let keys: Vec<String> = (0..3000).map(|number| format!("project{number}")).collect();
+        for member in ["node1", "node2", "node3"] {
+            let held = |key: &&String| home(key, &["node1", "node2", "node3"]).as_deref() == Some(member);
+            let count = keys.iter().filter(held).count();
+            assert!((850..1150).contains(&count), "{member} has {count} of 3000");
+        }
+        for key in &keys {
+            let before = home(key, &["node1", "node2", "node3"]);
+            if before.as_deref() != Some("node2") {
+                assert_eq!(home(key, &["node1", "node3"]), before, "{key}");
+            }
+        }
+        // Gateways of any build have to agree.
+        assert_eq!(home("team", &["node1", "node2", "node3"]).as_deref(), Some("node3"));
     }
 
     #[test]

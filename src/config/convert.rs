@@ -3,6 +3,7 @@
 
 mod address;
 mod credentials;
+mod harbor;
 mod identity;
 mod listeners;
 mod policy;
@@ -180,7 +181,12 @@ impl<'a> Context<'a> {
     }
 
     fn error(&mut self, path: &KeyPath, problem: impl Into<String>, fix: Fix) {
-        self.problems.push(Problem { path: path.clone(), spot: Spot::Value, problem: problem.into(), fix });
+        let problem = Problem { path: path.clone(), spot: Spot::Value, problem: problem.into(), fix };
+        // What a pool says is looked at for each of its members.
+        let said = |other: &Problem| other.path == problem.path && other.problem == problem.problem;
+        if !self.problems.iter().any(said) {
+            self.problems.push(problem);
+        }
     }
 
     /// An error about a value that may hold a secret.

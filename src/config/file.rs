@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::value::{HumanDuration, Secret, Size, Unsupported};
+use super::value::{HumanDuration, Secret, Size};
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -197,6 +197,26 @@ pub(super) enum Provider {
     Users(Vec<User>),
     /// An htpasswd file.
     Htpasswd(PathBuf),
+    /// The nodes of a Harbor pool.
+    Harbor(HarborProvider),
+}
+
+/// Accounts that Harbor knows.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HarborProvider {
+    /// The pool whose nodes are asked.
+    pub(super) pool: String,
+    /// A login is answered within this.
+    pub(super) timeout: Option<HumanDuration>,
+    /// One node is given this long.
+    pub(super) try_timeout: Option<HumanDuration>,
+    /// Questions to nodes at once.
+    pub(super) checks_max: Option<u32>,
+    /// After a wrong password the same name and source waits this long.
+    pub(super) wrong_pause: Option<HumanDuration>,
+    /// Logins of the same name and source that may wait.
+    pub(super) waiting_max: Option<u32>,
 }
 
 /// One user of this file.
@@ -281,6 +301,10 @@ pub(super) struct Upstream {
 pub(super) struct Pool {
     /// Its name.
     pub(super) name: String,
+    /// What the members are.
+    pub(super) kind: Option<Kind>,
+    /// What only Harbor nodes need.
+    pub(super) harbor: Option<Harbor>,
     /// How the members share their content.
     pub(super) storage: Option<Storage>,
     /// How Tidegate authenticates itself to the members that say nothing else.
@@ -296,13 +320,47 @@ pub(super) struct Pool {
     pub(super) upstream: Upstream,
 }
 
+/// What a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    /// A stock registry.
+    Registry,
+    /// A Harbor node.
+    Harbor,
+}
+
+/// What only the Harbor nodes of a pool need.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Harbor {
+    /// The first number of their version.
+    pub(super) version: Option<u32>,
+    /// The account of probes.
+    pub(super) account: Option<Account>,
+    /// The account that lists all repositories.
+    pub(super) catalog_account: Option<Account>,
+    /// Whether their web pages and API are served too.
+    pub(super) portal: Option<bool>,
+}
+
+/// An account of a Harbor node.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Account {
+    /// Its name.
+    pub(super) user: String,
+    /// Its password.
+    pub(super) password: Secret,
+}
+
 /// How the members of a pool share their content.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Storage {
     /// All members see the same bytes.
     Shared,
-    /// Members copy each other; not implemented.
+    /// Members copy each other.
     Replicated,
 }
 
@@ -316,6 +374,12 @@ pub(super) struct Member {
     pub(super) url: String,
     /// Its share of the work, 1 to 100.
     pub(super) weight: Option<u32>,
+    /// What it is, where that is not the pool's kind.
+    pub(super) kind: Option<Kind>,
+    /// The account of this Harbor node's probes.
+    pub(super) account: Option<Account>,
+    /// The account that lists this Harbor node's repositories.
+    pub(super) catalog_account: Option<Account>,
     /// How Tidegate authenticates itself to this member.
     pub(super) credential: Option<Credential>,
     /// TLS towards an https member.
@@ -344,10 +408,10 @@ pub(super) enum Credential {
     Basic(BasicCredential),
     /// A token that Tidegate mints.
     Token(TokenCredential),
-    /// A token from the member; not implemented.
-    Exchange(Unsupported),
-    /// The client's own password; not implemented.
-    Relay(Unsupported),
+    /// A token that the Harbor node gives for the client's own password.
+    Exchange,
+    /// The client's own password.
+    Relay,
 }
 
 /// A service account.

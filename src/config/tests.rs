@@ -42,6 +42,7 @@ fn directory() -> TempDir {
     }
     std::fs::write(at("secrets/ci.hash"), format!("{BCRYPT}\n")).expect("a file");
     std::fs::write(at("secrets/node1.password"), "s3cret\n").expect("a file");
+    std::fs::write(at("secrets/robot.password"), "s3cret\n").expect("a file");
     std::fs::write(at("secrets/empty"), "\n").expect("a file");
     std::fs::write(at("htpasswd"), format!("# people\nalice:{BCRYPT}\n")).expect("a file");
     std::fs::write(at("old-htpasswd"), format!("alice:{BCRYPT}\nbob:$apr1$x$y\ncarol:{{SHA}}xyz\n"))
@@ -120,14 +121,23 @@ const MEANING: &[Case] = &[
     (URL, "url: \"http://u:hidden@b\"", 7, "pools[0].members[0].url", &["do not belong in a URL", "help: write http://HOST:PORT"]),
     (URL, "url: \"http://b\", weight: 0", 7, "pools[0].members[0].weight", &["not between 1 and 100", "write instead: 1"]),
     (URL, "url: \"http://b\", tls: { ca_file: tls/ca.crt }", 7, "pools[0].members[0].tls", &["http member has no TLS", "https://"]),
-    (URL, "url: \"http://b\", credential: relay", 7, "pools[0].members[0].credential", &["not supported by this version", "write instead: none"]),
+    (URL, "url: \"http://b\", credential: relay", 7, "pools[0].members[0].credential", &["only a Harbor node takes", "write instead: none"]),
     (URL, "url: \"http://b\", credential: { basic: { user: a, password: { env: TIDEGATE_NO_SUCH_VARIABLE } } }", 7, "pools[0].members[0].credential.basic.password.env",
      &["not set", "{ file: PATH }"]),
     (URL, "url: \"http://b\", credential: { basic: { user: a, password: { file: secrets/empty } } }", 7, "pools[0].members[0].credential.basic.password.file",
      &["is empty", "write instead"]),
     (URL, "url: \"http://b\", credential: { token: { certificate: tls/ca.crt } }", 7, "pools[0].members[0].credential.token.certificate",
      &["without its key", "help: add `key: PATH`"]),
-    ("    members:", "    storage: replicated\n    members:", 6, "pools[0].storage", &["not supported by this version", "write instead: shared"]),
+    (URL, "url: \"http://b\", kind: harbor", 7, "pools[0].members[0]", &["needs an account for probes", "help: add `harbor: {"]),
+    (URL, "url: \"http://b\", account: { user: a, password: b }", 7, "pools[0].members[0].account", &["only Harbor nodes have", "help: write `kind: harbor`"]),
+    ("    members:", "    harbor: { portal: false }\n    members:", 6, "pools[0].harbor", &["no member of this pool is a Harbor node", "help: write `kind: harbor`"]),
+    ("    members:", "    kind: harbor\n    harbor: { version: 3, account: { user: a, password: b } }\n    credential: exchange\n    members:", 7, "pools[0].harbor.version", &["no Harbor 3", "write instead: 1 or 2"]),
+    ("    members:", "    kind: harbor\n    harbor: { account: { user: a, password: b } }\n    credential: { token: {} }\n    members:", 10, "pools[0].members[0]", &["the key of this node", "help: add `credential: { token: { key: PATH } }`"]),
+    ("    members:", "    kind: harbor\n    harbor: { account: { user: a, password: b } }\n    members:", 9, "pools[0].members[0]", &["serves nobody without a credential", "help: add `credential: exchange`"]),
+    ("    members:", "    kind: harbor\n    harbor: { account: { user: a, password: b } }\n    credential: none\n    members:", 8, "pools[0].credential", &["would take everybody for one account", "write instead: exchange"]),
+    ("    members:", "    kind: harbor\n    harbor: { version: 1, account: { user: a, password: b } }\n    credential: relay\n    members:", 8, "pools[0].credential", &["takes no passwords", "write instead: exchange"]),
+    ("pools:", "identity: [{ harbor: { pool: mein } }]\npools:", 4, "identity[0].harbor.pool", &["no pool \"mein\"", "write instead: main"]),
+    ("pools:", "identity: [{ harbor: { pool: main } }]\npools:", 4, "identity[0].harbor.pool", &["no member of this pool is a Harbor node", "help: write `kind: harbor`"]),
     ("    members:", "    health: { rise: 0 }\n    members:", 6, "pools[0].health.rise", &["at least 1", "write instead: 2"]),
     ("    members:", "    health: { canary: busybox }\n    members:", 6, "pools[0].health.canary", &["does not name a manifest", "library/canary:1"]),
     ("", "      - { name: a, url: \"http://c\" }", 8, "pools[0].members[1].name", &["already a member \"a\"", "main-a"]),
@@ -151,7 +161,7 @@ const MEANING: &[Case] = &[
      &["must stand alone", "write instead: \"team/**\""]),
     ("", "policy: [{ everybody: true, sources: [10.0.0.1/8], repository: a, allow: [] }]", 8, "policy[0].sources[0]",
      &["address bits", "write instead: \"10.0.0.0/8\""]),
-    ("", "policy: [{ user: ldap/a, repository: a, allow: [] }]", 8, "policy[0].user", &["no provider \"ldap\"", "users/a or htpasswd/a"]),
+    ("", "policy: [{ user: ldap/a, repository: a, allow: [] }]", 8, "policy[0].user", &["no provider \"ldap\"", "users/a, htpasswd/a or harbor/a"]),
 ];
 
 #[test]
@@ -343,6 +353,31 @@ fn settings_have_the_documented_defaults() {
 }
 
 #[test]
+fn logins_at_harbor_nodes_end_before_docker_gives_up_and_after_a_node_has_said_no() {
+    let dir = directory();
+    let pool = "    kind: harbor\n    credential: relay\n    harbor: { account: { user: a, password: b } }\n    members:";
+    let text = MINIMAL.replace("    members:", pool);
+    for (keys, words) in [
+        ("", None),
+        (", timeout: 14s, try_timeout: 3s", None),
+        (", timeout: 15s", Some(["docker gives up after 15s", "write instead: 10s"])),
+        (", try_timeout: 1s", Some(["takes 1.5s to refuse", "write instead: 5s"])),
+        (" } }, { htpasswd: htpasswd", Some(["never asked", "help: put `harbor` last"])),
+    ] {
+        let end = if keys.ends_with("htpasswd") { "" } else { " }" };
+        let text = format!("{text}identity: [{{ harbor: {{ pool: main{keys}{end} }}]\n");
+        match (load_text(dir.path(), &text), words) {
+            (Ok(loaded), None) => assert_eq!(loaded.config.identity.providers.len(), 1),
+            (Err(errors), Some(words)) => {
+                let said = errors.to_string();
+                assert!(words.iter().all(|word| said.contains(word)), "{said}");
+            }
+            (result, _) => panic!("{keys}: {result:?}"),
+        }
+    }
+}
+
+#[test]
 fn the_shipped_examples_are_good_and_name_their_files() {
     let dir = directory();
     for example in [include_str!("../../config/tidegate.yaml"), include_str!("../../config/reference.yaml")] {
@@ -364,7 +399,7 @@ fn the_shipped_examples_are_good_and_name_their_files() {
     ] {
         assert!(watched.contains(&dir.path().join(file)), "{file} in {watched:?}");
     }
-    assert_eq!(reference.policy.rules()[2].label, "policy rule 3 (line 75)");
+    assert_eq!(reference.policy.rules()[2].label, "policy rule 3 (line 82)");
     assert!(reference.policy.rules()[2].catalog);
 }
 
@@ -491,7 +526,7 @@ fn mirror_keys() -> Vec<String> {
                 .trim_start_matches("Vec<")
                 .trim_end_matches('>')
                 .to_owned();
-            if kind.is_empty() || inner == "Unsupported" {
+            if kind.is_empty() {
                 continue;
             }
             keys.push(format!("{prefix}{key}"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use jiff::fmt::friendly::SpanParser;
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
 use super::decode::FIX_SEPARATOR;
 use crate::secret::SecretString;
@@ -29,10 +29,6 @@ pub(super) enum Secret {
     /// In an environment variable.
     Env(String),
 }
-
-/// What this version knows of but does not implement, with whatever stands in it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Unsupported;
 
 impl<'de> Deserialize<'de> for HumanDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -96,12 +92,5 @@ impl<'de> Visitor<'de> for SecretVisitor {
             _ => return Err(unknown()),
         };
         if access.next_key::<String>()?.is_some() { Err(unknown()) } else { Ok(secret) }
-    }
-}
-
-impl<'de> Deserialize<'de> for Unsupported {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(deserializer)?;
-        Ok(Self)
     }
 }

@@ -106,11 +106,14 @@ mod tests {
 
     #[test]
     fn rights_are_those_of_the_project_and_only_what_is_granted_is_remembered() {
-        let first = known(&[("team/app", Actions::PULL_PUSH), ("none/x", Actions::NONE), ("x", Actions::PULL)], None);
+        let first =
+            known(&[("team/app", Actions::PULL_PUSH), ("none/x", Actions::NONE), ("x", Actions::PULL)], None);
         let wanted = [access("team/other", Actions::PULL)];
         assert_eq!(first.granted(&wanted), Some(wanted.to_vec()));
-        for missing in [access("team/app", Actions::ALL), access("none/x", Actions::PULL), access("x/y", Actions::PULL)] {
-            assert_eq!(first.granted(&[missing.clone()]), None, "{missing}");
+        for missing in
+            [access("team/app", Actions::ALL), access("none/x", Actions::PULL), access("x/y", Actions::PULL)]
+        {
+            assert_eq!(first.granted(std::slice::from_ref(&missing)), None, "{missing}");
         }
         let part = first.of(&[access("team/app", Actions::ALL), access("none/x", Actions::PULL)]);
         assert_eq!(part, [access("team/app", Actions::PULL_PUSH)]);

@@ -267,7 +267,7 @@ impl HarborIdentity {
             let try_deadline = deadline.min(Instant::now() + self.settings.try_timeout);
             match node.login(member, secret, wanted, try_deadline).await {
                 Login::Right(token) => {
-                    let all = merge(&mut proven, token, member, wanted);
+                    let all = merge(&mut proven, &token, member, wanted);
                     if together || all {
                         break;
                     }
@@ -303,7 +303,11 @@ impl HarborIdentity {
             && self.alarmed_at.compare_exchange(before, now, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if mine {
             let pool = self.pool.name.as_str();
-            tracing::error!(pool, problem, "logins cannot be judged now; they are answered 503, and no node is taken out for it");
+            tracing::error!(
+                pool,
+                problem,
+                "logins cannot be judged now; they are answered 503, and no node is taken out for it"
+            );
         }
     }
 }
@@ -341,7 +345,7 @@ fn nodes(members: &[Arc<Member>]) -> Vec<(&Arc<Member>, &HarborNode)> {
 /// Takes in what one node grants. Returns whether everything wanted is granted now.
 fn merge(
     proven: &mut Option<Proven>,
-    token: NodeToken,
+    token: &NodeToken,
     member: &Arc<Member>,
     wanted: &[ResourceAccess],
 ) -> bool {

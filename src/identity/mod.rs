@@ -30,6 +30,8 @@ pub enum Verdict {
     Wrong,
     /// It cannot be said now.
     Unavailable,
+    /// No provider of the file knows the name; the Harbor nodes are asked next.
+    AskHarbor,
 }
 
 /// Why the providers cannot be built.
@@ -58,7 +60,12 @@ pub enum IdentityError {
 pub struct Identity {
     providers: Vec<UserTable>,
     dummy_hash: Arc<str>,
+    /// Whether Harbor nodes know everybody else.
+    harbor: bool,
 }
+
+/// Name of the provider that asks Harbor nodes.
+pub const HARBOR: &str = "harbor";
 
 #[derive(Debug)]
 struct UserTable {
@@ -78,17 +85,25 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`], naming the file and line.
     pub fn build(providers: &[ProviderSettings]) -> Result<Self, IdentityError> {
-        let providers = providers.iter().map(build_table).collect::<Result<Vec<_>, _>>()?;
+        let harbor = providers.iter().any(|provider| matches!(provider, ProviderSettings::Harbor(_)));
+        let providers = providers
+            .iter()
+            .filter_map(|settings| build_table(settings).transpose())
+            .collect::<Result<Vec<_>, _>>()?;
         let hashes = providers.iter().flat_map(|table| table.users.values()).map(|user| &user.hash);
         let cost = hashes.filter_map(|hash| bcrypt_cost(hash)).max().unwrap_or(0).max(DUMMY_COST_MIN);
         let dummy_hash = Arc::from(dummy_hash(cost));
-        Ok(Self { providers, dummy_hash })
+        Ok(Self { providers, dummy_hash, harbor })
     }
 
     /// The groups of a subject, if its provider still knows it.
     #[must_use]
     pub fn groups_of(&self, subject: &Subject) -> Option<Arc<[String]>> {
         if subject.is_anonymous() {
+            return Some(Arc::from([]));
+        }
+        if self.harbor && subject.provider() == HARBOR {
+            // Whether Harbor still knows it shows at its next login, or at the node itself.
             return Some(Arc::from([]));
         }
         let table = self.providers.iter().find(|table| table.provider == subject.provider())?;
@@ -106,6 +121,9 @@ impl Identity {
     pub async fn check(&self, checks: &PasswordChecks, name: &str, password: &SecretString) -> Verdict {
         let known =
             self.providers.iter().find_map(|table| table.users.get(name).map(|user| (table.provider, user)));
+        if known.is_none() && self.harbor {
+            return Verdict::AskHarbor;
+        }
         let hash = known.map_or(&self.dummy_hash, |(_, user)| &user.hash);
         match (checks.matches(name, password, hash).await, known) {
             (None, _) => Verdict::Unavailable,
@@ -122,14 +140,15 @@ fn dummy_hash(cost: u32) -> String {
     format!("$2b${cost:02}${}", ".".repeat(53))
 }
 
-fn build_table(settings: &ProviderSettings) -> Result<UserTable, IdentityError> {
+/// The users that a provider of the file names; `None` for one that is asked elsewhere.
+fn build_table(settings: &ProviderSettings) -> Result<Option<UserTable>, IdentityError> {
     match settings {
         ProviderSettings::Users(users) => {
             let entry = |user: &UserSettings| {
                 let hash = Arc::from(user.password_hash.as_str());
                 (user.name.clone(), User { hash, groups: user.groups.clone().into() })
             };
-            Ok(UserTable { provider: "users", users: users.iter().map(entry).collect() })
+            Ok(Some(UserTable { provider: "users", users: users.iter().map(entry).collect() }))
         }
         ProviderSettings::Htpasswd { path } => {
             let name = path.display().to_string();
@@ -140,8 +159,9 @@ fn build_table(settings: &ProviderSettings) -> Result<UserTable, IdentityError> 
             let entry = |(name, hash): (String, String)| {
                 (name, User { hash: Arc::from(hash), groups: Arc::from([]) })
             };
-            Ok(UserTable { provider: "htpasswd", users: entries.into_iter().map(entry).collect() })
+            Ok(Some(UserTable { provider: "htpasswd", users: entries.into_iter().map(entry).collect() }))
         }
+        ProviderSettings::Harbor(_) => Ok(None),
     }
 }
 
@@ -196,7 +216,7 @@ mod tests {
             let subject = match verdict {
                 Verdict::Known(subject) => Some(subject.to_string()),
                 Verdict::Wrong => None,
-                Verdict::Unavailable => panic!("nothing is overloaded"),
+                Verdict::Unavailable | Verdict::AskHarbor => panic!("nothing is overloaded"),
             };
             assert_eq!(subject.as_deref(), expected, "{name} {password}");
         }

@@ -22,6 +22,25 @@ pub enum ProviderSettings {
         /// The file.
         path: PathBuf,
     },
+    /// The nodes of a Harbor pool know everybody whom no provider before knows. Its name is `harbor`.
+    Harbor(HarborProviderSettings),
+}
+
+/// How Harbor nodes are asked about accounts.
+#[derive(Debug, Clone)]
+pub struct HarborProviderSettings {
+    /// Index of the pool whose nodes are asked.
+    pub pool: usize,
+    /// A question is answered within this, whatever the nodes do; docker waits 15 s.
+    pub timeout: Duration,
+    /// One node is given this long.
+    pub try_timeout: Duration,
+    /// Questions to nodes at once; more wait.
+    pub checks_max: usize,
+    /// After a wrong password the next unknown one of the same name and source waits this long.
+    pub wrong_pause: Duration,
+    /// Unknown passwords of the same name and source that may wait; more are answered 503.
+    pub waiting_max: usize,
 }
 
 /// One user of the configuration file.

@@ -7,11 +7,10 @@ use crate::auth::challenge::ChallengeReason;
 use crate::auth::credentials::Credentials;
 use crate::auth::subject::Subject;
 use crate::auth::token::TokenError;
-use crate::identity::Verdict;
 use crate::random::unix_now;
 use crate::registry::{Action, RegistryRequest, Resource, ResourceAccess};
-use crate::snapshot::{AuthenticatedClient, Snapshot};
-use crate::token_service::TOKEN_PATHS;
+use crate::snapshot::{AuthenticatedClient, Grant, Snapshot};
+use crate::token_service::{Login, LoginError, TOKEN_PATHS};
 
 /// Of so many requests under a foreign key one is logged; all are counted.
 const FOREIGN_KEY_LOG_EVERY: u64 = 100;
@@ -28,13 +27,14 @@ impl Gateway {
     ) -> Result<AuthenticatedClient, GatewayError> {
         let refused = |reason| self.unauthorized(down, reason, target.challenge_access());
         let source = ctx.connection.peer.ip();
-        let (subject, token) = match Credentials::from_headers(&down.head.headers)? {
+        let (subject, grant, pair) = match Credentials::from_headers(&down.head.headers)? {
             Credentials::None => return Err(refused(ChallengeReason::NoCredentials)),
             Credentials::Basic { user, password } => {
-                match state.identity.check(self.tokens.checks(), &user, &password).await {
-                    Verdict::Known(subject) => (subject, None),
-                    Verdict::Wrong => return Err(refused(ChallengeReason::InvalidToken)),
-                    Verdict::Unavailable => return Err(GatewayError::IdentityUnavailable),
+                let wanted = target.challenge_access();
+                match self.tokens.logins().check(state, (&user, &password), &wanted, source).await {
+                    Ok(Login { subject, grant, pair }) => (subject, grant, pair),
+                    Err(LoginError::Wrong) => return Err(refused(ChallengeReason::InvalidToken)),
+                    Err(LoginError::Unavailable) => return Err(GatewayError::IdentityUnavailable),
                 }
             }
             Credentials::Bearer(token) => {
@@ -53,14 +53,14 @@ impl Gateway {
                     self.metrics.upload_grace.inc();
                 }
                 ctx.jti = Some(verified.jti.clone());
-                (verified.subject.clone(), Some(verified))
+                (verified.subject.clone(), Grant::Token(verified), None)
             }
         };
         ctx.subject = Some(subject.clone());
         // Removed since: refused at the very next request.
         let groups =
             state.identity.groups_of(&subject).ok_or_else(|| refused(ChallengeReason::InvalidToken))?;
-        Ok(AuthenticatedClient { subject, groups, source, token })
+        Ok(AuthenticatedClient { subject, groups, source, grant, pair })
     }
 
     /// An open upload session of the same subject outlives its bearer; nothing else does.
@@ -78,8 +78,10 @@ impl Gateway {
         client: &AuthenticatedClient,
         target: RegistryRequest,
     ) -> Result<RegistryRequest, GatewayError> {
+        let host = down.authority.name();
+        let decider = |resource: &Resource| self.tokens.logins().decider(host, &client.subject, resource);
         if let Some(required) = target.required_access()
-            && !state.permits(client, &required)
+            && !state.permits(client, &required, decider(&required.resource))
         {
             return Err(self.unauthorized(
                 down,
@@ -93,7 +95,10 @@ impl Gateway {
         let readable = mount.from.as_ref().is_some_and(|from| {
             let pool_of = |name| self.routes.pool_of(down.authority.name(), name);
             let resource = Resource::Repository(from.clone());
-            state.permitted(client, &resource).contains(Action::Pull) && pool_of(from) == pool_of(repository)
+            let permitted = state.permitted(client, &resource, decider(&resource));
+            permitted.contains(Action::Pull)
+                && pool_of(from) == pool_of(repository)
+                && self.share_a_home(pool_of(from), from, repository)
         });
         Ok(if readable { target } else { target.without_mount() })
     }

@@ -58,7 +58,7 @@ pub enum GatewayError {
     #[error("token request: {0}")]
     Token(#[from] TokenRequestError),
     /// Too many password checks wait.
-    #[error("password checks are overloaded")]
+    #[error("the client's password cannot be checked now")]
     IdentityUnavailable,
     /// The upload's pin is missing, broken, of somebody else, or over.
     #[error("upload pin: {0}")]
@@ -78,6 +78,12 @@ pub enum GatewayError {
     /// No member of the pool serves now.
     #[error("no member of pool {0} serves")]
     NoMember(PoolName),
+    /// The home of the repository is out, and only it takes this.
+    #[error("member {member}, the home of this project, is out")]
+    HomeDown {
+        /// The home.
+        member: MemberName,
+    },
     /// The last candidate failed.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
@@ -167,9 +173,12 @@ impl GatewayError {
             Self::Upstream(error) => match error.source {
                 UpstreamFault::Timeout => ErrorKind::Timeout,
                 UpstreamFault::QueueFull => ErrorKind::RateLimited,
-                UpstreamFault::Io(_) | UpstreamFault::Http(_) | UpstreamFault::Key(_) => ErrorKind::Upstream,
+                UpstreamFault::Io(_) | UpstreamFault::Http(_) | UpstreamFault::Credential(_) => {
+                    ErrorKind::Upstream
+                }
             },
             Self::NoMember(_)
+            | Self::HomeDown { .. }
             | Self::MemberFailed { .. }
             | Self::CredentialFault { .. }
             | Self::BadAnswer { .. } => ErrorKind::Upstream,
@@ -256,21 +265,22 @@ impl GatewayError {
                 ChallengeReason::InsufficientScope => (401, ErrorCode::Denied, "requested access to the resource is denied".to_owned()),
             },
             Self::Token(error) => return token_refusal(error),
-            Self::IdentityUnavailable => (503, ErrorCode::Unavailable, "too many logins at once; try again".to_owned()),
+            Self::IdentityUnavailable => (503, ErrorCode::Unavailable, "logins cannot be checked now: too many at once, or the directory does not answer; try again".to_owned()),
             Self::Pin(PinError::Expired) | Self::PinnedMemberGone { .. } => (404, ErrorCode::BlobUploadUnknown, "the upload session is gone; start the upload again".to_owned()),
             Self::Pin(PinError::Missing | PinError::Broken | PinError::OtherUpload | PinError::OtherSubject) => {
                 (400, ErrorCode::BlobUploadInvalid, "the upload URL is not the one that was given for this upload; follow the Location header exactly".to_owned())
             }
             Self::FormBody => (400, ErrorCode::Unsupported, "uploads are not forms; send Content-Type: application/octet-stream".to_owned()),
             Self::NoRoute => (404, ErrorCode::NameUnknown, "no route leads to this repository".to_owned()),
+            Self::HomeDown { .. } => (503, ErrorCode::Unavailable, "the node that takes writes to this project is down; reads go on, try the write again later".to_owned()),
             Self::NoMember(_) | Self::CredentialFault { .. } => (504, ErrorCode::Unavailable, "no registry node can serve this now; try again".to_owned()),
             Self::Upstream(error) => match (&error.source, error.phase) {
                 (UpstreamFault::QueueFull, _) => (503, ErrorCode::Unavailable, "the registry is overloaded; try again".to_owned()),
-                (UpstreamFault::Timeout | UpstreamFault::Io(_) | UpstreamFault::Http(_) | UpstreamFault::Key(_), Phase::Head) => {
+                (UpstreamFault::Timeout | UpstreamFault::Io(_) | UpstreamFault::Http(_) | UpstreamFault::Credential(_), Phase::Head) => {
                     (504, ErrorCode::Unavailable, "the registry node did not finish answering; try again".to_owned())
                 }
                 (
-                    UpstreamFault::Timeout | UpstreamFault::Io(_) | UpstreamFault::Http(_) | UpstreamFault::Key(_),
+                    UpstreamFault::Timeout | UpstreamFault::Io(_) | UpstreamFault::Http(_) | UpstreamFault::Credential(_),
                     Phase::Queue | Phase::Connect | Phase::Unsent | Phase::Credential,
                 ) => (504, ErrorCode::Unavailable, "no registry node could be reached; try again".to_owned()),
             },

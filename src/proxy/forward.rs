@@ -17,11 +17,11 @@ use super::context::RequestContext;
 use super::error::GatewayError;
 use crate::auth::challenge::ChallengeReason;
 use crate::auth::subject::Subject;
-use crate::random::unix_now;
 use crate::registry::{RegistryRequest, UploadMethod};
+use crate::upstream::harbor::ClientSecret;
 use crate::upstream::{
-    BodyProgress, Credential, InFlight, Lease, Member, MemberAccess, Phase, RequestBody, SendError,
-    UpstreamError, UpstreamFault, UpstreamLimits, prober,
+    Asking, BodyProgress, Credential, CredentialError, InFlight, Lease, Member, MemberAccess, Phase,
+    RequestBody, SendError, UpstreamError, UpstreamFault, UpstreamLimits, prober,
 };
 
 /// A request on its way to members.
@@ -36,8 +36,29 @@ pub(super) struct Outgoing<'a> {
     pub subject: &'a Subject,
     /// With which access.
     pub access: &'a MemberAccess,
+    /// The client's own name and password, where members need them.
+    pub secret: Option<&'a ClientSecret>,
     /// The bounds of the pool.
     pub limits: &'a UpstreamLimits,
+    /// Whether members copy each other, late, and know different accounts: then a 404 is confirmed
+    /// at the others, and a refusal is one member's only.
+    pub copies: bool,
+}
+
+impl Outgoing<'_> {
+    fn asking(&self, streams: bool) -> Asking<'_> {
+        Asking { subject: self.subject, secret: self.secret, access: self.access, streams }
+    }
+
+    fn refused(&self, reason: ChallengeReason) -> GatewayError {
+        // The realm and service are filled in by the caller, which knows the client's host.
+        GatewayError::Unauthorized {
+            reason,
+            wanted: self.target.challenge_access(),
+            realm: String::new(),
+            service: String::new(),
+        }
+    }
 }
 
 /// A member's answer, its body still to come.
@@ -70,6 +91,7 @@ pub(super) async fn forward(
 ) -> Result<Answer, GatewayError> {
     let head_deadline = ctx.started + outgoing.limits.head_timeout;
     let mut last = GatewayError::Internal("no candidate was tried");
+    let mut missing = None;
     let count = candidates.len();
     for (at, member) in candidates.into_iter().enumerate() {
         let more_follow = at + 1 < count && is_repeatable(outgoing);
@@ -79,8 +101,17 @@ pub(super) async fn forward(
             head_deadline
         };
         match try_member(outgoing, &member, body, deadline, ctx).await {
-            Attempt::Answered(answer) => return Ok(*answer),
-            Attempt::Failed(error, None) => return Err(error),
+            Attempt::Answered(answer)
+                if outgoing.copies && more_follow && answer.head.status == StatusCode::NOT_FOUND =>
+            {
+                missing.get_or_insert(answer);
+                body = RequestBody::Empty;
+            }
+            Attempt::Answered(answer) => {
+                let confirmed = answer.head.status == StatusCode::NOT_FOUND;
+                return Ok(*missing.filter(|_| confirmed).unwrap_or(answer));
+            }
+            Attempt::Failed(error, None) => return missing.map(|answer| *answer).ok_or(error),
             Attempt::Failed(error, Some(returned)) => {
                 tracing::debug!(request_id = ctx.id.as_str(), member = member.name.as_str(), %error, "try failed");
                 last = error;
@@ -91,7 +122,7 @@ pub(super) async fn forward(
             break;
         }
     }
-    Err(last)
+    missing.map(|answer| *answer).ok_or(last)
 }
 
 /// One member, and once more where a kept connection turned out closed or a minted token stale.
@@ -109,6 +140,9 @@ async fn try_member(
             Ok(answer) => answer,
             Err(failed) => {
                 let Sending { error, reused, body: returned } = *failed;
+                if let Some(why) = error.credential_error() {
+                    return without_credential(outgoing, member, why.clone(), returned);
+                }
                 let returned = returned.filter(|_| error.is_unsent() || is_repeatable(outgoing));
                 if error.is_head_timeout() {
                     member.ask_for_probe();
@@ -131,7 +165,7 @@ async fn try_member(
         let bodiless = sent.hold.progress.is_none();
         let repeatable = bodiless && is_repeatable(outgoing);
         if status == StatusCode::UNAUTHORIZED {
-            match judge_refusal(outgoing, member, &sent, &mut renewed).await {
+            match judge_refusal(outgoing, member, &sent, &mut renewed, deadline).await {
                 Refusal::TryAgain if bodiless => {
                     body = RequestBody::Empty;
                     continue;
@@ -140,8 +174,13 @@ async fn try_member(
                     let error = GatewayError::CredentialFault { member: member.name.clone() };
                     return Attempt::Failed(error, bodiless.then_some(RequestBody::Empty));
                 }
+                Refusal::Credential(why) => {
+                    let body = bodiless.then_some(RequestBody::Empty);
+                    return without_credential(outgoing, member, why, body);
+                }
                 Refusal::TryAgain | Refusal::AboutTarget => {
-                    return Attempt::Failed(target_refused(outgoing, member), None);
+                    let body = bodiless.then_some(RequestBody::Empty).filter(|_| outgoing.copies);
+                    return Attempt::Failed(target_refused(outgoing, member), body);
                 }
             }
         }
@@ -175,6 +214,38 @@ enum Refusal {
     TryAgain,
     /// Our credential is good: it is about this user or target.
     AboutTarget,
+    /// The client's own password is what is refused.
+    Credential(CredentialError),
+}
+
+/// What becomes of a request that a member gives no credential for.
+fn without_credential(
+    outgoing: &Outgoing<'_>,
+    member: &Member,
+    why: CredentialError,
+    body: Option<RequestBody>,
+) -> Attempt {
+    let elsewhere = |body: Option<RequestBody>| body.filter(|_| outgoing.copies);
+    match why {
+        CredentialError::WrongPassword => {
+            Attempt::Failed(outgoing.refused(ChallengeReason::InvalidToken), elsewhere(body))
+        }
+        CredentialError::NotGranted => {
+            Attempt::Failed(outgoing.refused(ChallengeReason::InsufficientScope), elsewhere(body))
+        }
+        CredentialError::NoPassword(subject) => {
+            let member = member.name.as_str();
+            tracing::warn!(member, %subject, "the member needs the client's own password; use `credential: token` for clients that Harbor does not know");
+            Attempt::Failed(outgoing.refused(ChallengeReason::InsufficientScope), elsewhere(body))
+        }
+        CredentialError::NotNow(_) => Attempt::Failed(GatewayError::IdentityUnavailable, body),
+        CredentialError::Member(_) | CredentialError::Key(_) => {
+            member.ask_for_probe();
+            let source = UpstreamFault::Credential(why);
+            let error = UpstreamError { member: member.name.clone(), phase: Phase::Credential, source };
+            Attempt::Failed(error.into(), body)
+        }
+    }
 }
 
 async fn judge_refusal(
@@ -182,19 +253,38 @@ async fn judge_refusal(
     member: &Arc<Member>,
     answer: &Answer,
     renewed: &mut bool,
+    deadline: Instant,
 ) -> Refusal {
     if !member.credential.is_configured() {
         // Nobody but the operator can mend that; a client's login cannot.
         member.warn_of_missing_credential();
         return Refusal::Fault;
     }
-    if !prober::control_passes(member).await {
+    let body_unused = answer.hold.progress.as_ref().is_none_or(|progress| !progress.was_polled());
+    if let (Credential::Relay, Some(node), Some(secret)) =
+        (&member.credential, &member.harbor, outgoing.secret)
+    {
+        // Harbor says 401 for a locked name, for a wrong password, and for a right one that may
+        // not do this: only the password alone tells them apart.
+        if let Err(why) = node.check_in_turn(member, secret, deadline).await {
+            let is_fault = matches!(why, CredentialError::Member(_));
+            return if is_fault { Refusal::Fault } else { Refusal::Credential(why) };
+        }
+    } else if !prober::control_passes(member).await {
         return Refusal::Fault;
     }
-    let body_unused = answer.hold.progress.as_ref().is_none_or(|progress| !progress.was_polled());
-    if member.credential.is_token() && !*renewed && body_unused {
+    if member.harbor.is_some() && outgoing.target.repository().is_none() {
+        let member = member.name.as_str();
+        tracing::warn!(
+            member,
+            "`harbor.catalog_account` may not list the repositories; Harbor grants that to administrators alone"
+        );
+        return Refusal::AboutTarget;
+    }
+    let may_be_stale = !matches!(member.credential, Credential::None | Credential::Basic(_));
+    if may_be_stale && !*renewed && body_unused {
         *renewed = true;
-        member.credential.renew(outgoing.subject, outgoing.access, unix_now());
+        member.renew(outgoing.asking(false)).await;
         return Refusal::TryAgain;
     }
     Refusal::AboutTarget
@@ -203,17 +293,11 @@ async fn judge_refusal(
 /// The member takes our credential and refuses this target. Where the credential is our own
 /// token, the right was in it, so that there is no such thing; else the account lacks the right.
 fn target_refused(outgoing: &Outgoing<'_>, member: &Member) -> GatewayError {
-    let proven = matches!(member.credential, Credential::Token(_));
-    if proven && matches!(*outgoing.method, Method::GET | Method::HEAD) {
+    let about_content = member.credential.names_target() && outgoing.target.repository().is_some();
+    if about_content && matches!(*outgoing.method, Method::GET | Method::HEAD) {
         return GatewayError::UnknownTarget { member: member.name.clone() };
     }
-    // The realm and service are filled in by the caller, which knows the client's host.
-    GatewayError::Unauthorized {
-        reason: ChallengeReason::InsufficientScope,
-        wanted: outgoing.target.challenge_access(),
-        realm: String::new(),
-        service: String::new(),
-    }
+    outgoing.refused(ChallengeReason::InsufficientScope)
 }
 
 /// A failed sending.
@@ -236,7 +320,9 @@ async fn send_once(
         let error = UpstreamError { member: member.name.clone(), phase, source };
         Box::new(Sending { error, reused: false, body })
     };
-    let authorization = match member.credential.authorization(outgoing.subject, outgoing.access, unix_now()) {
+    let streams = matches!(body, RequestBody::Stream { .. });
+    // Kept until the member has judged it.
+    let mut authorization = match member.authorization(outgoing.asking(streams), deadline).await {
         Ok(authorization) => authorization,
         Err(error) => return Err(fail(Phase::Credential, error.into(), Some(body))),
     };
@@ -264,8 +350,8 @@ async fn send_once(
         }
     }
     request.headers_mut().insert(HOST, member.host.clone());
-    if let Some(authorization) = authorization {
-        request.headers_mut().insert(AUTHORIZATION, authorization);
+    if let Some(header) = authorization.header.take() {
+        request.headers_mut().insert(AUTHORIZATION, header);
     }
     let sent_at = Instant::now();
     match await_head(outgoing, &mut lease, request, progress.as_ref(), deadline).await {

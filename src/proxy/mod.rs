@@ -32,12 +32,17 @@ use crate::forwarding::request::{Via, is_form, member_headers};
 use crate::forwarding::response::{MemberLocation, REQUEST_ID, client_headers, member_location};
 use crate::pin::Pin;
 use crate::random::{seed, unix_now};
-use crate::registry::{Actions, RegistryRequest, ResourceAccess, RouteKind, UploadMethod};
+use crate::registry::{
+    Action, Actions, Reference, RegistryRequest, RepositoryName, Resource, ResourceAccess, RouteKind,
+    UploadMethod,
+};
 use crate::routing::RouteTable;
+use crate::secret::ExposeSecret as _;
 use crate::snapshot::{AuthenticatedClient, Snapshot};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::token_service::{TOKEN_PATHS, TokenRequestError, TokenService};
-use crate::upstream::{Member, MemberAccess, Pool, Pools, RequestBody};
+use crate::upstream::harbor::ClientSecret;
+use crate::upstream::{Member, MemberAccess, Pool, Pools, RequestBody, Storage};
 use body::MemberBody;
 use forward::{Answer, Outgoing, forward};
 
@@ -103,7 +108,7 @@ impl Admitted {
         &'a self,
         headers: &'a HeaderMap,
         access: &'a MemberAccess,
-        pool: &'a Pool,
+        (pool, secret): (&'a Pool, Option<&'a ClientSecret>),
     ) -> Outgoing<'a> {
         Outgoing {
             target: &self.target,
@@ -111,9 +116,19 @@ impl Admitted {
             headers,
             subject: &self.client.subject,
             access,
+            secret,
             limits: &pool.limits,
+            copies: pool.storage == Storage::Replicated,
         }
     }
+}
+
+/// Whether only the home of a repository will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NeedsHome {
+    Always,
+    WhileItServes,
+    Never,
 }
 
 /// Where a request goes, and the pin that led there.
@@ -169,7 +184,8 @@ impl Gateway {
         let Plan { pool, candidates, pin } = self.plan(&admitted)?;
         let headers = Self::outgoing_headers(&admitted, ctx)?;
         let access = member_access(&admitted.target);
-        let outgoing = admitted.outgoing(&headers, &access, &pool);
+        let secret = self.secret_for(&admitted, &pool);
+        let outgoing = admitted.outgoing(&headers, &access, (&pool, secret.as_ref()));
         let request_body = outgoing_body(&headers, body, ctx, pool.limits.body_idle_timeout);
         match forward(&outgoing, candidates, request_body, ctx).await {
             Ok(answer) => self.client_response(&admitted, pin, answer),
@@ -210,11 +226,72 @@ impl Gateway {
             None => self.routes.catalog_pool(host),
         };
         let pool = pool.and_then(|pool| self.pools.get(pool)).ok_or(GatewayError::NoRoute)?;
-        let candidates = pool.candidates(seed());
+        let candidates = match (pool.storage, admitted.target.repository()) {
+            (Storage::Shared, _) | (Storage::Replicated, None) => pool.candidates(seed()),
+            (Storage::Replicated, Some(repository)) => self.candidates_by_home(admitted, pool, repository)?,
+        };
         if candidates.is_empty() {
             return Err(GatewayError::NoMember(pool.name.clone()));
         }
         Ok(Plan { pool: Arc::clone(pool), candidates, pin: None })
+    }
+
+    /// Where members copy each other, late: what writes, and what a push looks for first, is the
+    /// home's alone; tags are read there while it serves; digests anywhere, the home first.
+    fn candidates_by_home(
+        &self,
+        admitted: &Admitted,
+        pool: &Pool,
+        repository: &RepositoryName,
+    ) -> Result<Vec<Arc<Member>>, GatewayError> {
+        let key = pool.home_key(repository);
+        let Some(home) = pool.home(key) else { return Ok(Vec::new()) };
+        let serves = home.status().serves();
+        match self.needs_home(admitted, repository) {
+            NeedsHome::Always if !serves => Err(GatewayError::HomeDown { member: home.name.clone() }),
+            NeedsHome::Always => Ok(vec![Arc::clone(home)]),
+            NeedsHome::WhileItServes if serves => Ok(vec![Arc::clone(home)]),
+            NeedsHome::WhileItServes | NeedsHome::Never => Ok(pool.candidates_from_home(key)),
+        }
+    }
+
+    fn needs_home(&self, admitted: &Admitted, repository: &RepositoryName) -> NeedsHome {
+        let method = &admitted.down.head.method;
+        let by_digest = match &admitted.target {
+            RegistryRequest::Blob { .. } | RegistryRequest::Referrers { .. } => true,
+            RegistryRequest::Manifest { reference, .. } => matches!(reference, Reference::Digest(_)),
+            _ => false,
+        };
+        if !matches!(*method, Method::GET | Method::HEAD)
+            || matches!(admitted.target, RegistryRequest::UploadStart { .. } | RegistryRequest::Upload { .. })
+        {
+            return NeedsHome::Always;
+        }
+        // Whoever may push and finds a blob elsewhere would not bring it to the home.
+        let resource = Resource::Repository(repository.clone());
+        let decider =
+            self.tokens.logins().decider(admitted.down.authority.name(), &admitted.client.subject, &resource);
+        let pushes = || admitted.state.permitted(&admitted.client, &resource, decider).contains(Action::Push);
+        match (by_digest, *method == Method::HEAD && pushes()) {
+            (true, true) | (false, _) => NeedsHome::WhileItServes,
+            (true, false) => NeedsHome::Never,
+        }
+    }
+
+    /// Whether a mount within a pool stays on one member.
+    fn share_a_home(&self, pool: Option<usize>, from: &RepositoryName, to: &RepositoryName) -> bool {
+        let Some(pool) = pool.and_then(|pool| self.pools.get(pool)) else { return false };
+        let home = |name| pool.home(pool.home_key(name)).map(|member| &member.name);
+        pool.storage == Storage::Shared || home(from) == home(to)
+    }
+
+    /// The client's own name and password, where a member of the pool needs them.
+    fn secret_for(&self, admitted: &Admitted, pool: &Pool) -> Option<ClientSecret> {
+        if !pool.needs_passwords {
+            return None;
+        }
+        let pair = admitted.state.pair_of(&admitted.client, unix_now())?;
+        ClientSecret::from_pair(pair.expose_secret().to_owned())
     }
 
     fn outgoing_headers(admitted: &Admitted, ctx: &RequestContext) -> Result<HeaderMap, GatewayError> {

@@ -54,6 +54,23 @@ impl TokenRefusal {
     }
 }
 
+/// Why a login at a Harbor node could not be judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the reason of its name")]
+pub enum IdentityFault {
+    Throttled,
+    Unavailable,
+}
+
+impl IdentityFault {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Throttled => "throttled",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
 /// What became of an upload session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is the event of its name")]

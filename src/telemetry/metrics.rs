@@ -10,7 +10,8 @@ use prometheus::{
 };
 
 use super::labels::{
-    CertificateLabel, Direction, ErrorKind, MemberStatus, PinEvent, ProbeResult, ReloadResult, TokenRefusal,
+    CertificateLabel, Direction, ErrorKind, IdentityFault, MemberStatus, PinEvent, ProbeResult, ReloadResult,
+    TokenRefusal,
 };
 use crate::registry::RouteKind;
 
@@ -45,6 +46,7 @@ pub struct Metrics {
     tokens_refused: IntCounterVec,
     pins: IntCounterVec,
     certificate_expiry: IntGaugeVec,
+    identity_faults: IntCounterVec,
     reloads: IntCounterVec,
     /// Requests that have not ended.
     pub requests_in_flight: IntGauge,
@@ -207,6 +209,11 @@ impl Metrics {
                 "When a certificate ends, seconds since the epoch",
                 &["certificate"],
             )?,
+            identity_faults: make.counters(
+                "tidegate_identity_faults_total",
+                "Logins that Harbor nodes could not judge, by reason",
+                &["reason"],
+            )?,
             reloads: make.counters("tidegate_reloads_total", "Reloads, by result", &["result"])?,
             requests_in_flight: make.gauge("tidegate_requests_in_flight", "Requests that have not ended")?,
             connections: make.gauge("tidegate_connections", "Open downstream connections")?,
@@ -292,6 +299,11 @@ impl Metrics {
     /// Counts a refused token request.
     pub fn count_token_refusal(&self, reason: TokenRefusal) {
         self.tokens_refused.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// Counts a login at a Harbor node that could not be judged.
+    pub fn count_identity_fault(&self, fault: IdentityFault) {
+        self.identity_faults.with_label_values(&[fault.as_str()]).inc();
     }
 
     /// Counts what became of upload sessions.

@@ -8,7 +8,8 @@ mod settings;
 
 pub use access_log::{AccessLog, AccessRecord, Phases};
 pub use labels::{
-    CertificateLabel, Direction, ErrorKind, MemberStatus, PinEvent, ProbeResult, ReloadResult, TokenRefusal,
+    CertificateLabel, Direction, ErrorKind, IdentityFault, MemberStatus, PinEvent, ProbeResult, ReloadResult,
+    TokenRefusal,
 };
 pub use logging::{LogGuards, init as init_logging};
 pub use metrics::{GaugeGuard, MemberMetrics, Metrics};

@@ -6,31 +6,112 @@
 mod request;
 mod settings;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use secrecy::SecretString;
 use serde::Serialize;
 
 pub use request::{TokenParameters, TokenRequestError};
 pub use settings::*;
 
 use crate::auth::credentials::Credentials;
+use crate::auth::keys::KeyError;
 use crate::auth::subject::Subject;
 use crate::auth::token::Validity;
+use crate::harbor::{Answer, HarborIdentity};
 use crate::identity::{PasswordChecks, Verdict};
-use crate::random::{token_id, unix_now};
-use crate::registry::{ResourceAccess, parse_scopes};
-use crate::snapshot::{AuthenticatedClient, Snapshot};
+use crate::random::{nonce, token_id, unix_now};
+use crate::registry::{Resource, ResourceAccess, parse_scopes};
+use crate::routing::RouteTable;
+use crate::snapshot::{AuthenticatedClient, Decider, Grant, Snapshot};
 use crate::telemetry::Metrics;
+use crate::upstream::harbor::ClientSecret;
 
 /// The paths of the token endpoint: Harbor's, the usual one, and distribution's `autoredirect`.
 pub const TOKEN_PATHS: [&str; 3] = ["/service/token", "/token", "/auth/token"];
 
 /// Answers token requests.
-#[derive(Debug)]
 pub struct TokenService {
     settings: TokenSettings,
-    checks: Arc<PasswordChecks>,
+    logins: Logins,
     metrics: Arc<Metrics>,
+}
+
+/// Where clients are checked, and who decides what they may do.
+pub struct Logins {
+    /// Password checks against the file.
+    pub checks: Arc<PasswordChecks>,
+    /// Harbor nodes, where they are a provider.
+    pub harbor: Option<HarborIdentity>,
+    /// Which pool serves what.
+    pub routes: RouteTable,
+    /// Whether a member needs the clients' own passwords.
+    pub members_need_passwords: bool,
+}
+
+/// A client whose password is right.
+#[derive(Debug)]
+pub struct Login {
+    /// Who it is.
+    pub subject: Subject,
+    /// What its password allows at most.
+    pub grant: Grant,
+    /// Its `name:password`, where members need it.
+    pub pair: Option<SecretString>,
+}
+
+impl Logins {
+    /// Checks a name and password; a Harbor node is asked for `wanted` at once.
+    pub async fn check(
+        &self,
+        snapshot: &Snapshot,
+        (user, password): (&str, &SecretString),
+        wanted: &[ResourceAccess],
+        source: IpAddr,
+    ) -> Result<Login, LoginError> {
+        match snapshot.identity.check(&self.checks, user, password).await {
+            Verdict::Known(subject) => return Ok(Login { subject, grant: Grant::Policy, pair: None }),
+            Verdict::Wrong => return Err(LoginError::Wrong),
+            Verdict::Unavailable => return Err(LoginError::Unavailable),
+            Verdict::AskHarbor => {}
+        }
+        let harbor = self.harbor.as_ref().ok_or(LoginError::Unavailable)?;
+        match harbor.check((user, password), wanted, source).await {
+            Answer::Known(subject, access) => {
+                let pair =
+                    self.members_need_passwords.then(|| ClientSecret::new(user, password).pair().clone());
+                Ok(Login { subject, grant: Grant::Harbor(access), pair })
+            }
+            Answer::Wrong => Err(LoginError::Wrong),
+            Answer::Unavailable => Err(LoginError::Unavailable),
+        }
+    }
+
+    /// Who decides what a subject may do to a resource under a host name.
+    #[must_use]
+    pub fn decider(&self, host: &str, subject: &Subject, resource: &Resource) -> Decider {
+        let Some(harbor) = &self.harbor else { return Decider::Policy };
+        if harbor.decides(subject, self.pool_of(host, resource)) { Decider::Harbor } else { Decider::Policy }
+    }
+
+    /// The pool of a resource, as an index.
+    #[must_use]
+    pub fn pool_of(&self, host: &str, resource: &Resource) -> Option<usize> {
+        match resource {
+            Resource::Repository(repository) => self.routes.pool_of(host, repository),
+            Resource::Catalog => self.routes.catalog_pool(host),
+        }
+    }
+}
+
+/// Why a client is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginError {
+    /// The name is unknown or the password wrong.
+    Wrong,
+    /// It cannot be said now.
+    Unavailable,
 }
 
 /// A token as it is answered.
@@ -74,8 +155,8 @@ impl IssuedToken {
 impl TokenService {
     /// A service with these settings.
     #[must_use]
-    pub fn new(settings: TokenSettings, checks: Arc<PasswordChecks>, metrics: Arc<Metrics>) -> Self {
-        Self { settings, checks, metrics }
+    pub fn new(settings: TokenSettings, logins: Logins, metrics: Arc<Metrics>) -> Self {
+        Self { settings, logins, metrics }
     }
 
     /// What can be set.
@@ -86,8 +167,8 @@ impl TokenService {
 
     /// The checks that also Basic on `/v2/` goes through.
     #[must_use]
-    pub fn checks(&self) -> &PasswordChecks {
-        &self.checks
+    pub fn logins(&self) -> &Logins {
+        &self.logins
     }
 
     /// Authenticates the client, grants what the policy allows of what it asks, and issues.
@@ -98,7 +179,7 @@ impl TokenService {
         &self,
         snapshot: &Snapshot,
         parameters: TokenParameters,
-        source: std::net::IpAddr,
+        (host, source): (&str, IpAddr),
     ) -> Result<IssuedToken, TokenRequestError> {
         if parameters.service.as_ref().is_some_and(|service| *service != self.settings.service) {
             return Err(TokenRequestError::UnknownService(self.settings.service.clone()));
@@ -106,25 +187,33 @@ impl TokenService {
         let scopes = parameters.scopes.iter().map(String::as_str);
         let wanted = parse_scopes(scopes, self.settings.scopes_max)
             .ok_or(TokenRequestError::TooManyScopes(self.settings.scopes_max))?;
-        let subject = self.authenticate(snapshot, &parameters).await?;
+        let Login { subject, grant, pair } =
+            self.authenticate(snapshot, &parameters, &wanted, (host, source)).await?;
         let groups = snapshot.identity.groups_of(&subject).unwrap_or_else(|| Arc::from([]));
-        let client = AuthenticatedClient { subject, groups, source, token: None };
-        let granted = snapshot.policy.grant(client.as_policy_client(), &wanted);
-        self.mint(snapshot, client.subject, &granted, parameters.by_post)
+        let client = AuthenticatedClient { subject, groups, source, grant, pair };
+        let permitted = |access: &ResourceAccess| {
+            let decider = self.logins.decider(host, &client.subject, &access.resource);
+            let actions = access.actions.intersection(snapshot.permitted(&client, &access.resource, decider));
+            (!actions.is_empty()).then(|| ResourceAccess { resource: access.resource.clone(), actions })
+        };
+        let granted: Vec<_> = wanted.iter().filter_map(permitted).collect();
+        self.mint(snapshot, client, &granted, parameters.by_post)
     }
 
     async fn authenticate(
         &self,
         snapshot: &Snapshot,
         parameters: &TokenParameters,
-    ) -> Result<Subject, TokenRequestError> {
+        wanted: &[ResourceAccess],
+        (host, source): (&str, IpAddr),
+    ) -> Result<Login, TokenRequestError> {
         let (user, password) = match &parameters.credentials {
             Credentials::Basic { user, password } => (user, password),
             // Without scope it is a login, and a login without a password has failed.
             Credentials::None if parameters.scopes.iter().all(|scope| scope.trim().is_empty()) => {
                 return Err(TokenRequestError::NoCredentials);
             }
-            Credentials::None => return Ok(Subject::anonymous()),
+            Credentials::None => return self.anonymous(wanted, host).await,
             Credentials::Bearer(_) => {
                 return Err(TokenRequestError::Malformed(
                     "a bearer token cannot be exchanged for another; send user and password",
@@ -134,17 +223,33 @@ impl TokenService {
         if parameters.account.as_ref().is_some_and(|account| account != user) {
             return Err(TokenRequestError::Malformed("`account` is not the user of the credentials"));
         }
-        match snapshot.identity.check(&self.checks, user, password).await {
-            Verdict::Known(subject) => Ok(subject),
-            Verdict::Wrong => Err(TokenRequestError::WrongPassword),
-            Verdict::Unavailable => Err(TokenRequestError::Unavailable),
-        }
+        let login = self.logins.check(snapshot, (user, password), wanted, source).await;
+        login.map_err(|error| match error {
+            LoginError::Wrong => TokenRequestError::WrongPassword,
+            LoginError::Unavailable => TokenRequestError::Unavailable,
+        })
+    }
+
+    /// A client without credentials: Harbor nodes say what is public in their pool.
+    async fn anonymous(&self, wanted: &[ResourceAccess], host: &str) -> Result<Login, TokenRequestError> {
+        let subject = Subject::anonymous();
+        let decided = |access: &&ResourceAccess| {
+            self.logins.decider(host, &subject, &access.resource) == Decider::Harbor
+        };
+        let asked: Vec<ResourceAccess> = wanted.iter().filter(decided).cloned().collect();
+        let grant = match &self.logins.harbor {
+            Some(harbor) if !asked.is_empty() => {
+                Grant::Harbor(harbor.anonymous(&asked).await.ok_or(TokenRequestError::Unavailable)?)
+            }
+            Some(_) | None => Grant::Policy,
+        };
+        Ok(Login { subject, grant, pair: None })
     }
 
     fn mint(
         &self,
         snapshot: &Snapshot,
-        subject: Subject,
+        client: AuthenticatedClient,
         granted: &[ResourceAccess],
         by_post: bool,
     ) -> Result<IssuedToken, TokenRequestError> {
@@ -153,7 +258,10 @@ impl TokenService {
         let expires_at = now.saturating_add(lifetime).saturating_add(self.settings.expiry_margin.as_secs());
         let jti = token_id();
         let validity = Validity { issued_at: now, expires_at, jti: jti.clone() };
-        let token = snapshot.tokens.mint(&subject, granted, validity)?;
+        let seal = |pair| snapshot.seal_pair(pair, &jti, now, nonce()).ok_or(KeyError::Unsupported);
+        let sealed = client.pair.as_ref().map(seal).transpose()?;
+        let subject = client.subject;
+        let token = snapshot.tokens.mint(&subject, granted, validity, sealed)?;
         if token.len() > self.settings.token_bytes_max {
             return Err(TokenRequestError::TooLarge(self.settings.token_bytes_max));
         }

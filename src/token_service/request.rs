@@ -50,8 +50,8 @@ pub enum TokenRequestError {
     /// Credentials on a connection that anybody can read.
     #[error("credentials are refused on a connection without TLS; use https")]
     Plaintext,
-    /// Too many password checks wait.
-    #[error("too many logins at once; try again")]
+    /// Passwords cannot be checked now.
+    #[error("logins cannot be checked now: too many at once, or the directory does not answer; try again")]
     Unavailable,
     /// The token cannot be signed.
     #[error("the token cannot be signed")]

@@ -227,15 +227,12 @@ impl Connections {
         Ok(None)
     }
 
-    /// Makes a connection of its own for a probe, outside the limit, so that a full or stuck pool
+    /// Makes a connection for a question of our own, outside the limit, so that a full or stuck pool
     /// cannot make a member look sick.
     ///
     /// # Errors
     /// [`UpstreamError`] when no connection can be made.
-    pub async fn connect_for_probe(
-        &self,
-        deadline: Instant,
-    ) -> Result<SendRequest<RequestBody>, UpstreamError> {
+    pub async fn connect_apart(&self, deadline: Instant) -> Result<SendRequest<RequestBody>, UpstreamError> {
         self.connect(None, deadline).await
     }
 

@@ -4,16 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use data_encoding::BASE64;
 use http::HeaderValue;
-use moka::sync::Cache;
+use moka::future::Cache;
 use secrecy::ExposeSecret;
+use tokio::time::Instant;
 
+use super::harbor::{ClientSecret, PasswordTurn, basic};
+use super::member::Member;
 use super::settings::CredentialSettings;
-use crate::auth::keys::{KeyError, Ring, SigningKey};
+use crate::auth::keys::{Algorithm, KeyError, Ring, SigningKey};
 use crate::auth::subject::Subject;
 use crate::auth::token::{MemberTokens, Validity};
-use crate::registry::ResourceAccess;
+use crate::random::unix_now;
+use crate::registry::{Resource, ResourceAccess};
+
+/// Harbor from 2.15 refuses a token made more than 60 s before the project that it is for. A token
+/// is dated back by this much, for nodes whose clock is behind, ...
+const HARBOR_BACKDATE: u64 = 30;
+/// ... and a request whose body can be sent only once gets none older than this, so that together
+/// they stay below 60 s. Any other request is simply repeated with a new token.
+const HARBOR_SURE_AGE: u64 = 20;
 
 /// The access that one request needs at a member: its own, and a mount's source.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -22,6 +32,77 @@ pub struct MemberAccess {
     pub target: Option<ResourceAccess>,
     /// What a mount reads.
     pub source: Option<ResourceAccess>,
+}
+
+impl MemberAccess {
+    /// Everything at once.
+    pub fn entries(&self) -> impl Iterator<Item = &ResourceAccess> {
+        self.target.iter().chain(&self.source)
+    }
+
+    /// As Harbor reads it: by project alone, and of two entries of one project only the later one.
+    /// So each entry gets the actions of all entries of its project.
+    fn project_wide(&self) -> Self {
+        let project = |access: &ResourceAccess| match &access.resource {
+            Resource::Repository(name) => {
+                name.as_str().split_once('/').map(|(project, _)| project.to_owned())
+            }
+            Resource::Catalog => None,
+        };
+        let (Some(target), Some(source)) = (&self.target, &self.source) else { return self.clone() };
+        if project(target).is_none() || project(target) != project(source) {
+            return self.clone();
+        }
+        let actions = target.actions.union(source.actions);
+        let with =
+            |access: &ResourceAccess| Some(ResourceAccess { resource: access.resource.clone(), actions });
+        Self { target: with(target), source: with(source) }
+    }
+}
+
+/// A request that a credential is needed for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking<'a> {
+    /// In whose name.
+    pub subject: &'a Subject,
+    /// The client's own name and password, where it is known.
+    pub secret: Option<&'a ClientSecret>,
+    /// What the request needs.
+    pub access: &'a MemberAccess,
+    /// Whether it has a body that can be sent only once, so that the credential has to be sure.
+    pub streams: bool,
+}
+
+/// A member's credential for one request. While it lives no guess of the client's name is made at
+/// the member; it is dropped when the member has judged it.
+#[derive(Debug, Default)]
+pub struct Authorization<'a> {
+    /// The header; `None` for members without credential.
+    pub header: Option<HeaderValue>,
+    _turn: Option<PasswordTurn<'a>>,
+}
+
+/// Why there is no credential for a request.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CredentialError {
+    /// It cannot be signed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The member needs the client's password, and the client is known without one.
+    #[error("the member needs the client's own password, and {0} is not an account of Harbor")]
+    NoPassword(Subject),
+    /// The member takes the client's password no longer.
+    #[error("the member takes the client's password no longer")]
+    WrongPassword,
+    /// The member does not grant this access to the client.
+    #[error("the member does not grant this access to the client")]
+    NotGranted,
+    /// The member is well, and cannot judge the client's password now.
+    #[error("the member cannot judge the client's password now: {0}")]
+    NotNow(String),
+    /// The member fails.
+    #[error("the member gives no credential: {0}")]
+    Member(String),
 }
 
 /// The credential of one member.
@@ -33,6 +114,10 @@ pub enum Credential {
     Basic(HeaderValue),
     /// Tokens that we mint.
     Token(Box<TokenCredential>),
+    /// Tokens that the Harbor node gives for the client's password.
+    Exchange,
+    /// The client's own password.
+    Relay,
 }
 
 /// Where a member's signing key comes from.
@@ -52,7 +137,15 @@ pub struct TokenCredential {
     keys: MemberKeys,
     /// The key that the member was last seen to accept.
     proven: ArcSwapOption<SigningKey>,
-    cache: Cache<CacheKey, HeaderValue>,
+    /// Whether the member is a Harbor node.
+    for_harbor: bool,
+    cache: Cache<CacheKey, Minted>,
+}
+
+#[derive(Debug, Clone)]
+struct Minted {
+    header: HeaderValue,
+    at: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -70,16 +163,15 @@ impl Credential {
     pub fn build(
         settings: &CredentialSettings,
         keys: Option<MemberKeys>,
-        entries_max: u64,
+        (entries_max, for_harbor): (u64, bool),
     ) -> Result<Self, KeyError> {
         match settings {
             CredentialSettings::None => Ok(Self::None),
-            CredentialSettings::Basic { user, password } => {
-                let pair = BASE64.encode(format!("{user}:{}", password.expose_secret()).as_bytes());
-                let mut value =
-                    HeaderValue::try_from(format!("Basic {pair}")).map_err(|_| KeyError::Unsupported)?;
-                value.set_sensitive(true);
-                Ok(Self::Basic(value))
+            CredentialSettings::Exchange => Ok(Self::Exchange),
+            CredentialSettings::Relay => Ok(Self::Relay),
+            CredentialSettings::Basic(account) => {
+                let pair = format!("{}:{}", account.user, account.password.expose_secret());
+                Ok(Self::Basic(basic(&pair).ok_or(KeyError::Unsupported)?))
             }
             CredentialSettings::Token(token) => {
                 let tokens = MemberTokens {
@@ -95,6 +187,7 @@ impl Credential {
                     lifetime: token.lifetime,
                     keys: keys.ok_or(KeyError::Unsupported)?,
                     proven: ArcSwapOption::empty(),
+                    for_harbor,
                     cache,
                 })))
             }
@@ -107,42 +200,84 @@ impl Credential {
         !matches!(self, Self::None)
     }
 
-    /// Whether the member's right to judge is our own token, so that a refusal is about the target.
+    /// Whether the credential says what it is for, so that a refusal of a good one is about the
+    /// target.
     #[must_use]
-    pub fn is_token(&self) -> bool {
-        matches!(self, Self::Token(_))
+    pub fn names_target(&self) -> bool {
+        matches!(self, Self::Token(_) | Self::Exchange)
     }
+}
 
-    /// The `Authorization` of a request at `now` (seconds since the epoch).
+impl Member {
+    /// The credential of a request.
     ///
     /// # Errors
-    /// [`KeyError`] when a token cannot be minted.
-    pub fn authorization(
+    /// [`CredentialError`].
+    pub async fn authorization(
         &self,
-        subject: &Subject,
-        access: &MemberAccess,
-        now: u64,
-    ) -> Result<Option<HeaderValue>, KeyError> {
-        match self {
-            Self::None => Ok(None),
-            Self::Basic(value) => Ok(Some(value.clone())),
-            Self::Token(token) => token.authorization(subject, access, now).map(Some),
+        asking: Asking<'_>,
+        deadline: Instant,
+    ) -> Result<Authorization<'_>, CredentialError> {
+        let catalog =
+            asking.access.target.as_ref().is_some_and(|access| access.resource == Resource::Catalog);
+        match (&self.credential, &self.harbor) {
+            (_, Some(node)) if catalog => Ok(node.catalog_authorization().clone().into()),
+            (Credential::None, _) => Ok(Authorization::default()),
+            (Credential::Basic(value), _) => Ok(value.clone().into()),
+            (Credential::Token(token), _) => Ok(token.authorization(asking, unix_now()).await?.into()),
+            (Credential::Exchange, Some(node)) => Ok(node.exchanged(self, asking, deadline).await?.into()),
+            (Credential::Relay, Some(node)) => node.relayed(self, asking, deadline).await,
+            (Credential::Exchange | Credential::Relay, None) => {
+                Err(CredentialError::Member("it is no Harbor node".to_owned()))
+            }
         }
     }
 
-    /// Forgets the token that was minted for this subject and access, so that the next one is new.
-    pub fn renew(&self, subject: &Subject, access: &MemberAccess, now: u64) {
-        if let Self::Token(token) = self
-            && let Some(key) = token.signing_key(now)
-        {
-            token.cache.invalidate(&CacheKey::new(&key, subject, access));
+    /// Forgets the token for this subject and access, so that the next one is new.
+    pub async fn renew(&self, asking: Asking<'_>) {
+        match (&self.credential, &self.harbor) {
+            (Credential::Token(token), _) => token.forget(asking, unix_now()).await,
+            (Credential::Exchange | Credential::Relay, Some(node)) => node.forget(asking).await,
+            _ => {}
+        }
+    }
+
+    /// The credential of a question of our own that reads `access`.
+    ///
+    /// # Errors
+    /// Why there is none, in words.
+    pub(super) async fn own_authorization(
+        &self,
+        access: &ResourceAccess,
+        deadline: Instant,
+    ) -> Result<Option<HeaderValue>, String> {
+        if let (Credential::Exchange | Credential::Relay, Some(node)) = (&self.credential, &self.harbor) {
+            return node.account_token(self, std::slice::from_ref(access), deadline).await;
+        }
+        match &self.credential {
+            Credential::Basic(value) => Ok(Some(value.clone())),
+            Credential::Token(token) => {
+                let subject = Subject::new("tidegate", "probe").map_err(|error| error.to_string())?;
+                let access = MemberAccess { target: Some(access.clone()), source: None };
+                let asking = Asking { subject: &subject, secret: None, access: &access, streams: false };
+                token.authorization(asking, unix_now()).await.map(Some).map_err(|error| error.to_string())
+            }
+            Credential::None | Credential::Exchange | Credential::Relay => Ok(None),
         }
     }
 }
 
-impl CacheKey {
-    fn new(key: &SigningKey, subject: &Subject, access: &MemberAccess) -> Self {
-        Self { subject: subject.clone(), access: access.clone(), key: key.thumbprint_shared() }
+impl From<HeaderValue> for Authorization<'_> {
+    fn from(header: HeaderValue) -> Self {
+        Self { header: Some(header), _turn: None }
+    }
+}
+
+impl<'a> Authorization<'a> {
+    /// A client's own password, sent in the turn of its name.
+    #[must_use]
+    pub fn in_turn(header: HeaderValue, turn: PasswordTurn<'a>) -> Self {
+        Self { header: Some(header), _turn: Some(turn) }
     }
 }
 
@@ -186,7 +321,7 @@ impl TokenCredential {
         now: u64,
     ) -> Result<HeaderValue, KeyError> {
         let subject = Subject::new("tidegate", "probe").map_err(|_| KeyError::Unsupported)?;
-        self.mint(key, &subject, access, now)
+        bearer(&self.unsigned(&subject, access, now).sign(key)?)
     }
 
     /// The key that signs for this member now: the one that it accepts.
@@ -202,35 +337,102 @@ impl TokenCredential {
         }
     }
 
-    fn authorization(
-        &self,
-        subject: &Subject,
-        access: &MemberAccess,
-        now: u64,
-    ) -> Result<HeaderValue, KeyError> {
-        let key = self.signing_key(now).ok_or(KeyError::Unsupported)?;
-        let cache_key = CacheKey::new(&key, subject, access);
-        if let Some(value) = self.cache.get(&cache_key) {
-            return Ok(value);
-        }
-        let value = self.mint(&key, subject, access, now)?;
-        self.cache.insert(cache_key, value.clone());
-        Ok(value)
+    fn cache_key(&self, asking: Asking<'_>, key: &SigningKey) -> CacheKey {
+        let access = if self.for_harbor { asking.access.project_wide() } else { asking.access.clone() };
+        CacheKey { subject: asking.subject.clone(), access, key: key.thumbprint_shared() }
     }
 
-    fn mint(
-        &self,
-        key: &SigningKey,
-        subject: &Subject,
-        access: &MemberAccess,
-        now: u64,
-    ) -> Result<HeaderValue, KeyError> {
-        let access: Vec<ResourceAccess> = access.target.iter().chain(&access.source).cloned().collect();
+    async fn authorization(&self, asking: Asking<'_>, now: u64) -> Result<HeaderValue, KeyError> {
+        let key = self.signing_key(now).ok_or(KeyError::Unsupported)?;
+        let cache_key = self.cache_key(asking, &key);
+        if let Some(known) = self.cache.get(&cache_key).await {
+            let age = now.saturating_sub(known.at);
+            if !(self.for_harbor && asking.streams && age > HARBOR_SURE_AGE) {
+                return Ok(known.header);
+            }
+            self.cache.invalidate(&cache_key).await;
+        }
+        // RSA takes milliseconds: not on a worker, and only once for all who need the same token.
+        let access = cache_key.access.clone();
+        let minted = Box::pin(self.cache.try_get_with(cache_key, async {
+            let request = self.unsigned(asking.subject, &access, now);
+            let token = match key.algorithm() {
+                Algorithm::Es256 => request.sign(&key),
+                Algorithm::Rs256 => {
+                    let signed = tokio::task::spawn_blocking(move || request.sign(&key)).await;
+                    signed.map_err(|_| KeyError::Crypto).and_then(std::convert::identity)
+                }
+            };
+            token.and_then(|token| Ok(Minted { header: bearer(&token)?, at: now }))
+        }));
+        minted.await.map(|minted| minted.header).map_err(|error| *error)
+    }
+
+    async fn forget(&self, asking: Asking<'_>, now: u64) {
+        if let Some(key) = self.signing_key(now) {
+            self.cache.invalidate(&self.cache_key(asking, &key)).await;
+        }
+    }
+
+    /// A token before it is signed.
+    fn unsigned(&self, subject: &Subject, access: &MemberAccess, now: u64) -> Unsigned {
+        let issued_at = if self.for_harbor { now.saturating_sub(HARBOR_BACKDATE) } else { now };
         let expires_at = now.saturating_add(self.lifetime.as_secs());
-        let validity = Validity { issued_at: now, expires_at, jti: crate::random::token_id() };
-        let token = self.tokens.mint(key, subject, &access, validity)?;
-        let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| KeyError::Crypto)?;
-        value.set_sensitive(true);
-        Ok(value)
+        Unsigned {
+            tokens: self.tokens.clone(),
+            subject: subject.clone(),
+            access: access.entries().cloned().collect(),
+            validity: Validity { issued_at, expires_at, jti: crate::random::token_id() },
+        }
+    }
+}
+
+struct Unsigned {
+    tokens: MemberTokens,
+    subject: Subject,
+    access: Vec<ResourceAccess>,
+    validity: Validity,
+}
+
+impl Unsigned {
+    fn sign(self, key: &SigningKey) -> Result<String, KeyError> {
+        self.tokens.mint(key, &self.subject, &self.access, self.validity)
+    }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, KeyError> {
+    let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| KeyError::Crypto)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{Actions, RepositoryName};
+
+    #[test]
+    fn entries_of_one_harbor_project_get_the_actions_of_all_of_them() {
+        let access = |name: &str, actions| {
+            let name = RepositoryName::try_from(name).expect("a name");
+            Some(ResourceAccess::repository(name, actions))
+        };
+        let (push, pull) = (Actions::PULL_PUSH, Actions::PULL);
+        for (target, source, together) in [
+            (access("team/app", push), access("team/base", pull), true),
+            (access("team/app", push), access("other/base", pull), false),
+            (access("app", push), access("base", pull), false),
+            (access("team/app", push), None, false),
+        ] {
+            let given = MemberAccess { target: target.clone(), source: source.clone() };
+            let wide = given.project_wide();
+            let expected = if together {
+                let source = source.map(|source| ResourceAccess { actions: push, ..source });
+                MemberAccess { target, source }
+            } else {
+                given
+            };
+            assert_eq!(wide, expected);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What went wrong at a member, and whether the request may be tried elsewhere.
 
+use super::credential::CredentialError;
 use super::name::MemberName;
 
 /// How far a try had come when it failed.
@@ -59,9 +60,9 @@ pub enum UpstreamFault {
     /// HTTP towards the member failed.
     #[error(transparent)]
     Http(#[from] hyper::Error),
-    /// The member's token could not be signed.
+    /// There is no credential for the request.
     #[error(transparent)]
-    Key(#[from] crate::auth::keys::KeyError),
+    Credential(#[from] CredentialError),
 }
 
 impl UpstreamError {
@@ -78,6 +79,12 @@ impl UpstreamError {
     #[must_use]
     pub fn is_head_timeout(&self) -> bool {
         self.phase == Phase::Head && matches!(self.source, UpstreamFault::Timeout)
+    }
+
+    /// Why there is no credential, where that is it.
+    #[must_use]
+    pub fn credential_error(&self) -> Option<&CredentialError> {
+        if let UpstreamFault::Credential(error) = &self.source { Some(error) } else { None }
     }
 
     /// Whether it says something about the member's health.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::connection::Connections;
 use super::credential::Credential;
+use super::harbor::HarborNode;
 use super::name::{MemberName, PoolName};
 use super::settings::{HealthSettings, MemberAddress};
 use crate::balance::health::{Health, Observation, Status, Thresholds};
@@ -30,6 +31,8 @@ pub struct Member {
     pub connections: Arc<Connections>,
     /// How we authenticate ourselves.
     pub credential: Credential,
+    /// What is known of it where it is a Harbor node.
+    pub harbor: Option<HarborNode>,
     /// Its metric handles.
     pub metrics: MemberMetrics,
     /// How it is probed.

@@ -4,16 +4,20 @@ mod body;
 mod connection;
 mod credential;
 mod error;
+pub mod harbor;
 mod member;
 mod name;
 mod pool;
 pub mod prober;
+mod question;
 mod settings;
 mod tls;
 
 pub use body::{BodyError, BodyProgress, IdleTimer, RequestBody};
 pub use connection::{Connections, Lease, SendError, Target};
-pub use credential::{Credential, MemberAccess, MemberKeys, TokenCredential};
+pub use credential::{
+    Asking, Authorization, Credential, CredentialError, MemberAccess, MemberKeys, TokenCredential,
+};
 pub use error::{Phase, UpstreamError, UpstreamFault};
 pub use member::{InFlight, Member, MemberState, label};
 pub use name::{InvalidName, MemberName, PoolName};

@@ -12,24 +12,35 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::{Connections, Target};
 use super::credential::{Credential, MemberKeys};
+use super::harbor::HarborNode;
 use super::member::{Member, MemberState};
 use super::name::{MemberName, PoolName};
 use super::settings::{
-    CredentialSettings, MemberAddress, MemberKeySource, MemberSettings, PoolSettings, UpstreamLimits,
+    CredentialSettings, MemberAddress, MemberKeySource, MemberKind, MemberSettings, PoolSettings, Storage,
+    UpstreamLimits,
 };
 use super::tls::{self, MemberTlsError};
 use crate::auth::keys::{KeyError, Ring, SigningKey};
-use crate::balance::{Load, order_by_load};
+use crate::balance::{Load, order_by_load, rendezvous};
+use crate::registry::RepositoryName;
 use crate::telemetry::Metrics;
 
 /// Members that serve the same content.
 pub struct Pool {
     /// Its name.
     pub name: PoolName,
+    /// How its members share their content.
+    pub storage: Storage,
+    /// Whether the web pages and the API of its Harbor nodes are served too.
+    pub portal: bool,
     /// Its bounds.
     pub limits: UpstreamLimits,
     /// Its members, in file order.
     pub members: Vec<Arc<Member>>,
+    /// Whether any of its members is a Harbor node.
+    pub has_nodes: bool,
+    /// Whether any of its members needs the clients' own passwords.
+    pub needs_passwords: bool,
 }
 
 /// Every pool, in the order of the configuration.
@@ -59,6 +70,8 @@ enum BuildProblem {
     Certificate(String),
     #[error("the host cannot stand in a Host header")]
     Host,
+    #[error("harbor: an account cannot stand in a header")]
+    Account,
 }
 
 /// What all members share.
@@ -92,7 +105,17 @@ impl Pools {
             by_member.extend(
                 members.iter().map(|member| (member.name.as_str().to_owned(), (at, Arc::clone(member)))),
             );
-            pools.push(Arc::new(Pool { name: pool.name.clone(), limits: pool.limits.clone(), members }));
+            let by_password =
+                |member: &Arc<Member>| matches!(member.credential, Credential::Exchange | Credential::Relay);
+            pools.push(Arc::new(Pool {
+                has_nodes: members.iter().any(|member| member.harbor.is_some()),
+                needs_passwords: members.iter().any(by_password),
+                name: pool.name.clone(),
+                storage: pool.storage,
+                portal: pool.portal,
+                limits: pool.limits.clone(),
+                members,
+            }));
         }
         Ok(Self { pools, by_member })
     }
@@ -133,6 +156,34 @@ impl Pool {
         loads.iter().map(|load| Arc::clone(&self.members[load.index])).collect()
     }
 
+    /// What decides on the home of a repository: its project in Harbor, else its whole name.
+    #[must_use]
+    pub fn home_key<'a>(&self, repository: &'a RepositoryName) -> &'a str {
+        let name = repository.as_str();
+        let project = name.split_once('/').map(|(project, _)| project);
+        project.filter(|_| self.has_nodes).unwrap_or(name)
+    }
+
+    /// The members that serve, the home of a key first, in an order of the key's own.
+    #[must_use]
+    pub fn candidates_from_home(&self, project: &str) -> Vec<Arc<Member>> {
+        let serving = self.in_home_order(project).into_iter().filter(|member| member.status().serves());
+        serving.cloned().collect()
+    }
+
+    /// The home of a key, whether it serves or not: the member that writes and reads by tag go to
+    /// where members do not share their content.
+    #[must_use]
+    pub fn home(&self, project: &str) -> Option<&Arc<Member>> {
+        self.in_home_order(project).first().copied()
+    }
+
+    fn in_home_order(&self, project: &str) -> Vec<&Arc<Member>> {
+        let mut members: Vec<&Arc<Member>> = self.members.iter().collect();
+        members.sort_by_cached_key(|member| std::cmp::Reverse(rendezvous(project, member.name.as_str())));
+        members
+    }
+
     /// Whether any member serves.
     #[must_use]
     pub fn can_serve(&self) -> bool {
@@ -160,7 +211,17 @@ fn build_member(
     );
     let keys = match &settings.credential {
         CredentialSettings::Token(token) => Some(member_keys(&token.key, shared)?),
-        CredentialSettings::None | CredentialSettings::Basic { .. } => None,
+        CredentialSettings::None
+        | CredentialSettings::Basic(_)
+        | CredentialSettings::Exchange
+        | CredentialSettings::Relay => None,
+    };
+    let harbor = match &settings.kind {
+        MemberKind::Registry => None,
+        MemberKind::Harbor(harbor) => {
+            let node = HarborNode::new(harbor, shared.cache_entries_max);
+            Some(node.ok_or(BuildProblem::Account)?)
+        }
     };
     Ok(Arc::new(Member {
         name: settings.name.clone(),
@@ -169,7 +230,12 @@ fn build_member(
         host: HeaderValue::try_from(authority(&settings.address)).map_err(|_| BuildProblem::Host)?,
         weight: settings.weight,
         connections,
-        credential: Credential::build(&settings.credential, keys, shared.cache_entries_max)?,
+        credential: Credential::build(
+            &settings.credential,
+            keys,
+            (shared.cache_entries_max, harbor.is_some()),
+        )?,
+        harbor,
         state: MemberState::starting(&metrics),
         metrics,
         probe: pool.health.clone(),

@@ -4,15 +4,15 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ACCEPT, AUTHORIZATION, HOST, USER_AGENT, WWW_AUTHENTICATE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::header::WWW_AUTHENTICATE;
+use http::{HeaderValue, Method, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
-use super::body::RequestBody;
 use super::credential::{Credential, MemberAccess, TokenCredential};
+use super::harbor::HarborNode;
 use super::member::Member;
-use crate::auth::subject::Subject;
+use super::question::{Question, ask};
+use super::settings::HarborVersion;
 use crate::balance::health::Observation;
 use crate::random::{jitter, unix_now};
 use crate::registry::{Actions, ManifestMethod, RegistryRequest, ResourceAccess};
@@ -101,17 +101,57 @@ async fn probe(member: &Member) -> Seen {
 }
 
 async fn probe_steps(member: &Member, deadline: Instant) -> Seen {
+    if let Some(node) = &member.harbor {
+        let seen = probe_node(member, node, deadline).await;
+        if seen.observation != Observation::Good {
+            return seen;
+        }
+    }
     let seen = match &member.credential {
         Credential::Token(token) => probe_with_keys(member, token, deadline).await,
-        Credential::None | Credential::Basic(_) => match authorization(member, &MemberAccess::default()) {
-            Ok(authorization) => probe_ping(member, authorization, deadline).await,
-            Err(problem) => Seen::bad(problem),
-        },
+        Credential::None => probe_ping(member, None, deadline).await,
+        Credential::Basic(value) => probe_ping(member, Some(value.clone()), deadline).await,
+        // The account of the probes stands for the clients'.
+        Credential::Exchange | Credential::Relay => Seen::good(),
     };
     if seen.observation != Observation::Good {
         return seen;
     }
     probe_canary(member, deadline).await
+}
+
+/// Whether a Harbor node takes our own account and says that it is well. What it says is at most
+/// 10 s old, and what it says late is not waited for: a component that hangs need not be one that
+/// pulling and pushing needs.
+async fn probe_node(member: &Member, node: &HarborNode, deadline: Instant) -> Seen {
+    let patience = deadline - (member.probe.timeout / 10).min(Duration::from_millis(200));
+    let (ping, unhealthy) =
+        tokio::join!(probe_account(member, node, deadline), node.unhealthy(member, patience));
+    match unhealthy {
+        Some(sick) if !sick.is_empty() => {
+            Seen::bad(format!("the node says of itself that it is unhealthy: {}", sick.join(", ")))
+        }
+        Some(_) | None => ping,
+    }
+}
+
+/// A registry of Harbor 1.x takes no passwords, only tokens.
+async fn probe_account(member: &Member, node: &HarborNode, deadline: Instant) -> Seen {
+    let authorization = match node.version() {
+        HarborVersion::Two => Ok(Some(node.account().clone())),
+        HarborVersion::One => node.account_token(member, &[], deadline).await,
+    };
+    let seen = match authorization {
+        Ok(Some(authorization)) => probe_ping(member, Some(authorization), deadline).await,
+        Ok(None) => Seen::refused(""),
+        Err(problem) => Seen::bad(problem),
+    };
+    if seen.observation == Observation::CredentialRefused {
+        return Seen::refused(
+            "the node answers 401 to `harbor.account`: name or password are wrong there, or the node has lost its database",
+        );
+    }
+    seen
 }
 
 /// A new signing key is used for a member only after the member accepted it here.
@@ -149,21 +189,31 @@ async fn probe_with_keys(member: &Member, token: &TokenCredential, deadline: Ins
             Observation::Bad => return last,
         }
     }
+    if member.harbor.is_some() && last.observation == Observation::CredentialRefused {
+        return Seen::refused(
+            "the node takes `harbor.account` and refuses our token: the configured key is not the node's private_key.pem, or the clocks differ",
+        );
+    }
     last
 }
 
 async fn probe_ping(member: &Member, authorization: Option<HeaderValue>, deadline: Instant) -> Seen {
     let with_credential = authorization.is_some();
-    let answer = match ask(member, &RegistryRequest::Ping, authorization, deadline).await {
+    let target = RegistryRequest::Ping.member_target();
+    let asked = match &member.harbor {
+        Some(node) => node.ask(member, &target, authorization, deadline).await,
+        None => ask(member, Question::get(&target, authorization), deadline).await,
+    };
+    let answer = match asked {
         Ok(answer) => answer,
         Err(problem) => return Seen::bad(problem),
     };
-    match answer.status() {
+    match answer.status {
         StatusCode::OK => Seen::good(),
         StatusCode::UNAUTHORIZED if with_credential => Seen::refused(
             "the member answered 401 to our own credential: the configured credential is wrong, or the member does not trust our key",
         ),
-        StatusCode::UNAUTHORIZED if answer.headers().contains_key(WWW_AUTHENTICATE) => Seen::good(),
+        StatusCode::UNAUTHORIZED if answer.headers.contains_key(WWW_AUTHENTICATE) => Seen::good(),
         status => Seen::bad(format!("GET /v2/ was answered {status}")),
     }
 }
@@ -171,8 +221,7 @@ async fn probe_ping(member: &Member, authorization: Option<HeaderValue>, deadlin
 async fn probe_canary(member: &Member, deadline: Instant) -> Seen {
     let Some((repository, reference)) = &member.probe.canary else { return Seen::good() };
     let access = ResourceAccess::repository(repository.clone(), Actions::PULL);
-    let access = MemberAccess { target: Some(access), source: None };
-    let authorization = match authorization(member, &access) {
+    let authorization = match member.own_authorization(&access, deadline).await {
         Ok(authorization) => authorization,
         Err(problem) => return Seen::bad(problem),
     };
@@ -181,10 +230,13 @@ async fn probe_canary(member: &Member, deadline: Instant) -> Seen {
         reference: reference.clone(),
         method: ManifestMethod::Head,
     };
-    match ask(member, &canary, authorization, deadline).await {
-        Ok(answer) if answer.status() == StatusCode::OK => Seen::good(),
+    let target = canary.member_target();
+    let question =
+        Question { method: Method::HEAD, accept: MANIFEST_TYPES, ..Question::get(&target, authorization) };
+    match ask(member, question, deadline).await {
+        Ok(answer) if answer.status == StatusCode::OK => Seen::good(),
         Ok(answer) => {
-            Seen::bad(format!("the canary {repository} {reference} was answered {}", answer.status()))
+            Seen::bad(format!("the canary {repository} {reference} was answered {}", answer.status))
         }
         Err(problem) => Seen::bad(problem),
     }
@@ -192,57 +244,18 @@ async fn probe_canary(member: &Member, deadline: Instant) -> Seen {
 
 /// A member that answers everybody although it has a credential is an open door.
 async fn check_open(member: &Member) {
-    if !member.credential.is_configured() || !member.status().serves() {
+    // A Harbor node is never open, and each question without a session would start one there.
+    if !member.credential.is_configured() || member.harbor.is_some() || !member.status().serves() {
         return;
     }
     let deadline = Instant::now() + member.probe.timeout;
-    let asked = timeout_at(deadline, ask(member, &RegistryRequest::Ping, None, deadline)).await;
-    if let Ok(Ok(answer)) = asked
-        && answer.status() == StatusCode::OK
+    let target = RegistryRequest::Ping.member_target();
+    if let Ok(answer) = ask(member, Question::get(&target, None), deadline).await
+        && answer.status == StatusCode::OK
     {
         tracing::warn!(
             member = member.name.as_str(),
             "member is open: it serves without the credential that is configured for it; close it, or set `credential: none`"
         );
     }
-}
-
-fn authorization(member: &Member, access: &MemberAccess) -> Result<Option<HeaderValue>, String> {
-    let probe = Subject::new("tidegate", "probe").map_err(|error| error.to_string())?;
-    member
-        .credential
-        .authorization(&probe, access, unix_now())
-        .map_err(|error| format!("no token can be minted: {error}"))
-}
-
-async fn ask(
-    member: &Member,
-    request: &RegistryRequest,
-    authorization: Option<HeaderValue>,
-    deadline: Instant,
-) -> Result<Response<Incoming>, String> {
-    let describe = |error: &dyn std::error::Error| {
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            text = format!("{text}: {error}");
-            source = error.source();
-        }
-        text
-    };
-    let mut sender =
-        member.connections.connect_for_probe(deadline).await.map_err(|error| describe(&error))?;
-    let is_head = matches!(request, RegistryRequest::Manifest { .. });
-    let mut probe = Request::builder()
-        .method(if is_head { Method::HEAD } else { Method::GET })
-        .uri(request.member_target())
-        .header(HOST, &member.host)
-        .header(USER_AGENT, concat!("tidegate/", env!("CARGO_PKG_VERSION"), " (health probe)"))
-        .header(ACCEPT, MANIFEST_TYPES)
-        .body(RequestBody::Empty)
-        .map_err(|error| describe(&error))?;
-    if let Some(authorization) = authorization {
-        probe.headers_mut().insert(AUTHORIZATION, authorization);
-    }
-    sender.send_request(probe).await.map_err(|error| describe(&error))
 }

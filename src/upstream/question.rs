@@ -52,11 +52,7 @@ pub(super) struct Reply {
 ///
 /// # Errors
 /// Why there was no answer, in words.
-pub(super) async fn ask(
-    member: &Member,
-    question: Question<'_>,
-    deadline: Instant,
-) -> Result<Reply, String> {
+pub(super) async fn ask(member: &Member, question: Question<'_>, deadline: Instant) -> Result<Reply, String> {
     match timeout_at(deadline, exchange(member, question, deadline)).await {
         Ok(reply) => reply,
         Err(_) => Err("no answer in time".to_owned()),
@@ -64,8 +60,7 @@ pub(super) async fn ask(
 }
 
 async fn exchange(member: &Member, question: Question<'_>, deadline: Instant) -> Result<Reply, String> {
-    let mut sender =
-        member.connections.connect_apart(deadline).await.map_err(|error| with_causes(&error))?;
+    let mut sender = member.connections.connect_apart(deadline).await.map_err(|error| with_causes(&error))?;
     let mut request = Request::builder()
         .method(question.method)
         .uri(question.target)

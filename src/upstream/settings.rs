@@ -14,6 +14,10 @@ use super::name::{MemberName, PoolName};
 pub struct PoolSettings {
     /// Its name in routes, metrics and logs.
     pub name: PoolName,
+    /// How the members share their content.
+    pub storage: Storage,
+    /// Whether the web pages and the API of its Harbor nodes are served too.
+    pub portal: bool,
     /// The members, in file order; at least one.
     pub members: Vec<MemberSettings>,
     /// How members are probed.
@@ -22,7 +26,55 @@ pub struct PoolSettings {
     pub limits: UpstreamLimits,
 }
 
-/// One stock registry.
+/// How the members of a pool share their content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// All members see the same bytes.
+    Shared,
+    /// Members copy each other, late: each project has a home member.
+    Replicated,
+}
+
+/// What a member is.
+#[derive(Debug, Clone)]
+pub enum MemberKind {
+    /// A stock registry.
+    Registry,
+    /// A Harbor node.
+    Harbor(HarborSettings),
+}
+
+/// What is needed of a Harbor node.
+#[derive(Debug, Clone)]
+pub struct HarborSettings {
+    /// Its version.
+    pub version: HarborVersion,
+    /// A robot or local account that may do little: probes, and the control of refusals. Not an
+    /// account of LDAP or OIDC, whose failure would look like the node's.
+    pub account: AccountSettings,
+    /// The account that lists all repositories, which needs an administrator.
+    pub catalog_account: AccountSettings,
+}
+
+/// Versions of Harbor that differ in what matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HarborVersion {
+    /// 1.x: the registry itself validates tokens, with the node's `root.crt`.
+    One,
+    /// 2.x: core validates tokens, with the node's `private_key.pem`.
+    Two,
+}
+
+/// An account of a member.
+#[derive(Debug, Clone)]
+pub struct AccountSettings {
+    /// Its name.
+    pub user: String,
+    /// Its password.
+    pub password: SecretString,
+}
+
+/// One stock registry or Harbor node.
 #[derive(Debug, Clone)]
 pub struct MemberSettings {
     /// Its name, unique over all pools; sealed into pins, so renaming a member ends its uploads.
@@ -33,6 +85,8 @@ pub struct MemberSettings {
     pub tls: MemberTls,
     /// Its share of the work relative to the others, 1 to 100.
     pub weight: u32,
+    /// What it is.
+    pub kind: MemberKind,
     /// How Tidegate authenticates itself there.
     pub credential: CredentialSettings,
 }
@@ -65,14 +119,13 @@ pub enum CredentialSettings {
     /// Not at all: a trusted network.
     None,
     /// A service account.
-    Basic {
-        /// The account.
-        user: String,
-        /// Its password.
-        password: SecretString,
-    },
+    Basic(AccountSettings),
     /// A token that we mint with the request's access.
     Token(MemberTokenSettings),
+    /// A token that the Harbor node gives for the client's own password, per client and access.
+    Exchange,
+    /// The client's own password with every request, which Harbor's core takes on all of `/v2`.
+    Relay,
 }
 
 /// What a member wants its tokens to look like.

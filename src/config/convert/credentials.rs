@@ -4,52 +4,97 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::auth::keys::KidStyle;
-use crate::config::convert::{Context, listeners, policy};
+use crate::config::convert::{Context, harbor, listeners, policy};
 use crate::config::document::KeyPath;
 use crate::config::error::Fix;
-use crate::config::file::{Credential, Kid, TokenCredential};
+use crate::config::file::{Credential, Kid, Kind, Member, Pool, TokenCredential};
 use crate::token_service::TokenSettings;
-use crate::upstream::{CredentialSettings, MemberKeySource, MemberTokenSettings};
+use crate::upstream::{AccountSettings, CredentialSettings, MemberKeySource, MemberTokenSettings};
 
-/// The credential of a pool or member; `None` when it cannot be used, which is reported.
-pub(super) fn credential(
+/// `iss` and `aud` of the tokens that Harbor trusts.
+const HARBOR_ISSUER: &str = "harbor-token-issuer";
+const HARBOR_SERVICE: &str = "harbor-registry";
+
+/// The credential of a member, its own or the pool's; `None` when it cannot be used, which is reported.
+pub(super) fn member(
     cx: &mut Context<'_>,
-    path: &KeyPath,
-    credential: &Credential,
+    (pool_path, pool): (&KeyPath, &Pool),
+    (path, member): (&KeyPath, &Member),
     tokens: &TokenSettings,
 ) -> Option<CredentialSettings> {
-    match credential {
-        Credential::None => Some(CredentialSettings::None),
-        Credential::Basic(basic) => {
-            let path = path.key("basic");
+    let kind = harbor::kind_of(pool, member);
+    let (place, given) = match (&member.credential, &pool.credential) {
+        (Some(own), _) => (path.key("credential"), own),
+        (None, Some(shared)) => (pool_path.key("credential"), shared),
+        (None, None) => {
+            if kind == Kind::Harbor {
+                let fix = "add `credential: exchange`, or `credential: { token: { key: PATH } }` with the node's private_key.pem";
+                cx.error(path, "a Harbor node serves nobody without a credential", Fix::advice(fix));
+                return None;
+            }
+            return Some(CredentialSettings::None);
+        }
+    };
+    match (given, kind) {
+        (Credential::None, Kind::Registry) => Some(CredentialSettings::None),
+        (Credential::None | Credential::Basic(_), Kind::Harbor) => {
+            let problem =
+                "a Harbor node wants to know who the client is, and would take everybody for one account";
+            cx.error(&place, problem, Fix::write("exchange, relay or { token: { key: PATH } }"));
+            None
+        }
+        (Credential::Basic(basic), Kind::Registry) => {
+            let path = place.key("basic");
             if !policy::is_basic_user(&basic.user) {
                 let fix = "the account's name, 1 to 255 printable characters without colon";
                 cx.error(&path.key("user"), "not an account name", Fix::write(fix));
             }
             let password = cx.secret(&path.key("password"), &basic.password)?;
-            Some(CredentialSettings::Basic { user: basic.user.clone(), password })
+            Some(CredentialSettings::Basic(AccountSettings { user: basic.user.clone(), password }))
         }
-        Credential::Token(token) => member_token(cx, &path.key("token"), token, tokens),
-        Credential::Exchange(_) => unsupported(cx, path, "exchange"),
-        Credential::Relay(_) => unsupported(cx, path, "relay"),
+        (Credential::Token(token), Kind::Registry) => {
+            let default = Profile { issuer: &tokens.issuer, audience: &tokens.service };
+            member_token(cx, &place.key("token"), token, default)
+        }
+        (Credential::Token(token), Kind::Harbor) => {
+            if token.key.is_none() {
+                let fix = "add `credential: { token: { key: PATH } }` to the member, with a copy of the node's private_key.pem";
+                cx.error(path, "Harbor trusts nothing but the key of this node", Fix::advice(fix));
+                return None;
+            }
+            let default = Profile { issuer: HARBOR_ISSUER, audience: HARBOR_SERVICE };
+            member_token(cx, &place.key("token"), token, default)
+        }
+        (Credential::Exchange, Kind::Harbor) => Some(CredentialSettings::Exchange),
+        (Credential::Relay, Kind::Harbor)
+            if pool.harbor.as_ref().is_some_and(|keys| keys.version == Some(1)) =>
+        {
+            let problem = "the registry of a Harbor 1.x node takes no passwords";
+            cx.error(&place, problem, Fix::write("exchange or { token: { key: PATH } }"));
+            None
+        }
+        (Credential::Relay, Kind::Harbor) => Some(CredentialSettings::Relay),
+        (Credential::Exchange | Credential::Relay, Kind::Registry) => {
+            let problem = "only a Harbor node takes the clients' own passwords";
+            let fix = "none, { basic: { user: NAME, password: { file: PATH } } } or { token: { key: PATH } }, or `kind: harbor` for the member";
+            cx.error(&place, problem, Fix::write(fix));
+            None
+        }
     }
 }
 
-fn unsupported(cx: &mut Context<'_>, path: &KeyPath, kind: &str) -> Option<CredentialSettings> {
-    let problem = format!("the credential kind `{kind}` is not supported by this version");
-    cx.error(
-        path,
-        problem,
-        Fix::write("none, { basic: { user: NAME, password: { file: PATH } } } or { token: { key: PATH } }"),
-    );
-    None
+/// What tokens say where the file does not.
+#[derive(Clone, Copy)]
+struct Profile<'a> {
+    issuer: &'a str,
+    audience: &'a str,
 }
 
 fn member_token(
     cx: &mut Context<'_>,
     path: &KeyPath,
     token: &TokenCredential,
-    tokens: &TokenSettings,
+    default: Profile<'_>,
 ) -> Option<CredentialSettings> {
     let key = match (&token.key, &token.certificate) {
         (None, None) => MemberKeySource::Ring,
@@ -77,8 +122,8 @@ fn member_token(
     }
     Some(CredentialSettings::Token(MemberTokenSettings {
         key,
-        issuer: token.issuer.clone().unwrap_or_else(|| tokens.issuer.clone()),
-        audience: token.audience.clone().unwrap_or_else(|| tokens.service.clone()),
+        issuer: token.issuer.clone().unwrap_or_else(|| default.issuer.to_owned()),
+        audience: token.audience.clone().unwrap_or_else(|| default.audience.to_owned()),
         kid: match token.kid {
             Some(Kid::Libtrust) | None => KidStyle::Libtrust,
             Some(Kid::Thumbprint) => KidStyle::Thumbprint,

@@ -21,9 +21,7 @@ pub(super) fn member_kind(
     (path, member): (&KeyPath, &Member),
 ) -> Option<MemberKind> {
     if kind_of(pool, member) == Kind::Registry {
-        for (key, given) in
-            [("account", &member.account), ("catalog_account", &member.catalog_account)]
-        {
+        for (key, given) in [("account", &member.account), ("catalog_account", &member.catalog_account)] {
             if given.is_some() {
                 let fix = "write `kind: harbor`, or remove it; a registry's account is `credential: { basic: ... }`";
                 cx.error(&path.key(key), "only Harbor nodes have such an account", Fix::advice(fix));
@@ -98,12 +96,13 @@ pub(super) fn provider(
 ) -> Option<HarborProviderSettings> {
     let pool = file.pools.iter().position(|pool| pool.name == keys.pool);
     let pool_path = path.key("pool");
-    if pool.is_none() {
+    let Some(pool) = pool else {
         let names = file.pools.iter().map(|pool| pool.name.as_str());
         let fix = nearest(&keys.pool, names).unwrap_or("the name of a pool with `kind: harbor`");
         cx.error(&pool_path, format!("there is no pool {:?}", keys.pool), Fix::write(fix));
-    }
-    if pool.is_some_and(|pool| !has_nodes(&file.pools[pool])) {
+        return None;
+    };
+    if !has_nodes(&file.pools[pool]) {
         let fix = "write `kind: harbor` there, or name another pool";
         cx.error(&pool_path, "no member of this pool is a Harbor node", Fix::advice(fix));
     }
@@ -120,7 +119,7 @@ pub(super) fn provider(
         cx.error(&try_path, problem, Fix::write("5s"));
     }
     Some(HarborProviderSettings {
-        pool: pool?,
+        pool,
         timeout,
         try_timeout,
         checks_max: cx.count(&path.key("checks_max"), keys.checks_max, 64) as usize,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bcrypt::HashParts;
 
 use crate::auth::subject::is_account_name;
-use crate::config::convert::{Context, listeners};
+use crate::config::convert::{Context, harbor, listeners};
 use crate::config::document::KeyPath;
 use crate::config::error::{ConfigError, Fix};
 use crate::config::file::{File, PasswordChecks, Provider, User};
@@ -37,6 +37,14 @@ pub(super) fn settings(cx: &mut Context<'_>, root: &KeyPath, file: &File) -> Ide
                 htpasswd(cx, &path.key("htpasswd"), file);
                 providers.push(ProviderSettings::Htpasswd { path: cx.resolve(file) });
             }
+            Provider::Harbor(keys) => {
+                if at + 1 < file.identity.len() {
+                    let problem = "Harbor answers for every name, so the providers after it are never asked";
+                    cx.error(&path, problem, Fix::advice("put `harbor` last"));
+                }
+                let settings = harbor::provider(cx, &path.key("harbor"), keys, file);
+                providers.extend(settings.map(ProviderSettings::Harbor));
+            }
         }
     }
     IdentitySettings {
@@ -49,6 +57,7 @@ fn kind(provider: &Provider) -> &'static str {
     match provider {
         Provider::Users(_) => "users",
         Provider::Htpasswd(_) => "htpasswd",
+        Provider::Harbor(_) => "harbor",
     }
 }
 

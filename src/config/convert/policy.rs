@@ -13,7 +13,7 @@ use crate::identity::{IdentitySettings, ProviderSettings};
 use crate::registry::{Action, Actions};
 
 /// The providers that this version knows, by the names that policy uses.
-const PROVIDERS: [&str; 2] = ["users", "htpasswd"];
+const PROVIDERS: [&str; 3] = ["users", "htpasswd", "harbor"];
 
 /// The word that grants reading the list of all repositories.
 const CATALOG: &str = "catalog";
@@ -212,14 +212,17 @@ fn check_provider(
 ) -> Option<()> {
     let suffix = name.map(|name| format!("/{name}")).unwrap_or_default();
     if !PROVIDERS.contains(&provider) {
-        let fix = nearest(provider, PROVIDERS)
-            .map_or_else(|| format!("users{suffix} or htpasswd{suffix}"), |near| format!("{near}{suffix}"));
+        let fix = nearest(provider, PROVIDERS).map_or_else(
+            || format!("users{suffix}, htpasswd{suffix} or harbor{suffix}"),
+            |near| format!("{near}{suffix}"),
+        );
         cx.error(path, format!("there is no provider {provider:?}"), Fix::Write(fix));
         return None;
     }
     let configured = identity.providers.iter().any(|settings| match settings {
         ProviderSettings::Users(_) => provider == "users",
         ProviderSettings::Htpasswd { .. } => provider == "htpasswd",
+        ProviderSettings::Harbor(_) => provider == "harbor",
     });
     if !configured {
         cx.error(
@@ -240,20 +243,29 @@ fn check_user(
     provider: Option<&str>,
     identity: &IdentitySettings,
 ) -> Option<()> {
-    let htpasswd =
-        identity.providers.iter().any(|provider| matches!(provider, ProviderSettings::Htpasswd { .. }));
     let listed = identity.providers.iter().any(|provider| match provider {
         ProviderSettings::Users(users) => users.iter().any(|user| user.name == name),
-        ProviderSettings::Htpasswd { .. } => false,
+        ProviderSettings::Htpasswd { .. } | ProviderSettings::Harbor(_) => false,
     });
+    // Whom these know is not in the file.
+    let others = identity.providers.iter().filter_map(|provider| match provider {
+        ProviderSettings::Users(_) => None,
+        ProviderSettings::Htpasswd { .. } => Some("htpasswd"),
+        ProviderSettings::Harbor(_) => Some("harbor"),
+    });
+    let mut possible: Vec<&str> = listed.then_some("users").into_iter().chain(others).collect();
     match provider {
-        None if listed && htpasswd => {
-            let problem =
-                format!("two providers can know the user {name:?}, so nobody can tell which one is meant");
-            cx.error(path, problem, Fix::Write(format!("users/{name} or htpasswd/{name}")));
+        None if possible.len() > 1 => {
+            let problem = format!(
+                "{} providers can know the user {name:?}, so nobody can tell which one is meant",
+                possible.len()
+            );
+            let last = possible.pop().unwrap_or_default();
+            let before: Vec<String> = possible.iter().map(|provider| format!("{provider}/{name}")).collect();
+            cx.error(path, problem, Fix::Write(format!("{} or {last}/{name}", before.join(", "))));
             return None;
         }
-        None if !listed && !htpasswd => warn_of_user(cx, path, name),
+        None if possible.is_empty() => warn_of_user(cx, path, name),
         Some("users") if !listed => warn_of_user(cx, path, name),
         None | Some(_) => {}
     }
@@ -271,7 +283,7 @@ fn warn_of_user(cx: &mut Context<'_>, path: &KeyPath, name: &str) {
 fn check_group(cx: &mut Context<'_>, path: &KeyPath, group: &str, identity: &IdentitySettings) {
     let groups = identity.providers.iter().flat_map(|provider| match provider {
         ProviderSettings::Users(users) => users.as_slice(),
-        ProviderSettings::Htpasswd { .. } => &[],
+        ProviderSettings::Htpasswd { .. } | ProviderSettings::Harbor(_) => &[],
     });
     let groups: Vec<&str> = groups.flat_map(|user| user.groups.iter().map(String::as_str)).collect();
     if !groups.contains(&group) {

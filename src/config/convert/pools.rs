@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use crate::config::convert::{Context, address, credentials, describe, listeners};
+use crate::config::convert::{Context, address, credentials, describe, harbor, listeners};
 use crate::config::document::KeyPath;
 use crate::config::error::Fix;
-use crate::config::file::{File, Health, Member, MemberTls as TlsKeys, Pool, Storage, Upstream};
+use crate::config::file::{
+    File, Health, Member, MemberTls as TlsKeys, Pool, Storage as StorageKey, Upstream,
+};
 use crate::registry::{Reference, RepositoryName};
 use crate::token_service::TokenSettings;
 use crate::upstream::{
-    CredentialSettings, HealthSettings, MemberAddress, MemberName, MemberSettings, MemberTls, PoolName,
-    PoolSettings, UpstreamLimits,
+    CredentialSettings, HealthSettings, MemberAddress, MemberKind, MemberName, MemberSettings, MemberTls,
+    PoolName, PoolSettings, Storage, UpstreamLimits,
 };
 
 const WEIGHT_MAX: u32 = 100;
@@ -34,28 +36,27 @@ pub(super) fn pools(
     let mut pools = Vec::new();
     for (at, pool) in file.pools.iter().enumerate() {
         let path = path.index(at);
-        if matches!(pool.storage, Some(Storage::Replicated)) {
-            let problem = "`replicated` is not supported by this version: all members of a pool must see the same storage";
-            cx.error(&path.key("storage"), problem, Fix::write("shared"));
-        }
+        harbor::check_section(cx, &path, pool);
         if pool.members.is_empty() {
             let fix = "add `members: [{ name: node1, url: \"http://10.0.0.11:5000\" }]`";
             cx.error(&path.key("members"), "the pool has no members", Fix::advice(fix));
         }
-        let shared = pool
-            .credential
-            .as_ref()
-            .and_then(|credential| credentials::credential(cx, &path.key("credential"), credential, tokens));
         let members = pool.members.iter().enumerate();
         let members: Vec<_> = members
             .filter_map(|(at, member)| {
-                convert_member(cx, &path.key("members").index(at), member, shared.as_ref(), tokens)
+                convert_member(cx, (&path, pool), (&path.key("members").index(at), member), tokens)
             })
             .collect();
         let health = health(cx, &path.key("health"), &pool.health);
         let limits = upstream_limits(cx, &path.key("upstream"), &pool.upstream, Some(&default_limits));
         if let Ok(name) = PoolName::try_from(pool.name.as_str()) {
-            pools.push(PoolSettings { name, members, health, limits });
+            let storage = match pool.storage {
+                Some(StorageKey::Replicated) => Storage::Replicated,
+                Some(StorageKey::Shared) | None => Storage::Shared,
+            };
+            let keys = pool.harbor.as_ref();
+            let portal = harbor::has_nodes(pool) && keys.and_then(|keys| keys.portal).unwrap_or(true);
+            pools.push(PoolSettings { name, storage, portal, members, health, limits });
         }
     }
     pools
@@ -72,11 +73,14 @@ pub(in crate::config) fn plain_pool(
         address,
         tls: MemberTls::default(),
         weight: 1,
+        kind: MemberKind::Registry,
         credential: CredentialSettings::None,
     };
     let path = KeyPath::default();
     PoolSettings {
         name,
+        storage: Storage::Shared,
+        portal: false,
         members: members.into_iter().map(plain).collect(),
         health: health(cx, &path, &Health::default()),
         limits: upstream_limits(cx, &path, &Upstream::default(), None),
@@ -119,9 +123,8 @@ fn check_names(cx: &mut Context<'_>, path: &KeyPath, pools: &[Pool]) {
 
 fn convert_member(
     cx: &mut Context<'_>,
-    path: &KeyPath,
-    member: &Member,
-    shared: Option<&CredentialSettings>,
+    (pool_path, pool): (&KeyPath, &Pool),
+    (path, member): (&KeyPath, &Member),
     tokens: &TokenSettings,
 ) -> Option<MemberSettings> {
     let address = match member_address(&member.url) {
@@ -144,12 +147,10 @@ fn convert_member(
         let fix = "write https:// in `url`, or remove `tls`";
         cx.error(&path.key("tls"), "an http member has no TLS", Fix::advice(fix));
     }
-    let credential = match &member.credential {
-        Some(credential) => credentials::credential(cx, &path.key("credential"), credential, tokens),
-        None => Some(shared.cloned().unwrap_or(CredentialSettings::None)),
-    };
+    let kind = harbor::member_kind(cx, pool_path, pool, (path, member))?;
+    let credential = credentials::member(cx, (pool_path, pool), (path, member), tokens)?;
     let name = MemberName::try_from(member.name.as_str()).ok();
-    Some(MemberSettings { name: name?, address: address?, tls, weight, credential: credential? })
+    Some(MemberSettings { name: name?, address: address?, tls, weight, kind, credential })
 }
 
 /// Scheme, host and port of a member's URL.

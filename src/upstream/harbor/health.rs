@@ -24,7 +24,7 @@ pub(super) fn unhealthy(body: &[u8]) -> Option<Vec<&'static str>> {
     let sick = |name: &&str| {
         answer.components.iter().any(|component| component.name == **name && component.status != "healthy")
     };
-    Some(NEEDED.into_iter().filter(|name| sick(&name)).collect())
+    Some(NEEDED.into_iter().filter(|name| sick(name)).collect())
 }
 
 #[cfg(test)]

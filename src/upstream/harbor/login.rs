@@ -116,7 +116,9 @@ impl HarborNode {
     ) -> Result<NodeToken, String> {
         match self.request_token(member, None, wanted, deadline).await? {
             (TokenAnswer::Token(token), _) => Ok(token),
-            (TokenAnswer::Refused, _) => Err("its token service refuses clients without credentials".to_owned()),
+            (TokenAnswer::Refused, _) => {
+                Err("its token service refuses clients without credentials".to_owned())
+            }
         }
     }
 
@@ -140,7 +142,9 @@ impl HarborNode {
             match judge(took, prober::control_passes(member).await, waited) {
                 Refusal::Wrong => return Err(Login::Wrong),
                 Refusal::NodeFault => {
-                    return Err(Login::NodeFault("it refuses the account of `harbor.account` too".to_owned()));
+                    return Err(Login::NodeFault(
+                        "it refuses the account of `harbor.account` too".to_owned(),
+                    ));
                 }
                 Refusal::Persistent => break,
                 Refusal::WaitForLock if Instant::now() + LOCK + LOCK_MARGIN >= deadline => break,
@@ -191,7 +195,9 @@ impl HarborNode {
             }
             mode => {
                 let mode = mode.filter(|mode| !mode.is_empty()).unwrap_or("directory");
-                Login::NotNow(format!("it refuses names at once: the directory behind it ({mode}) does not answer"))
+                Login::NotNow(format!(
+                    "it refuses names at once: the directory behind it ({mode}) does not answer"
+                ))
             }
         }
     }

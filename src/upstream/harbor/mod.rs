@@ -26,8 +26,8 @@ pub use token::{NodeToken, TokenAnswer};
 
 use super::member::Member;
 use super::question::{Question, Reply, ask};
-use crate::registry::ResourceAccess;
 use super::settings::{AccountSettings, HarborSettings, HarborVersion};
+use crate::registry::ResourceAccess;
 use gate::NameGates;
 use serve::Exchanged;
 

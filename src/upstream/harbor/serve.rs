@@ -67,7 +67,8 @@ impl HarborNode {
             let token = self.fetch(member, asking, deadline).await?;
             Ok::<_, CredentialError>(Held::new(token, now))
         };
-        let held = self.exchanged.tokens.try_get_with(key, fetch).await;
+        // Rare, and large: kept off the future of every request.
+        let held = Box::pin(self.exchanged.tokens.try_get_with(key, fetch)).await;
         held.map(|held| held.authorization).map_err(|error: Arc<CredentialError>| (*error).clone())
     }
 
@@ -84,12 +85,11 @@ impl HarborNode {
         if asking.subject.is_anonymous() {
             return Ok(self.exchanged(member, asking, deadline).await?.into());
         }
-        let secret =
-            asking.secret.ok_or_else(|| CredentialError::NoPassword(asking.subject.clone()))?;
+        let secret = asking.secret.ok_or_else(|| CredentialError::NoPassword(asking.subject.clone()))?;
         let turn = self.turn_in_time(secret, deadline).await?;
         if asking.streams {
             // A body can be sent only once: whether the password is taken is asked before.
-            self.check(member, secret, deadline).await.map_err(|login| failed(&login))?;
+            Box::pin(self.check(member, secret, deadline)).await.map_err(|login| failed(&login))?;
         }
         let header = secret.basic().ok_or(CredentialError::WrongPassword)?;
         Ok(Authorization::in_turn(header, turn))
@@ -106,7 +106,7 @@ impl HarborNode {
         deadline: Instant,
     ) -> Result<(), CredentialError> {
         let _turn = self.turn_in_time(secret, deadline).await?;
-        self.check(member, secret, deadline).await.map_err(|login| failed(&login))
+        Box::pin(self.check(member, secret, deadline)).await.map_err(|login| failed(&login))
     }
 
     /// Forgets the token for this client and access.
@@ -125,8 +125,7 @@ impl HarborNode {
             let token = self.anonymous_token(member, &wanted, deadline).await;
             token.map_err(CredentialError::Member)?
         } else {
-            let secret =
-                asking.secret.ok_or_else(|| CredentialError::NoPassword(asking.subject.clone()))?;
+            let secret = asking.secret.ok_or_else(|| CredentialError::NoPassword(asking.subject.clone()))?;
             let _turn = self.turn_in_time(secret, deadline).await?;
             match self.login(member, secret, &wanted, deadline).await {
                 Login::Right(token) if is_of(&token, asking.subject) => token,

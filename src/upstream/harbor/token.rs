@@ -102,7 +102,8 @@ impl HarborNode {
 }
 
 fn token_target(wanted: &[ResourceAccess]) -> String {
-    let mut query = form_urlencoded::Serializer::for_suffix(String::from("/service/token?"), "/service/token?".len());
+    let mut query =
+        form_urlencoded::Serializer::for_suffix(String::from("/service/token?"), "/service/token?".len());
     query.append_pair("service", SERVICE);
     for access in wanted {
         query.append_pair("scope", &access.to_string());
@@ -147,7 +148,8 @@ mod tests {
             { "type": "repository", "name": "team/none", "actions": [] },
             { "type": "registry", "name": "catalog", "actions": ["*"] },
         ]);
-        let body = answer(&serde_json::json!({ "sub": "robot$team+ci", "exp": 20, "iat": 10, "access": access }));
+        let body =
+            answer(&serde_json::json!({ "sub": "robot$team+ci", "exp": 20, "iat": 10, "access": access }));
         let token = read_token(&body).expect("a token");
         assert_eq!(token.subject.as_deref(), Some("robot$team+ci"));
         assert_eq!((token.issued_at, token.expires_at), (10, 20));
@@ -158,7 +160,9 @@ mod tests {
         assert_eq!(granted("team/app"), Actions::PULL_PUSH);
         assert_eq!(granted("team/none"), Actions::NONE);
         assert_eq!(granted("team/other"), Actions::NONE);
-        for claims in [serde_json::json!({ "exp": 1, "access": null }), serde_json::json!({ "exp": 1, "sub": "" })] {
+        for claims in
+            [serde_json::json!({ "exp": 1, "access": null }), serde_json::json!({ "exp": 1, "sub": "" })]
+        {
             assert_eq!(read_token(&answer(&claims)).expect("a token").subject, None);
         }
         for body in [&b"{}"[..], b"", br#"{"token":"x"}"#, br#"{"token":"e30.e30.x"}"#] {

@@ -54,7 +54,12 @@ pub(super) struct Case {
 }
 
 impl Case {
-    pub(super) fn new(id: impl Into<String>, method: Method, client: &TestClient, target: impl Into<String>) -> Self {
+    pub(super) fn new(
+        id: impl Into<String>,
+        method: Method,
+        client: &TestClient,
+        target: impl Into<String>,
+    ) -> Self {
         Self {
             id: id.into(),
             client: client.clone(),
@@ -186,7 +191,9 @@ impl Case {
 
     /// An error list with this code first; the registry adds details of its own.
     pub(super) fn code(self, status: u16, code: &str) -> Self {
-        self.status(status).contains(&format!("{{\"errors\":[{{\"code\":\"{code}\",")).says("content-type", JSON_UTF8)
+        self.status(status)
+            .contains(&format!("{{\"errors\":[{{\"code\":\"{code}\","))
+            .says("content-type", JSON_UTF8)
     }
 
     /// The 401 of `/v2`.
@@ -208,7 +215,8 @@ impl Case {
             request = request.header(name, value);
         }
         let request = request.body(whole(self.body.clone())).expect("a request");
-        let answer = self.client.send(request).await.unwrap_or_else(|error| panic!("[{}] {error:#}", self.id));
+        let answer =
+            self.client.send(request).await.unwrap_or_else(|error| panic!("[{}] {error:#}", self.id));
         let problems = self.problems(&answer);
         assert!(
             problems.is_empty(),
@@ -236,7 +244,10 @@ impl Case {
             }
         }
         problems.extend(
-            self.absent.iter().filter(|name| answer.headers.contains_key(**name)).map(|name| format!("has {name}")),
+            self.absent
+                .iter()
+                .filter(|name| answer.headers.contains_key(**name))
+                .map(|name| format!("has {name}")),
         );
         self.check_body(answer, &mut problems);
         self.check_common(answer, &mut problems);
@@ -272,13 +283,15 @@ impl Case {
         let policy = answer.header("content-security-policy") == Some("frame-ancestors 'none'");
         must(policy == framed, "Content-Security-Policy");
         must(answer.headers.contains_key("x-request-id") == (self.origin != Origin::Nginx), "X-Request-Id");
-        let cookies = answer.headers.get_all("set-cookie").into_iter().filter_map(|cookie| cookie.to_str().ok());
+        let cookies =
+            answer.headers.get_all("set-cookie").into_iter().filter_map(|cookie| cookie.to_str().ok());
         let sids: Vec<_> = cookies.filter(|cookie| cookie.starts_with("sid=")).collect();
         match (self.sid, sids.as_slice()) {
             (Sid::None, []) => {}
             (Sid::New, [sid]) => must(is_new_sid(sid), "the session cookie has another form"),
             (Sid::Cleared, [sid]) => {
-                let ends = sid.starts_with("sid=; Path=/; Expires=") && sid.ends_with("; Max-Age=0; HttpOnly");
+                let ends =
+                    sid.starts_with("sid=; Path=/; Expires=") && sid.ends_with("; Max-Age=0; HttpOnly");
                 must(ends, "the session cookie is not cleared");
             }
             _ => must(false, &format!("session cookies {sids:?} instead of {:?}", self.sid)),
@@ -301,7 +314,8 @@ pub(super) async fn run_shuffled(seed: u64, mut cases: Vec<Case>) {
 
 /// The value of a cookie that an answer sets.
 pub(super) fn cookie_of(answer: &Answer, name: &str) -> Option<String> {
-    let mut cookies = answer.headers.get_all("set-cookie").into_iter().filter_map(|cookie| cookie.to_str().ok());
+    let mut cookies =
+        answer.headers.get_all("set-cookie").into_iter().filter_map(|cookie| cookie.to_str().ok());
     let pair = cookies.find_map(|cookie| cookie.strip_prefix(&format!("{name}=")))?;
     pair.split(';').next().map(str::to_owned)
 }

@@ -27,7 +27,9 @@ async fn without_credentials() {
     let absent = &names.nosuch;
     let unauthorized = "unauthorized";
     let cases = vec![
-        Case::get("010", &a, "/v2/").refused(pair.challenge(""), unauthorized).says("connection", "keep-alive"),
+        Case::get("010", &a, "/v2/")
+            .refused(pair.challenge(""), unauthorized)
+            .says("connection", "keep-alive"),
         Case::get("011", &core, "/v2/")
             .at_core()
             .refused(bearer_challenge(&pair.a.core_url(), ""), unauthorized),
@@ -112,7 +114,8 @@ async fn basic_credentials() {
     let nobody = pair.a.client().with_basic("nobody", "wrong");
     let nobody2 = pair.a.client().with_basic("nobody2", "wrong");
     let catalog = bearer(&pair.a, &admin, &["registry:catalog:*"]).await;
-    let started = |case: Case| case.status(202).of_registry().says("range", "0-0").says("content-length", "0");
+    let started =
+        |case: Case| case.status(202).of_registry().says("range", "0-0").says("content-length", "0");
     let cases = vec![
         Case::get("060", &pair.a.login(&admin), "/v2/").status(200).of_registry().text("{}"),
         Case::get("061", &pair.b.login(&admin), "/v2/").status(200).of_registry().text("{}"),

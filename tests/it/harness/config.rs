@@ -18,6 +18,8 @@ pub(crate) struct ConfigBuilder {
     users: Vec<String>,
     policy: Vec<String>,
     storage: String,
+    pool: String,
+    providers: Vec<String>,
     members: Vec<String>,
     health: String,
     extra: String,
@@ -34,6 +36,8 @@ impl ConfigBuilder {
             users: Vec::new(),
             policy: Vec::new(),
             storage: "shared".to_owned(),
+            pool: String::new(),
+            providers: Vec::new(),
             members: Vec::new(),
             health: "{ interval: 500ms, timeout: 20s, rise: 1, fall: 2 }".to_owned(),
             extra: String::new(),
@@ -80,6 +84,24 @@ impl ConfigBuilder {
         self
     }
 
+    /// Further keys of the pool, one line each.
+    pub(crate) fn pool_key(mut self, yaml: &str) -> Self {
+        writeln!(self.pool, "    {yaml}").expect("a String can be written to");
+        self
+    }
+
+    /// A further provider of identities, as a YAML flow mapping.
+    pub(crate) fn provider(mut self, yaml: &str) -> Self {
+        self.providers.push(yaml.to_owned());
+        self
+    }
+
+    /// A member as a YAML flow mapping.
+    pub(crate) fn member_yaml(mut self, yaml: &str) -> Self {
+        self.members.push(yaml.to_owned());
+        self
+    }
+
     /// A member with the credential that its own access control asks for.
     pub(crate) fn member(self, registry: &StockRegistry) -> Self {
         let credential = match registry.access() {
@@ -115,6 +137,10 @@ impl ConfigBuilder {
         let (storage, health, extra) = (&self.storage, &self.health, &self.extra);
         let (listeners, users, policy) = (items(2, &self.listeners), items(6, &self.users), items(2, policy));
         let members = items(6, &self.members);
+        let users = if users.is_empty() { users } else { format!("  - users:\n{users}") };
+        let identity = users + &items(2, &self.providers);
+        let identity = if identity.is_empty() { "  []\n".to_owned() } else { identity };
+        let pool = &self.pool;
         format!(
             "external_url: {url}
 listeners:
@@ -122,12 +148,11 @@ listeners:
 tokens: {{ service: {service}, issuer: tidegate, keys: {dir}/keys }}
 uploads: {{ seal_keys: {dir}/seal }}
 identity:
-  - users:
-{users}policy:
+{identity}policy:
 {policy}pools:
   - name: main
     storage: {storage}
-    members:
+{pool}    members:
 {members}    health: {health}
 routes:
   - {{ repository: \"**\", pool: main }}

@@ -1,0 +1,4 @@
+//! Unmodified Harbor nodes behind the gateway: nobody's account changes, and no node's token, key or lock can refuse a client.
+
+mod fixture;
+mod logins;
