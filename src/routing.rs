@@ -41,6 +41,11 @@ impl RouteTable {
         self.for_host(host).next().map(|route| route.pool)
     }
 
+    /// Every pool that a host leads to, in the order of its routes.
+    pub fn pools_of<'a>(&'a self, host: &'a str) -> impl Iterator<Item = usize> + 'a {
+        self.for_host(host).map(|route| route.pool)
+    }
+
     fn for_host<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Route> {
         self.routes.iter().filter(move |route| route.host.as_deref().is_none_or(|only| only == host))
     }

@@ -3,3 +3,4 @@
 pub mod hosts;
 pub mod request;
 pub mod response;
+pub mod web;

@@ -49,7 +49,7 @@ pub(super) fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-fn is_reserved(name: &HeaderName) -> bool {
+pub(super) fn is_reserved(name: &HeaderName) -> bool {
     [AUTHORIZATION, COOKIE, FORWARDED, HOST, EXPECT].contains(name)
         || RESERVED.contains(&name.as_str())
         || RESERVED_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
@@ -69,6 +69,12 @@ pub fn member_headers(client: &HeaderMap, via: Via<'_>) -> HeaderMap {
     }
     // Offsets and digests are of the bytes as they are stored.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    insert_via(&mut headers, via);
+    headers
+}
+
+/// What only the gateway says of a client.
+pub(super) fn insert_via(headers: &mut HeaderMap, via: Via<'_>) {
     headers.insert("x-forwarded-proto", HeaderValue::from_static(if via.https { "https" } else { "http" }));
     for (name, value) in [
         ("x-forwarded-for", via.client.to_string()),
@@ -79,7 +85,6 @@ pub fn member_headers(client: &HeaderMap, via: Via<'_>) -> HeaderMap {
             headers.insert(name, value);
         }
     }
-    headers
 }
 
 /// Whether a body would be read as a form: registries take parameters from there before they look

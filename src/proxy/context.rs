@@ -15,6 +15,8 @@ use crate::upstream::{BodyProgress, Member};
 
 /// Longest `User-Agent` that is logged, in bytes.
 const USER_AGENT_BYTES_MAX: usize = 200;
+/// Longest path that is logged, in characters.
+const PATH_CHARS_MAX: usize = 200;
 
 /// The connection that a request came on.
 #[derive(Debug, Clone)]
@@ -45,6 +47,8 @@ pub struct RequestContext {
     pub repository: Option<RepositoryName>,
     /// The tag or digest, where there is one.
     pub reference: Option<Reference>,
+    /// The path, where it names no repository.
+    pub path: Option<String>,
     /// Who sent it.
     pub subject: Option<Subject>,
     /// The unique name of its token.
@@ -105,6 +109,7 @@ impl RequestContext {
             route: RouteKind::Other,
             repository: None,
             reference: None,
+            path: None,
             subject: None,
             jti: None,
             member: None,
@@ -125,6 +130,11 @@ impl RequestContext {
         self.route = target.kind();
         self.repository = target.repository().cloned();
         self.reference = target.reference();
+    }
+
+    /// Notes the path of a page or an API request, as far as it is logged.
+    pub fn note_path(&mut self, path: &str) {
+        self.path = Some(path.chars().take(PATH_CHARS_MAX).collect());
     }
 
     /// Milliseconds since the request's head.
@@ -163,6 +173,7 @@ impl RequestContext {
             subject: self.subject.as_ref().map(ToString::to_string),
             repository: self.repository.as_ref().map(RepositoryName::as_str),
             reference: self.reference.as_ref().map(Reference::as_str),
+            path: self.path.as_deref(),
             pool: member.map(|member| member.pool.as_str()),
             member: member.map(|member| member.name.as_str()),
             tries: self.tries,

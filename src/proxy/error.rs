@@ -33,6 +33,9 @@ pub enum GatewayError {
     /// A known path with the wrong method.
     #[error("method not allowed")]
     MethodNotAllowed(&'static str),
+    /// Another protocol than HTTP is asked for.
+    #[error("an upgrade to another protocol")]
+    Upgrade,
     /// The `Host` is missing, repeated, or not on the list.
     #[error("unknown host")]
     UnknownHost,
@@ -146,6 +149,7 @@ impl GatewayError {
             | Self::NotFound
             | Self::MethodNotAllowed(_)
             | Self::UnknownHost
+            | Self::Upgrade
             | Self::Credentials(_) => ErrorKind::Client,
             Self::PlaintextCredentials | Self::Pin(_) | Self::PinnedMemberGone { .. } | Self::FormBody => {
                 ErrorKind::Client
@@ -257,6 +261,7 @@ impl GatewayError {
             Self::NotFound => (404, ErrorCode::NameUnknown, "nothing is served under this path; registries answer under /v2/".to_owned()),
             Self::MethodNotAllowed(allowed) => (405, ErrorCode::Unsupported, format!("this path takes {allowed} only")),
             Self::UnknownHost => (421, ErrorCode::Unsupported, "this host name is not served here; the operator lists names under `external_url` and `hosts`".to_owned()),
+            Self::Upgrade => (400, ErrorCode::Unsupported, "connections are not upgraded here; leave the Upgrade header out".to_owned()),
             Self::Credentials(error) => (400, ErrorCode::Unsupported, error.to_string()),
             Self::PlaintextCredentials => (403, ErrorCode::Denied, "credentials are refused on a connection without TLS; use https".to_owned()),
             Self::Unauthorized { reason, .. } => match reason {

@@ -17,17 +17,46 @@ use super::context::RequestContext;
 use super::error::GatewayError;
 use crate::auth::challenge::ChallengeReason;
 use crate::auth::subject::Subject;
-use crate::registry::{RegistryRequest, UploadMethod};
+use crate::registry::{RegistryRequest, ResourceAccess, UploadMethod, WebKind, WebRequest};
 use crate::upstream::harbor::ClientSecret;
 use crate::upstream::{
-    Asking, BodyProgress, Credential, CredentialError, InFlight, Lease, Member, MemberAccess, Phase,
-    RequestBody, SendError, UpstreamError, UpstreamFault, UpstreamLimits, prober,
+    Asking, Authorization, BodyProgress, Credential, CredentialError, InFlight, Lease, Member, MemberAccess,
+    Phase, RequestBody, SendError, UpstreamError, UpstreamFault, UpstreamLimits, prober,
 };
+
+/// What is asked of a member.
+#[derive(Clone, Copy)]
+pub(super) enum Target<'a> {
+    /// Something of a registry, with our credential.
+    Registry(&'a RegistryRequest),
+    /// A page or the API of a Harbor node, with the client's own.
+    Web(&'a WebRequest),
+}
+
+impl Target<'_> {
+    fn member_target(&self) -> String {
+        match self {
+            Self::Registry(request) => request.member_target(),
+            Self::Web(request) => request.member_target().to_owned(),
+        }
+    }
+
+    fn challenge_access(&self) -> Vec<ResourceAccess> {
+        match self {
+            Self::Registry(request) => request.challenge_access(),
+            Self::Web(_) => Vec::new(),
+        }
+    }
+
+    fn names_repository(&self) -> bool {
+        matches!(self, Self::Registry(request) if request.repository().is_some())
+    }
+}
 
 /// A request on its way to members.
 pub(super) struct Outgoing<'a> {
     /// What is asked.
-    pub target: &'a RegistryRequest,
+    pub target: Target<'a>,
     /// With which method.
     pub method: &'a Method,
     /// The headers, but for `Host` and `Authorization`.
@@ -89,13 +118,13 @@ pub(super) async fn forward(
     mut body: RequestBody,
     ctx: &mut RequestContext,
 ) -> Result<Answer, GatewayError> {
-    let head_deadline = ctx.started + outgoing.limits.head_timeout;
+    let head_deadline = ctx.started + head_time(outgoing);
     let mut last = GatewayError::Internal("no candidate was tried");
     let mut missing = None;
     let count = candidates.len();
     for (at, member) in candidates.into_iter().enumerate() {
         let more_follow = at + 1 < count && is_repeatable(outgoing);
-        let deadline = if more_follow {
+        let deadline = if more_follow && answers_quickly(outgoing) {
             head_deadline.min(Instant::now() + outgoing.limits.first_byte_timeout)
         } else {
             head_deadline
@@ -174,6 +203,7 @@ async fn try_member(
                     let error = GatewayError::CredentialFault { member: member.name.clone() };
                     return Attempt::Failed(error, bodiless.then_some(RequestBody::Empty));
                 }
+                Refusal::PassOn => return Attempt::Answered(Box::new(sent)),
                 Refusal::Credential(why) => {
                     let body = bodiless.then_some(RequestBody::Empty);
                     return without_credential(outgoing, member, why, body);
@@ -184,7 +214,7 @@ async fn try_member(
                 }
             }
         }
-        if is_member_failure(status) {
+        if is_member_failure(outgoing, status) {
             let error = GatewayError::MemberFailed { member: member.name.clone(), status };
             return Attempt::Failed(error, repeatable.then_some(RequestBody::Empty));
         }
@@ -195,13 +225,31 @@ async fn try_member(
 /// Whether a request may be made twice although a member may have seen it.
 fn is_repeatable(outgoing: &Outgoing<'_>) -> bool {
     match outgoing.target {
-        RegistryRequest::UploadStart { digest, .. } => digest.is_none(),
+        Target::Registry(RegistryRequest::UploadStart { digest, .. }) => digest.is_none(),
         _ => matches!(*outgoing.method, Method::GET | Method::HEAD),
     }
 }
 
-/// Statuses that say that the member, not the request, has failed. 429 is fatal to docker.
-fn is_member_failure(status: StatusCode) -> bool {
+/// How long queue, connects and tries may take together.
+fn head_time(outgoing: &Outgoing<'_>) -> Duration {
+    if answers_quickly(outgoing) { outgoing.limits.head_timeout } else { outgoing.limits.finish_timeout }
+}
+
+/// What Harbor's API does may take minutes, and no client of it gives up after 30 s.
+fn answers_quickly(outgoing: &Outgoing<'_>) -> bool {
+    match outgoing.target {
+        Target::Registry(_) => true,
+        Target::Web(request) => request.kind() == WebKind::Page,
+    }
+}
+
+/// Statuses that say that the member, not the request, has failed. 429 is fatal to docker. Of the
+/// pages and the API only what the node's own proxy says when there is nothing behind it.
+fn is_member_failure(outgoing: &Outgoing<'_>, status: StatusCode) -> bool {
+    if matches!(outgoing.target, Target::Web(_)) {
+        let gone = [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
+        return is_repeatable(outgoing) && gone.contains(&status);
+    }
     status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
         || status == StatusCode::TOO_MANY_REQUESTS
 }
@@ -216,6 +264,8 @@ enum Refusal {
     AboutTarget,
     /// The client's own password is what is refused.
     Credential(CredentialError),
+    /// It is for the client.
+    PassOn,
 }
 
 /// What becomes of a request that a member gives no credential for.
@@ -255,6 +305,11 @@ async fn judge_refusal(
     renewed: &mut bool,
     deadline: Instant,
 ) -> Refusal {
+    if matches!(outgoing.target, Target::Web(_)) {
+        // Harbor refuses clients itself there; a node that has lost its database refuses everybody.
+        let is_fault = is_repeatable(outgoing) && !prober::control_passes(member).await;
+        return if is_fault { Refusal::Fault } else { Refusal::PassOn };
+    }
     if !member.credential.is_configured() {
         // Nobody but the operator can mend that; a client's login cannot.
         member.warn_of_missing_credential();
@@ -273,7 +328,7 @@ async fn judge_refusal(
     } else if !prober::control_passes(member).await {
         return Refusal::Fault;
     }
-    if member.harbor.is_some() && outgoing.target.repository().is_none() {
+    if member.harbor.is_some() && !outgoing.target.names_repository() {
         let member = member.name.as_str();
         tracing::warn!(
             member,
@@ -293,7 +348,7 @@ async fn judge_refusal(
 /// The member takes our credential and refuses this target. Where the credential is our own
 /// token, the right was in it, so that there is no such thing; else the account lacks the right.
 fn target_refused(outgoing: &Outgoing<'_>, member: &Member) -> GatewayError {
-    let about_content = member.credential.names_target() && outgoing.target.repository().is_some();
+    let about_content = member.credential.names_target() && outgoing.target.names_repository();
     if about_content && matches!(*outgoing.method, Method::GET | Method::HEAD) {
         return GatewayError::UnknownTarget { member: member.name.clone() };
     }
@@ -322,10 +377,13 @@ async fn send_once(
     };
     let streams = matches!(body, RequestBody::Stream { .. });
     // Kept until the member has judged it.
-    let mut authorization = match member.authorization(outgoing.asking(streams), deadline).await {
-        Ok(authorization) => authorization,
-        Err(error) => return Err(fail(Phase::Credential, error.into(), Some(body))),
-    };
+    let mut authorization = Authorization::default();
+    if let Target::Registry(_) = outgoing.target {
+        match member.authorization(outgoing.asking(streams), deadline).await {
+            Ok(given) => authorization = given,
+            Err(error) => return Err(fail(Phase::Credential, error.into(), Some(body))),
+        }
+    }
     let in_flight = InFlight::new(member);
     let acquired = timeout_at(deadline, member.connections.acquire(ctx.connection.worker, deadline)).await;
     let mut lease = match acquired {
@@ -349,7 +407,9 @@ async fn send_once(
             request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
     }
-    request.headers_mut().insert(HOST, member.host.clone());
+    if let Target::Registry(_) = outgoing.target {
+        request.headers_mut().insert(HOST, member.host.clone());
+    }
     if let Some(header) = authorization.header.take() {
         request.headers_mut().insert(AUTHORIZATION, header);
     }
@@ -427,8 +487,10 @@ async fn await_head(
 /// How long an answer may take once the whole body was sent.
 fn answer_time(outgoing: &Outgoing<'_>) -> Duration {
     match outgoing.target {
-        RegistryRequest::Upload { method: UploadMethod::Put { .. }, .. }
-        | RegistryRequest::UploadStart { digest: Some(_), .. } => outgoing.limits.finish_timeout,
-        _ => outgoing.limits.head_timeout,
+        Target::Registry(
+            RegistryRequest::Upload { method: UploadMethod::Put { .. }, .. }
+            | RegistryRequest::UploadStart { digest: Some(_), .. },
+        ) => outgoing.limits.finish_timeout,
+        Target::Registry(_) | Target::Web(_) => head_time(outgoing),
     }
 }

@@ -71,7 +71,7 @@ impl Gateway {
             let keys: Vec<&Jwk> = entries.map(|key| key.jwk()).collect();
             return Ok(json(serde_json::json!({ "keys": keys }).to_string()));
         }
-        Err(GatewayError::NotFound)
+        self.serve_web(state, down, body, ctx).await
     }
 
     async fn serve_token(

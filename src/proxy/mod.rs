@@ -8,6 +8,7 @@ mod forward;
 mod local;
 mod upload_session;
 mod uploads;
+mod web;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +45,7 @@ use crate::token_service::{TOKEN_PATHS, TokenRequestError, TokenService};
 use crate::upstream::harbor::ClientSecret;
 use crate::upstream::{Member, MemberAccess, Pool, Pools, RequestBody, Storage};
 use body::MemberBody;
-use forward::{Answer, Outgoing, forward};
+use forward::{Answer, Outgoing, Target, forward};
 
 /// Everything that answers requests.
 pub struct Gateway {
@@ -111,7 +112,7 @@ impl Admitted {
         (pool, secret): (&'a Pool, Option<&'a ClientSecret>),
     ) -> Outgoing<'a> {
         Outgoing {
-            target: &self.target,
+            target: Target::Registry(&self.target),
             method: &self.down.head.method,
             headers,
             subject: &self.client.subject,

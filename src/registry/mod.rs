@@ -8,6 +8,7 @@ mod error;
 mod name;
 mod request;
 mod target;
+mod web;
 
 pub use access::{Action, Actions, Resource, ResourceAccess, parse_scopes};
 pub use error::{ErrorCode, error_body};
@@ -17,3 +18,4 @@ pub use request::{
     UploadMethod,
 };
 pub(crate) use target::with_query;
+pub use web::{WebKind, WebRequest};

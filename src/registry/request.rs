@@ -153,12 +153,14 @@ pub enum RouteKind {
     Upload,
     Token,
     Keys,
+    Page,
+    Api,
     Other,
 }
 
 impl RouteKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Ping,
         Self::Catalog,
         Self::Tags,
@@ -169,6 +171,8 @@ impl RouteKind {
         Self::Upload,
         Self::Token,
         Self::Keys,
+        Self::Page,
+        Self::Api,
         Self::Other,
     ];
 
@@ -186,6 +190,8 @@ impl RouteKind {
             Self::Upload => "upload",
             Self::Token => "token",
             Self::Keys => "keys",
+            Self::Page => "page",
+            Self::Api => "api",
             Self::Other => "other",
         }
     }

@@ -33,6 +33,9 @@ pub struct AccessRecord<'a> {
     /// Tag or digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<&'a str>,
+    /// The path of a page or an API request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<&'a str>,
     /// The pool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool: Option<&'a str>,

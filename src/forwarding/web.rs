@@ -1,0 +1,227 @@
+//! Headers of Harbor's web pages and API, in both directions. Harbor authenticates there, so
+//! cookies, `Authorization` and the CSRF token pass; what says who a client is or how it came is
+//! still ours to say.
+
+use http::Uri;
+use http::header::{
+    AUTHORIZATION, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, SET_COOKIE,
+};
+
+use super::request::{Via, insert_via, is_hop_by_hop, is_reserved, nominated};
+use super::response::REQUEST_ID;
+
+/// The cookie that keeps a browser at one node.
+pub const AFFINITY_COOKIE: &str = "tidegate_node";
+/// By which the portal shows that a request is its own.
+const CSRF_TOKEN: &str = "x-harbor-csrf-token";
+
+/// The headers for a node. `Host` is the public one: Harbor makes links and realms from it.
+#[must_use]
+pub fn node_headers(client: &HeaderMap, via: Via<'_>) -> HeaderMap {
+    let nominated = nominated(client);
+    let mut headers = HeaderMap::with_capacity(client.len() + 5);
+    for (name, value) in client {
+        let passes = [AUTHORIZATION, COOKIE].contains(name) || name.as_str() == CSRF_TOKEN;
+        if is_hop_by_hop(name) || nominated.contains(name) || (is_reserved(name) && !passes) {
+            continue;
+        }
+        if *name != COOKIE {
+            headers.append(name, value.clone());
+        } else if let Some(value) = without_affinity(value) {
+            headers.append(COOKIE, value);
+        }
+    }
+    headers.remove(FORWARDED);
+    insert_via(&mut headers, via);
+    if let Ok(host) = HeaderValue::try_from(via.authority) {
+        headers.insert(HOST, host);
+    }
+    headers
+}
+
+/// The sealed value of the affinity cookie, where exactly one came.
+#[must_use]
+pub fn affinity(client: &HeaderMap) -> Option<&str> {
+    let cookies = client.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut found = cookies
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .filter(|(name, _)| *name == AFFINITY_COOKIE);
+    let (_, value) = found.next()?;
+    found.next().is_none().then_some(value)
+}
+
+/// The `Set-Cookie` that keeps a browser at one node, for as long as the browser is open.
+#[must_use]
+pub fn affinity_cookie(sealed: &str, https: bool) -> Option<HeaderValue> {
+    let secure = if https { "; Secure" } else { "" };
+    HeaderValue::try_from(format!("{AFFINITY_COOKIE}={sealed}; Path=/; HttpOnly; SameSite=Lax{secure}")).ok()
+}
+
+fn without_affinity(value: &HeaderValue) -> Option<HeaderValue> {
+    let Ok(text) = value.to_str() else { return Some(value.clone()) };
+    let is_ours =
+        |pair: &&str| pair.trim().split_once('=').is_some_and(|(name, _)| name.trim() == AFFINITY_COOKIE);
+    if !text.split(';').any(|pair| is_ours(&pair)) {
+        return Some(value.clone());
+    }
+    let others: Vec<&str> = text.split(';').filter(|pair| !is_ours(pair)).map(str::trim).collect();
+    if others.is_empty() { None } else { HeaderValue::try_from(others.join("; ")).ok() }
+}
+
+/// The headers of a node's answer for the client. Core never marks its cookies `Secure`, because
+/// it does not see the TLS; `Location` loses the node's own address.
+#[must_use]
+pub fn client_headers(mut node: HeaderMap, https: bool, own: &[&str]) -> HeaderMap {
+    for name in nominated(&node) {
+        node.remove(name);
+    }
+    let hop_by_hop: Vec<HeaderName> = node.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    for name in hop_by_hop {
+        node.remove(name);
+    }
+    node.remove(REQUEST_ID);
+    if https {
+        let cookies: Vec<HeaderValue> = node.get_all(SET_COOKIE).iter().map(secure).collect();
+        node.remove(SET_COOKIE);
+        for cookie in cookies {
+            node.append(SET_COOKIE, cookie);
+        }
+    }
+    if let Some(location) = node.get(LOCATION).and_then(|location| relative(location, own)) {
+        node.insert(LOCATION, location);
+    }
+    node
+}
+
+fn secure(cookie: &HeaderValue) -> HeaderValue {
+    let marked = |text: &str| text.split(';').any(|part| part.trim().eq_ignore_ascii_case("secure"));
+    match cookie.to_str() {
+        Ok(text) if !marked(text) => {
+            HeaderValue::try_from(format!("{text}; Secure")).unwrap_or_else(|_| cookie.clone())
+        }
+        Ok(_) | Err(_) => cookie.clone(),
+    }
+}
+
+fn relative(location: &HeaderValue, own: &[&str]) -> Option<HeaderValue> {
+    let text = location.to_str().ok()?;
+    let uri = text.parse::<Uri>().ok()?;
+    let authority = uri.authority()?.as_str();
+    if !own.iter().any(|own| own.eq_ignore_ascii_case(authority)) {
+        return None;
+    }
+    // The fragment is not part of a `Uri`.
+    let (_, rest) = text.split_once("://")?;
+    let path = rest.find(['/', '?', '#']).map_or("/", |at| &rest[at..]);
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    HeaderValue::try_from(format!("{slash}{path}")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    fn map(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            let name = HeaderName::try_from(*name).expect("a name");
+            headers.append(name, value.parse().expect("a value"));
+        }
+        headers
+    }
+
+    fn lines(headers: &HeaderMap) -> Vec<String> {
+        let line =
+            |(name, value): (&HeaderName, &HeaderValue)| format!("{name}: {}", value.to_str().expect("text"));
+        let mut lines: Vec<String> = headers.iter().map(line).collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn nodes_get_the_session_and_nothing_that_only_we_may_say() {
+        let client = map(&[
+            ("authorization", "Basic x"),
+            ("cookie", "sid=1; tidegate_node=abc; _gorilla_csrf=2"),
+            ("cookie", "tidegate_node=abc"),
+            ("x-harbor-csrf-token", "t"),
+            ("x-harbor-other", "t"),
+            ("forwarded", "host=evil"),
+            ("x-forwarded-host", "evil"),
+            ("x-real-ip", "1.1.1.1"),
+            ("connection", "x-hop, upgrade"),
+            ("x-hop", "1"),
+            ("upgrade", "websocket"),
+            ("accept", "a/b"),
+            ("accept", "c/d"),
+            ("accept-encoding", "gzip"),
+            ("content-type", "application/x-www-form-urlencoded"),
+            ("host", "evil"),
+        ]);
+        let via =
+            Via { client: IpAddr::from([10, 0, 0, 1]), https: true, authority: "hub:8070", request_id: "r" };
+        assert_eq!(
+            lines(&node_headers(&client, via)),
+            [
+                "accept-encoding: gzip",
+                "accept: a/b",
+                "accept: c/d",
+                "authorization: Basic x",
+                "content-type: application/x-www-form-urlencoded",
+                "cookie: sid=1; _gorilla_csrf=2",
+                "host: hub:8070",
+                "x-forwarded-for: 10.0.0.1",
+                "x-forwarded-host: hub:8070",
+                "x-forwarded-proto: https",
+                "x-harbor-csrf-token: t",
+                "x-request-id: r",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_affinity_cookie_counts_only_where_there_is_one() {
+        let read = |pairs: &[(&str, &str)]| affinity(&map(pairs)).map(str::to_owned);
+        assert_eq!(read(&[("cookie", "a=b; tidegate_node=x")]).as_deref(), Some("x"));
+        assert_eq!(read(&[("cookie", "a=b")]), None);
+        assert_eq!(read(&[("cookie", "tidegate_node=x; tidegate_node=y")]), None);
+        assert_eq!(read(&[("cookie", "tidegate_node=x"), ("cookie", "tidegate_node=y")]), None);
+    }
+
+    #[test]
+    fn cookies_become_secure_and_locations_lose_the_nodes_address() {
+        let node = map(&[
+            ("set-cookie", "sid=1; Path=/; HttpOnly"),
+            ("set-cookie", "_gorilla_csrf=2; Path=/; Secure"),
+            ("x-harbor-csrf-token", "t"),
+            ("connection", "keep-alive"),
+            ("www-authenticate", "Basic realm=\"harbor\""),
+        ]);
+        assert_eq!(
+            lines(&client_headers(node.clone(), true, &[])),
+            [
+                "set-cookie: _gorilla_csrf=2; Path=/; Secure",
+                "set-cookie: sid=1; Path=/; HttpOnly; Secure",
+                "www-authenticate: Basic realm=\"harbor\"",
+                "x-harbor-csrf-token: t",
+            ]
+        );
+        assert!(
+            lines(&client_headers(node, false, &[]))
+                .contains(&"set-cookie: sid=1; Path=/; HttpOnly".to_owned())
+        );
+        for (location, expected) in [
+            ("http://10.0.0.1:8070/harbor/projects?a=b#x", "/harbor/projects?a=b#x"),
+            ("https://HUB:8070", "/"),
+            ("https://hub:8070?x=1", "/?x=1"),
+            ("https://login.example.com/auth?state=1", "https://login.example.com/auth?state=1"),
+            ("/relative", "/relative"),
+        ] {
+            let headers =
+                client_headers(map(&[("location", location)]), true, &["10.0.0.1:8070", "hub:8070"]);
+            assert_eq!(headers.get(LOCATION).expect("there"), expected, "{location}");
+        }
+    }
+}
