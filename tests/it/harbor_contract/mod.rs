@@ -6,5 +6,8 @@
 
 mod case;
 mod challenges;
+mod contents;
+mod locations;
 mod token_service;
+mod uploads;
 mod world;
