@@ -4,10 +4,13 @@
 //!
 //! `sequences_*` are chains of requests that were not recorded and follow from what was.
 
+mod api;
 mod case;
 mod challenges;
 mod contents;
+mod failures;
 mod locations;
+mod sessions;
 mod token_service;
 mod uploads;
 mod world;
