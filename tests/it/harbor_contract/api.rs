@@ -47,7 +47,10 @@ async fn single_answers() {
     let no_certificate = "resource not found: cert not found in path: /etc/core/ca/ca.crt";
     let head = "method HEAD is not allowed, but [GET] are";
     let cases = vec![
-        Case::get("200", &anyone, "/api/v2.0/ping").status(200).text("Pong").says("content-type", "text/plain"),
+        Case::get("200", &anyone, "/api/v2.0/ping")
+            .status(200)
+            .text("Pong")
+            .says("content-type", "text/plain"),
         Case::get("201", &anyone, "/api/v2.0/health").status(200).text(healthy()).says("content-type", JSON),
         not_found(Case::get("204", &anyone, "/api/health")),
         Case::get("205", &anyone, "/api/version")
@@ -82,7 +85,10 @@ async fn system_information() {
     let admin = Case::get("203", &pair.a.login(&pair.admin()), "/api/v2.0/systeminfo").status(200);
     let mut info = json_of(&admin.run().await);
     let time = info.as_object_mut().expect("an object").remove("current_time");
-    assert!(time.is_some_and(|time| time.as_str().is_some_and(|time| time.len() == 24)), "[203] to the millisecond");
+    assert!(
+        time.is_some_and(|time| time.as_str().is_some_and(|time| time.len() == 24)),
+        "[203] to the millisecond"
+    );
     let mut wanted = system_info_short();
     for (key, value) in [
         ("external_url", json!(pair.endpoint)),
@@ -119,7 +125,11 @@ async fn project_list() {
         "project_id": "number", "repo_count": "number", "update_time": time,
     }]);
     assert_eq!(shape(&list), wanted, "[209]");
-    assert_eq!((&list[0]["name"], &list[0]["metadata"]["public"]), (&json!("library"), &json!("true")), "[209]");
+    assert_eq!(
+        (&list[0]["name"], &list[0]["metadata"]["public"]),
+        (&json!("library"), &json!("true")),
+        "[209]"
+    );
     let all = Case::get("361", &admin, "/api/v2.0/projects")
         .with("accept-encoding", "gzip")
         .status(200)

@@ -71,7 +71,8 @@ async fn mounts() {
     let digest = push_blob(&admin_a, &pair.a.url(), app, &random_bytes(5000)).await;
     let missing = digest_of(b"nobody has this");
     let (copy, copy2) = (format!("{}/copy", names.team2), format!("{}/copy2", names.team2));
-    let mount = |repository: &str, digest: &str| format!("/v2/{repository}/blobs/uploads/?mount={digest}&from={app}");
+    let mount =
+        |repository: &str, digest: &str| format!("/v2/{repository}/blobs/uploads/?mount={digest}&from={app}");
     let mounted = |case: Case, base: &str, repository: &str| {
         case.status(201)
             .of_registry()
@@ -115,7 +116,8 @@ async fn reads() {
     let tags = format!("{{\"name\":\"{app}\",\"tags\":[\"{tag}\"]}}\n");
     let own = "docker-distribution-api-version";
     let none = format!("{}/none", names.team);
-    let index = "{\"schemaVersion\":2,\"mediaType\":\"application/vnd.oci.image.index.v1+json\",\"manifests\":[]}\n";
+    let index =
+        "{\"schemaVersion\":2,\"mediaType\":\"application/vnd.oci.image.index.v1+json\",\"manifests\":[]}\n";
     let blob_head = |case: Case, digest: &str| {
         case.of_registry()
             .says("accept-ranges", "bytes")
@@ -128,13 +130,18 @@ async fn reads() {
     let cases = vec![
         found(Case::get("131", &b, manifest(tag)), &image),
         found(Case::head("132", &a, manifest(&image.digest)), &image),
-        Case::get("133", &a, manifest("nope")).error(404, "NOT_FOUND", &format!("artifact {app}:nope not found")).lacks(own),
+        Case::get("133", &a, manifest("nope"))
+            .error(404, "NOT_FOUND", &format!("artifact {app}:nope not found"))
+            .lacks(own),
         Case::get("133b", &alice, manifest(tag)).with("accept", "*/*").of_registry().error(
             404,
             "MANIFEST_UNKNOWN",
             "OCI manifest found, but accept header does not support OCI manifests",
         ),
-        Case::put("134", &a, manifest("bad")).body(OCI, bad.to_string()).of_registry().code(400, "MANIFEST_BLOB_UNKNOWN"),
+        Case::put("134", &a, manifest("bad"))
+            .body(OCI, bad.to_string())
+            .of_registry()
+            .code(400, "MANIFEST_BLOB_UNKNOWN"),
         Case::put("135", &a, manifest("bad")).body(OCI, "not json").lacks(own).error(
             400,
             "MANIFEST_INVALID",
@@ -145,14 +152,18 @@ async fn reads() {
         Case::get("138", &a, format!("/v2/{none}/tags/list"))
             .error(404, "NOT_FOUND", &format!("repository {none} not found"))
             .lacks(own),
-        Case::get("139", &admin, "/v2/_catalog").status(200).text(format!("{{\"repositories\":[\"{app}\"]}}\n")),
+        Case::get("139", &admin, "/v2/_catalog")
+            .status(200)
+            .text(format!("{{\"repositories\":[\"{app}\"]}}\n")),
         blob_head(Case::get("140", &a, blob(config)), config).status(200).says("content-length", "212"),
         blob_head(Case::get("141", &a, blob(config)).with("range", "bytes=0-9"), config)
             .status(206)
             .says("content-range", "bytes 0-9/212")
             .says("content-length", "10"),
         Case::get("142", &a, blob(&missing)).code(404, "BLOB_UNKNOWN").of_registry(),
-        Case::head("143", &a, blob(&missing)).error(404, "NOT_FOUND", &format!("blob {missing} not found")).lacks(own),
+        Case::head("143", &a, blob(&missing))
+            .error(404, "NOT_FOUND", &format!("blob {missing} not found"))
+            .lacks(own),
         Case::get("145", &a, format!("/v2/{app}/referrers/{}", image.digest))
             .status(200)
             .text(index)
@@ -164,7 +175,8 @@ async fn reads() {
         Case::get("147", &admin, format!("/v2/app/manifests/{tag}"))
             .error(400, "BAD_REQUEST", "bad request: invalid repository name: app")
             .sets_no_sid(),
-        found(Case::get("360", &alice, manifest(tag)).with("accept-encoding", "gzip"), &image).lacks("content-encoding"),
+        found(Case::get("360", &alice, manifest(tag)).with("accept-encoding", "gzip"), &image)
+            .lacks("content-encoding"),
         Case::get("362", &admin, format!("/v2/{app}/tags/list"))
             .with("accept-encoding", "gzip")
             .status(200)
@@ -199,7 +211,11 @@ async fn deletions() {
     let gone = Case::delete("152", &admin_a, manifest(&image.digest)).status(202).text("").lacks(own);
     gone.lacks("content-type").run().await;
     let message = format!("artifact {app}@{} not found", image.digest);
-    Case::get("153", &admin_b, manifest(&image.digest)).error(404, "NOT_FOUND", &message).lacks(own).run().await;
+    Case::get("153", &admin_b, manifest(&image.digest))
+        .error(404, "NOT_FOUND", &message)
+        .lacks(own)
+        .run()
+        .await;
     Case::put("154", &admin_b, manifest(tag))
         .body(OCI, image.manifest.clone())
         .status(201)

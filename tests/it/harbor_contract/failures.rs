@@ -125,8 +125,13 @@ async fn no_database() {
     Case::get("227f", &admin, token_target(&[])).status(401).text("").run().await;
     let answer = Case::get("227f2", &admin, token_target(&[&pull_push(app)])).status(200).run().await;
     let (_, claims) = super::case::token_parts(&answer);
-    assert_eq!((claims.get("sub"), &claims["access"][0]["actions"]), (None, &serde_json::json!([])), "[227f2]");
-    let tags = Case::get("227h", &token, format!("/v2/{app}/tags/list")).code(401, "UNAUTHORIZED").of_registry();
+    assert_eq!(
+        (claims.get("sub"), &claims["access"][0]["actions"]),
+        (None, &serde_json::json!([])),
+        "[227f2]"
+    );
+    let tags =
+        Case::get("227h", &token, format!("/v2/{app}/tags/list")).code(401, "UNAUTHORIZED").of_registry();
     let answer = tags.says("www-authenticate", "").run().await;
     assert!(answer.text().contains("SQLSTATE"), "[227h] {}", answer.text());
     node.set_database_gone(false);

@@ -36,7 +36,12 @@ const TABLE: [Row; 10] = [
         base: Some("https://reg.example.com"),
     },
     Row { id: "187", host: PUBLIC, headers: &[FORWARDED], base: Some("https://fwd.example.com") },
-    Row { id: "188", host: PUBLIC, headers: &[("x-forwarded-prefix", "/h")], base: Some("http://reg.example.com") },
+    Row {
+        id: "188",
+        host: PUBLIC,
+        headers: &[("x-forwarded-prefix", "/h")],
+        base: Some("http://reg.example.com"),
+    },
     Row {
         id: "190",
         host: PUBLIC,
@@ -79,11 +84,18 @@ async fn http_1_0() {
     let authorization = crate::harness::client::basic(&alice.name, &alice.password);
     let host = pair.a.address();
     let mut socket = pair.a.login(alice).raw_tcp().await.expect("a connection");
-    let request =
-        format!("POST /v2/{app}/blobs/uploads/ HTTP/1.0\r\nHost: {host}\r\nAuthorization: {authorization}\r\n\r\n");
+    let request = format!(
+        "POST /v2/{app}/blobs/uploads/ HTTP/1.0\r\nHost: {host}\r\nAuthorization: {authorization}\r\n\r\n"
+    );
     socket.write_all(request.as_bytes()).await.expect("written");
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.expect("an end");
-    assert!(answer.contains(" 202 Accepted\r\n") && answer.contains("\r\nConnection: close\r\n"), "[189] {answer}");
-    assert!(answer.contains(&format!("\r\nLocation: http://{host}/v2/{app}/blobs/uploads/")), "[189] {answer}");
+    assert!(
+        answer.contains(" 202 Accepted\r\n") && answer.contains("\r\nConnection: close\r\n"),
+        "[189] {answer}"
+    );
+    assert!(
+        answer.contains(&format!("\r\nLocation: http://{host}/v2/{app}/blobs/uploads/")),
+        "[189] {answer}"
+    );
 }

@@ -35,7 +35,8 @@ impl Browser {
     }
 
     pub(super) fn cookies(&self) -> String {
-        let named = |name: &str, value: &Option<String>| value.as_ref().map(|value| format!("{name}={value}"));
+        let named =
+            |name: &str, value: &Option<String>| value.as_ref().map(|value| format!("{name}={value}"));
         let all = [named("_gorilla_csrf", &self.csrf), named("sid", &self.sid)];
         all.into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
@@ -73,7 +74,8 @@ impl Browser {
 }
 
 fn guard_cookie(answer: &Answer) -> Option<&str> {
-    let mut cookies = answer.headers.get_all("set-cookie").into_iter().filter_map(|cookie| cookie.to_str().ok());
+    let mut cookies =
+        answer.headers.get_all("set-cookie").into_iter().filter_map(|cookie| cookie.to_str().ok());
     cookies.find(|cookie| cookie.starts_with("_gorilla_csrf="))
 }
 
@@ -109,7 +111,10 @@ async fn one_login_on_two_nodes() {
     let form = Browser::form_of(&admin);
     let answer = refused(Case::post("230", &a, "/c/login").body(FORM, form.clone())).run().await;
     let cookie = guard_cookie(&answer).expect("[230] a cookie");
-    assert!(cookie.ends_with("; Max-Age=43200; HttpOnly; SameSite=Strict") && cookie.contains("; Path=/; Expires="));
+    assert!(
+        cookie.ends_with("; Max-Age=43200; HttpOnly; SameSite=Strict")
+            && cookie.contains("; Path=/; Expires=")
+    );
     browser.keep(&answer);
     let info = browser.dress(Case::get("231", &a, "/api/v2.0/systeminfo")).status(200).lacks(TOKEN);
     browser.keep(&info.run().await);
@@ -118,11 +123,15 @@ async fn one_login_on_two_nodes() {
     browser.keep(&login.says("vary", "Cookie").run().await);
     assert_ne!(browser.cookies(), before, "[232] the session has another key after a login");
 
-    let seen = |id: &str, client: &TestClient| Case::get(id, client, CURRENT).sets_no_sid().says("vary", "Cookie");
+    let seen =
+        |id: &str, client: &TestClient| Case::get(id, client, CURRENT).sets_no_sid().says("vary", "Cookie");
     for (id, client) in [("233", &a), ("234", &b)] {
         let answer = browser.dress(seen(id, client)).status(200).run().await;
         is_user(&answer, "admin");
-        assert!(guard_cookie(&answer).is_none() && answer.header(TOKEN).is_some_and(|token| token.len() == 88), "[{id}]");
+        assert!(
+            guard_cookie(&answer).is_none() && answer.header(TOKEN).is_some_and(|token| token.len() == 88),
+            "[{id}]"
+        );
         browser.keep(&answer);
     }
     for (id, client) in [("235", &a), ("236", &b)] {
@@ -172,7 +181,9 @@ async fn another_csrf_key() {
 /// the request comes from.
 #[tokio::test]
 async fn behind_tls() {
-    for (series, endpoint) in [("400", "http://registry.example.test:8080"), ("401", "https://registry.example.test")] {
+    for (series, endpoint) in
+        [("400", "http://registry.example.test:8080"), ("401", "https://registry.example.test")]
+    {
         let pair = Pair::start_with(endpoint, |builder| builder, |builder| builder).await;
         one_series(series, &pair).await;
     }
@@ -190,14 +201,16 @@ async fn one_series(series: &str, pair: &Pair) {
     let form = Browser::form_of(&admin);
     let case = browser.dress(tls(Case::post(id("b"), &client, "/c/login").body(FORM, form.clone())));
     let answer = refused(case).run().await;
-    let is_secure = guard_cookie(&answer).is_some_and(|cookie| cookie.contains("; HttpOnly; Secure; SameSite=Strict"));
+    let is_secure =
+        guard_cookie(&answer).is_some_and(|cookie| cookie.contains("; HttpOnly; Secure; SameSite=Strict"));
     assert_eq!(is_secure, series == "401", "[{series}b] {:?}", guard_cookie(&answer));
     browser.keep(&answer);
     let origin = |case: Case, site: &str| case.with("origin", site).with("referer", format!("{site}/x"));
     let own = "https://registry.example.test";
     let case = origin(tls(Case::post(id("c"), &client, "/c/login").body(FORM, form)), own);
     browser.keep(&browser.change(case).status(200).text("").run().await);
-    let answer = browser.dress(tls(Case::get(id("d"), &client, CURRENT))).status(200).sets_no_sid().run().await;
+    let answer =
+        browser.dress(tls(Case::get(id("d"), &client, CURRENT))).status(200).sets_no_sid().run().await;
     is_user(&answer, "admin");
     browser.keep(&answer);
     let create = |letter: &str| {

@@ -26,7 +26,8 @@ pub(super) fn session_at(id: &str, base: &str, repository: &str, answer: &Answer
     let location = answer.header("location").unwrap_or_else(|| panic!("[{id}] no Location"));
     let uuid = answer.header("docker-upload-uuid").unwrap_or_else(|| panic!("[{id}] no upload id"));
     let start = format!("{base}/v2/{repository}/blobs/uploads/{uuid}?_state=");
-    let state = location.strip_prefix(&start).unwrap_or_else(|| panic!("[{id}] {location} instead of {start}"));
+    let state =
+        location.strip_prefix(&start).unwrap_or_else(|| panic!("[{id}] {location} instead of {start}"));
     let state = percent_encoding::percent_decode_str(state).decode_utf8_lossy().into_owned();
     let state = BASE64URL.decode(state.as_bytes()).unwrap_or_else(|error| panic!("[{id}] {state}: {error}"));
     let sealed: serde_json::Value = serde_json::from_slice(&state[32..]).expect("JSON after a MAC");
