@@ -5,6 +5,7 @@
 //! `sequences_*` are chains of requests that were not recorded and follow from what was.
 
 mod api;
+mod balancers;
 mod case;
 mod challenges;
 mod contents;
@@ -13,6 +14,9 @@ mod failures;
 mod limits;
 mod locations;
 mod minted;
+mod paths;
+mod sequences_passwords;
+mod sequences_sessions;
 mod sessions;
 mod token_service;
 mod uploads;

@@ -118,9 +118,7 @@ async fn decide(node: &Node, request: Request<Incoming>) -> Answer {
 pub(super) async fn answer_at_core(node: &Node, request: Request<Incoming>) -> Answer {
     let (head, body) = request.into_parts();
     let raw_path = percent_decode_str(head.uri.path()).decode_utf8_lossy().into_owned();
-    let Some(path) = normalise(head.uri.path()) else {
-        return answer::page_not_found();
-    };
+    let (path, _) = clean(head.uri.path());
     let request = CoreRequest {
         method: head.method,
         raw_path,
@@ -141,18 +139,22 @@ fn redirect_to_slash(path: &str, headers: &HeaderMap) -> Answer {
 
 /// Decodes, merges slashes and follows dots. Nothing for a path that leads out of the root.
 fn normalise(raw: &str) -> Option<String> {
+    let (path, left_root) = clean(raw);
+    (!left_root).then_some(path)
+}
+
+/// The clean path, in which a way out of the root is a way to the root, and whether there was one.
+fn clean(raw: &str) -> (String, bool) {
     let decoded = percent_decode_str(raw).decode_utf8_lossy();
-    let mut parts: Vec<&str> = Vec::new();
+    let (mut parts, mut left_root): (Vec<&str>, bool) = (Vec::new(), false);
     let ends_open = decoded.ends_with('/') || decoded.ends_with("/.") || decoded.ends_with("/..");
     for part in decoded.split('/') {
         match part {
             "" | "." => {}
-            ".." => {
-                parts.pop()?;
-            }
+            ".." => left_root |= parts.pop().is_none(),
             _ => parts.push(part),
         }
     }
     let slash = if ends_open && !parts.is_empty() { "/" } else { "" };
-    Some(format!("/{}{slash}", parts.join("/")))
+    (format!("/{}{slash}", parts.join("/")), left_root)
 }
