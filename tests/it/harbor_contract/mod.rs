@@ -17,6 +17,7 @@ mod minted;
 mod paths;
 mod sequences_passwords;
 mod sequences_sessions;
+mod sequences_versions;
 mod sessions;
 mod token_service;
 mod uploads;

@@ -13,7 +13,20 @@ use super::database::{Artifact, Project, Repository};
 use super::identity::Caller;
 use super::node::Node;
 use super::projects;
+use super::v1;
 
+/// What there is to ask for, whether one may or not.
+const PLACES: [&str; 9] = [
+    "audit-logs",
+    "configurations",
+    "labels",
+    "projects",
+    "repositories",
+    "search",
+    "statistics",
+    "systeminfo",
+    "users",
+];
 const NO_TIME: &str = "0001-01-01T00:00:00.000Z";
 
 pub(super) async fn answer(node: &Node, request: CoreRequest, caller: &Caller) -> Answer {
@@ -23,6 +36,9 @@ pub(super) async fn answer(node: &Node, request: CoreRequest, caller: &Caller) -
     }
     if request.path.starts_with("/api/internal/") {
         return internal(caller);
+    }
+    if request.path.starts_with("/api/chartrepo/") && node.version <= HarborVersion::V2_0 {
+        return v1::charts(node, &request, caller);
     }
     let prefix = if is_v1 { "/api/" } else { "/api/v2.0/" };
     let Some(rest) = request.path.strip_prefix(prefix).map(str::to_owned) else {
@@ -39,7 +55,9 @@ pub(super) async fn answer(node: &Node, request: CoreRequest, caller: &Caller) -
             return answer::error(404, "NOT_FOUND", message);
         }
         (&Method::GET, ["internalconfig"]) => return internal_config(node, caller),
-        _ => {}
+        (_, [first, ..]) if PLACES.contains(first) => {}
+        _ if is_v1 => return answer::page_not_found(),
+        _ => return answer::error(404, "NOT_FOUND", &format!("path {} was not found", request.path)),
     }
     // An anonymous caller may look around, but not one whose credential did not do.
     if request.headers.contains_key("authorization") && !caller.is_authenticated() {

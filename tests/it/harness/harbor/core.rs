@@ -169,6 +169,9 @@ async fn route(
     if path.starts_with("/api/") {
         return api::answer(node, request, &caller).await;
     }
+    if path.starts_with("/chartrepo/") && node.version <= HarborVersion::V2_0 {
+        return v1::charts(node, &request, &caller);
+    }
     answer::page_not_found()
 }
 
