@@ -17,7 +17,7 @@ use crate::balance::health::Observation;
 use crate::random::{jitter, unix_now};
 use crate::registry::{Actions, ManifestMethod, RegistryRequest, ResourceAccess};
 
-/// A control's answer is good for this long, so that a thousand refusals are not a thousand probes.
+/// A registry's control is good for this long, so that a thousand refusals are not a thousand probes.
 const CONTROL_TTL: Duration = Duration::from_secs(1);
 /// Every so many probes a member with a credential is also asked without one.
 const OPEN_CHECK_EVERY: u64 = 100;
@@ -77,19 +77,36 @@ pub async fn probe_once(member: &Member) {
 pub async fn control_passes(member: &Member) -> bool {
     let asked = Instant::now();
     let mut last = member.state.control.lock().await;
-    if let Some((when, passed)) = *last
-        && (when > asked || asked.duration_since(when) < CONTROL_TTL)
+    if let Some((began, passed)) = *last
+        && (began >= asked || (member.harbor.is_none() && asked.duration_since(began) < CONTROL_TTL))
     {
         return passed;
     }
-    let seen = probe(member).await;
+    let began = Instant::now();
+    let seen = match &member.harbor {
+        None => probe(member).await,
+        Some(node) => control_of_node(member, node).await,
+    };
     member.count_probe(seen.observation);
     let passed = seen.observation == Observation::Good;
     if !passed {
         member.observe(seen.observation, seen.problem.as_deref());
     }
-    *last = Some((Instant::now(), passed));
+    *last = Some((began, passed));
     passed
+}
+
+/// What a refusal of a Harbor node is judged by. A node that has just lost its database refuses
+/// everybody, so each refusal is judged by a control that began after it; those that wait share.
+async fn control_of_node(member: &Member, node: &HarborNode) -> Seen {
+    let deadline = Instant::now() + member.probe.timeout;
+    let seen = probe_account(member, node, deadline).await;
+    match &member.credential {
+        Credential::Token(token) if seen.observation == Observation::Good => {
+            probe_with_keys(member, token, deadline).await
+        }
+        _ => seen,
+    }
 }
 
 async fn probe(member: &Member) -> Seen {

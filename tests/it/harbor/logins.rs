@@ -1,44 +1,8 @@
 //! Who gets in: users, robots, guests, strangers, and what each may do.
 
+use super::content::{pull, push};
 use super::fixture::{CREDENTIAL_KINDS, CredentialKind, HarborSite};
-use crate::harness::client::TestClient;
-use crate::harness::image::{Blob, Image};
-
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-
-/// Pushes an image as a client does: blobs, then the manifest. Panics on any refusal.
-async fn push(client: &TestClient, repository: &str, tag: &str, image: &Image) {
-    for blob in image.blobs() {
-        upload(client, repository, blob).await;
-    }
-    let target = format!("/v2/{repository}/manifests/{tag}");
-    let put = client.put(&target, image.manifest_type(), image.manifest.bytes.clone()).await;
-    put.expect("an answer").expect(201).expect("the manifest is taken");
-}
-
-async fn upload(client: &TestClient, repository: &str, blob: &Blob) {
-    let start = client.post(&format!("/v2/{repository}/blobs/uploads/"), "").await.expect("an answer");
-    let start = start.expect(202).expect("an upload starts");
-    let location = start.header("location").expect("a Location").to_owned();
-    let patched = client.patch(&location, blob.bytes.clone()).await.expect("an answer");
-    let patched = patched.expect(202).expect("bytes are taken");
-    let location = patched.header("location").expect("a Location").to_owned();
-    let target = format!("{location}&digest={}", blob.digest);
-    let put = client.put(&target, "application/octet-stream", "").await.expect("an answer");
-    put.expect(201).expect("the blob is finished");
-}
-
-async fn pull(client: &TestClient, repository: &str, tag: &str, image: &Image) {
-    let request = client.request(http::Method::GET, &format!("/v2/{repository}/manifests/{tag}"));
-    let request =
-        request.header("accept", MANIFEST).body(crate::harness::client::whole("")).expect("a request");
-    let manifest = client.send(request).await.expect("an answer").expect(200).expect("the manifest");
-    assert_eq!(manifest.body, image.manifest.bytes);
-    for blob in image.blobs() {
-        let got = client.get(&format!("/v2/{repository}/blobs/{}", blob.digest)).await.expect("an answer");
-        assert_eq!(got.expect(200).expect("the blob").body, blob.bytes);
-    }
-}
+use crate::harness::image::Image;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_and_robots_push_and_pull_with_every_kind_of_credential() {
@@ -53,9 +17,9 @@ async fn users_and_robots_push_and_pull_with_every_kind_of_credential() {
             let scope = format!("repository:{repository}:pull,push");
             let image = Image::random(&[70_000, 500]);
             let client = site.authorized(user, password, &[&scope]).await;
-            push(&client, &repository, "v1", &image).await;
+            push(&client, &repository, "v1", &image).await.expect("pushed");
             for _ in 0..4 {
-                pull(&client, &repository, "v1", &image).await;
+                pull(&client, &repository, "v1", &image).await.expect("pulled");
             }
         }
         assert_eq!(site.refusals_at_nodes(), Vec::<String>::new(), "{kind:?}");

@@ -1,5 +1,8 @@
 //! Unmodified Harbor nodes behind the gateway: nobody's account changes, and no node's token, key or lock can refuse a client.
 
+mod content;
+mod faults;
 mod fixture;
+mod guesser;
 mod logins;
 mod web;

@@ -22,10 +22,7 @@ async fn wrong_on_its_way(node: &HarborNode, name: &str) -> tokio::task::JoinSet
         let answer = client.get("/v2/").await.expect("an answer");
         (answer.status.as_u16(), Instant::now())
     });
-    wait::until("the wrong password arrives", Duration::from_secs(5), async || {
-        (!node.requests().is_empty()).then_some(())
-    })
-    .await;
+    wait::until("the wrong password arrives", async || (!node.requests().is_empty()).then_some(())).await;
     task
 }
 
@@ -101,10 +98,7 @@ async fn s07_the_login_form_locks_too() {
     pair.a.clear_requests();
     let failed = browser.change(login).status(401).run();
     let meanwhile = async {
-        wait::until("the form arrives", Duration::from_secs(5), async || {
-            (!pair.a.requests().is_empty()).then_some(())
-        })
-        .await;
+        wait::until("the form arrives", async || (!pair.a.requests().is_empty()).then_some(())).await;
         status(&pair.a.login(alice), "/v2/").await
     };
     let (_, locked) = tokio::join!(failed, meanwhile);
@@ -203,7 +197,7 @@ async fn s17_waiting_for_the_directory() {
     let waiting = async { tokio::join!(lalice.get("/v2/"), lalice.get("/v2/")) };
     let back = async {
         let both = async || (site.node.requests().len() == 2).then_some(());
-        wait::until("both arrive", Duration::from_secs(5), both).await;
+        wait::until("both arrive", both).await;
         assert!(site.node.requests().iter().all(|request| request.status == 0), "nobody is answered");
         site.directory.set(DirectoryState::Up);
     };

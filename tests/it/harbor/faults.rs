@@ -1,0 +1,181 @@
+//! Databases, directories and nodes that go away, and come back.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::content::{pull, push};
+use super::fixture::{CREDENTIAL_KINDS, CredentialKind, HarborSite};
+use crate::harness::harbor::DirectoryState;
+use crate::harness::image::Image;
+use crate::harness::{random_secret, wait};
+
+const SCOPE: &str = "repository:team/app:pull,push";
+
+/// The states of the members, as the metrics tell them.
+async fn healthy(site: &HarborSite) -> Vec<bool> {
+    let metrics = site.gateway.metrics().await.expect("metrics");
+    let is_healthy = |name: &str| {
+        metrics.sum("tidegate_member_state", &[&format!("member=\"{name}\""), "state=\"healthy\""]) > 0.0
+    };
+    site.nodes.iter().map(|node| is_healthy(node.name())).collect()
+}
+
+async fn wait_for(site: &HarborSite, expected: &[bool]) {
+    wait::until("the members are in the expected states", async || {
+        (healthy(site).await == expected).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_client_sees_that_a_node_has_lost_its_database() {
+    for kind in CREDENTIAL_KINDS {
+        let site = HarborSite::start(2, kind).await;
+        let image = Image::random(&[30_000]);
+        let client = site.authorized("alice", &site.accounts.alice, &[SCOPE]).await;
+        push(&client, "team/app", "v1", &image).await.expect("pushed");
+        wait_for(&site, &[true, true]).await;
+        site.nodes[0].set_database_gone(true);
+        let go_on = async |rounds: usize| {
+            for round in 0..rounds {
+                // Known ones and new ones, logins and pulls, from the first moment on.
+                let (user, password) = [
+                    ("alice", &site.accounts.alice),
+                    ("robot$team+ci", &site.accounts.robot),
+                    ("carol", &site.accounts.carol),
+                ][round % 3];
+                let client = site.authorized(user, password, &["repository:team/app:pull"]).await;
+                pull(&client, "team/app", "v1", &image)
+                    .await
+                    .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+            }
+        };
+        go_on(9).await;
+        wait_for(&site, &[false, true]).await;
+        go_on(3).await;
+        // Harbor looks at its components every ten seconds; then the alarm names the one.
+        site.gateway
+            .wait_for_log("the alarm names the database", |line| {
+                line["member"] == "node0"
+                    && line["reason"].as_str().is_some_and(|reason| reason.contains("database"))
+            })
+            .await;
+        site.nodes[0].set_database_gone(false);
+        wait_for(&site, &[true, true]).await;
+        go_on(3).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_down_or_hangs_takes_no_node_out() {
+    let site = HarborSite::start(2, CredentialKind::Token).await;
+    let accounts = &site.accounts;
+    let (early, late) = (random_secret(), random_secret());
+    accounts.database.add_directory_user("Early", &early);
+    accounts.database.add_directory_user("late", &late);
+    accounts.database.set_auth_mode(crate::harness::harbor::AuthMode::Ldap);
+    // Typed in another way than the directory writes it.
+    site.client().token("eaRLy", &early, &[]).await.expect("the directory answers");
+    for state in [DirectoryState::Refuses, DirectoryState::Hangs] {
+        site.directory.set(state);
+        let started = Instant::now();
+        let refused = site.client().token_answer("late", &late, &[]).await.expect("an answer");
+        assert_eq!(refused.status, 503, "{state:?}: {}", refused.text());
+        assert!(refused.header("retry-after").is_some(), "{state:?}");
+        assert!(
+            started.elapsed() < Duration::from_secs(14),
+            "docker gives up after 15 s: {:?}",
+            started.elapsed()
+        );
+        // Who was right within the last minutes is still in, and robots and local accounts never depend on the directory.
+        site.client().token("eaRLy", &early, &[]).await.expect("known");
+        site.client().token("robot$team+ci", &accounts.robot, &[SCOPE]).await.expect("a robot");
+        let alarm = |line: &serde_json::Value| {
+            line["problem"].as_str().is_some_and(|text| text.contains("directory"))
+        };
+        site.gateway.wait_for_log("the alarm names the directory", alarm).await;
+        assert_eq!(healthy(&site).await, [true, true], "{state:?}");
+    }
+    site.directory.set(DirectoryState::Up);
+    site.client().token("late", &late, &[]).await.expect("the directory is back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_pulls_of_unknown_projects_and_refused_cancels_change_no_members_state() {
+    let site = HarborSite::start(2, CredentialKind::Token).await;
+    wait_for(&site, &[true, true]).await;
+    let client = site.authorized("alice", &site.accounts.alice, &[SCOPE]).await;
+    for number in 0..1000 {
+        let answer = if number % 10 == 0 {
+            let location = super::content::start(&client, "team/app").await.expect("an upload");
+            // A developer may not delete; the session is forgotten all the same.
+            client.delete(&location).await.expect("an answer").expect(204)
+        } else {
+            super::content::manifest(&client, &format!("unknown{number}/app"), "v1")
+                .await
+                .expect("an answer")
+                .expect(401)
+        };
+        answer.expect("the answer that clients expect");
+    }
+    assert_eq!(healthy(&site).await, [true, true]);
+    let lost = |line: &serde_json::Value| line["message"] == "member is out";
+    assert!(site.gateway.find_log(lost).is_none(), "nobody was out in between");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_redis_or_registry_is_out_and_one_without_jobservice_is_not() {
+    let site = HarborSite::start(2, CredentialKind::Token).await;
+    wait_for(&site, &[true, true]).await;
+    site.nodes[0].set_redis_gone(true);
+    wait_for(&site, &[false, true]).await;
+    site.nodes[0].set_redis_gone(false);
+    wait_for(&site, &[true, true]).await;
+    site.nodes[0].set_registry_gone(true);
+    wait_for(&site, &[false, true]).await;
+    site.nodes[0].set_registry_gone(false);
+    wait_for(&site, &[true, true]).await;
+    site.nodes[0].set_jobservice_gone(true);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(healthy(&site).await, [true, true], "nobody needs that to pull or push");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_questions_make_one_session_at_a_node() {
+    let site = HarborSite::start(1, CredentialKind::Token).await;
+    wait::until("ten probes", async || {
+        let probes =
+            site.nodes[0].requests().iter().filter(|request| request.target.ends_with("/health")).count();
+        (probes > 10).then_some(())
+    })
+    .await;
+    assert!(site.redis.sessions() <= 3, "{} sessions", site.redis.sessions());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_not_the_nodes_is_a_fault_of_the_member_that_says_so() {
+    let site = HarborSite::start(2, CredentialKind::Token).await;
+    wait_for(&site, &[true, true]).await;
+    // As when an operator has taken the other node's key by mistake, or the node was given a new one.
+    let other = std::fs::read_to_string(site.nodes[1].private_key_file()).expect("a key");
+    let own = std::fs::read_to_string(site.nodes[0].private_key_file()).expect("a key");
+    site.nodes[0].replace_private_key(&other);
+    let client = site.authorized("alice", &site.accounts.alice, &[SCOPE]).await;
+    for _ in 0..10 {
+        client
+            .get("/v2/team/app/tags/list")
+            .await
+            .expect("an answer")
+            .expect(404)
+            .expect("nobody sees a 401");
+    }
+    let said = |line: &serde_json::Value| {
+        let reason = line["reason"].as_str().unwrap_or_default();
+        line["member"] == "node0" && reason.contains("the configured key is not the node's private_key.pem")
+    };
+    site.gateway.wait_for_log("what is wrong", said).await;
+    assert_eq!(healthy(&site).await, [false, true]);
+    site.nodes[0].replace_private_key(&own);
+    wait_for(&site, &[true, true]).await;
+}

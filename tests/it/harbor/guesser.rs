@@ -1,0 +1,124 @@
+//! Somebody guesses passwords of an account that others use. Harbor locks the name for a second and a half after each wrong one, and
+//! refuses the right one meanwhile; behind the gateway nobody may notice.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::content::{pull, push};
+use super::fixture::{CREDENTIAL_KINDS, HarborSite};
+use crate::harness::image::Image;
+use crate::harness::random_secret;
+
+/// Wrong passwords for `ci`, five a second, until it is dropped. Each is answered, and never with a token.
+fn guess(site: &HarborSite) -> JoinSet<usize> {
+    let client = site.client();
+    let mut guesser = JoinSet::new();
+    guesser.spawn(async move {
+        let mut running: JoinSet<u16> = JoinSet::new();
+        let mut beat = tokio::time::interval(Duration::from_millis(200));
+        let mut guesses = 0;
+        loop {
+            beat.tick().await;
+            let client = client.clone();
+            running.spawn(async move {
+                let answer = client.token_answer("ci", &random_secret(), &["repository:team/app:pull"]).await;
+                answer.expect("an answer").status.as_u16()
+            });
+            guesses += 1;
+            while let Some(answered) = running.try_join_next() {
+                let status = answered.expect("no panic");
+                // Wrong, or not even tried because too many wait.
+                assert!(status == 401 || status == 503, "{status}");
+            }
+            if guesses == usize::MAX {
+                return guesses;
+            }
+        }
+    });
+    guesser
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guesser_costs_the_account_no_failure_with_any_kind_of_credential() {
+    for kind in CREDENTIAL_KINDS {
+        let site = HarborSite::start(2, kind).await;
+        let login = site.client().token("ci", &site.accounts.ci, &[]).await;
+        login.expect("ci is known before anybody guesses");
+        let mut guesser = guess(&site);
+        let started = Instant::now();
+        let mut rounds = 0;
+        // Long enough for several locks to come and go.
+        while rounds < 6 || started.elapsed() < Duration::from_secs(8) {
+            let repository = format!("team/app-{}", &random_secret()[..8]);
+            let scope = format!("repository:{repository}:pull,push");
+            let image = Image::random(&[20_000, 500]);
+            let client = site.authorized("ci", &site.accounts.ci, &[&scope]).await;
+            push(&client, &repository, "v1", &image)
+                .await
+                .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+            pull(&client, &repository, "v1", &image)
+                .await
+                .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+            rounds += 1;
+        }
+        assert!(
+            guesser.try_join_next().is_none(),
+            "{kind:?}: the guesser still guesses, and got nothing but refusals"
+        );
+        let tried: usize = site
+            .nodes
+            .iter()
+            .flat_map(crate::harness::harbor::HarborNode::requests)
+            .filter(|request| request.status == 401 || request.path() == "/service/token")
+            .count();
+        assert!(tried > 0, "{kind:?}: guesses reach the nodes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guesses_at_a_node_itself_are_waited_out() {
+    // Somebody who goes past the gateway locks the name at one node; a login through the gateway is right all the same.
+    let site = HarborSite::start(1, super::fixture::CredentialKind::Token).await;
+    for _ in 0..3 {
+        let direct = site.nodes[0].client().with_basic("ci", "wrong");
+        let mut locking = JoinSet::new();
+        locking.spawn(async move { direct.get("/v2/").await.expect("an answer").status.as_u16() });
+        crate::harness::wait::until("the wrong password arrives", async || {
+            let arrived = |request: &crate::harness::harbor::SeenRequest| {
+                request
+                    .header("authorization")
+                    .is_some_and(|value| value == crate::harness::client::basic("ci", "wrong"))
+            };
+            site.nodes[0].requests().iter().any(arrived).then_some(())
+        })
+        .await;
+        site.client()
+            .token("ci", &site.accounts.ci, &["repository:team/app:pull"])
+            .await
+            .expect("ci gets in");
+        assert_eq!(locking.join_next().await.expect("one").expect("no panic"), 401);
+        site.nodes[0].clear_requests();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guesser_multiplies_nothing() {
+    let site = HarborSite::start(2, super::fixture::CredentialKind::Token).await;
+    let started = Instant::now();
+    let mut guesses = JoinSet::new();
+    for _ in 0..40 {
+        let client = site.client();
+        guesses.spawn(async move {
+            client.token_answer("alice", &random_secret(), &[]).await.expect("an answer").status.as_u16()
+        });
+    }
+    let answers = guesses.join_all().await;
+    assert!(answers.iter().all(|status| [401, 503].contains(status)), "{answers:?}");
+    assert!(answers.contains(&503), "most were not even tried");
+    let at_nodes = site.nodes.iter().flat_map(crate::harness::harbor::HarborNode::requests);
+    let tried = at_nodes.filter(|request| request.path() == "/service/token").count() as u64;
+    // One at a time for the name and address, three seconds apart after each wrong one.
+    assert!(tried <= 1 + started.elapsed().as_secs() / 3, "{tried} in {:?}", started.elapsed());
+}
