@@ -342,6 +342,15 @@ async fn judge_refusal(
         member.renew(outgoing.asking(false)).await;
         return Refusal::TryAgain;
     }
+    if !body_unused && matches!(member.credential, Credential::Exchange) {
+        // The body is gone, so no second try shows whether the node's token was stale or the right
+        // is. The token service does.
+        member.renew(outgoing.asking(false)).await;
+        return match member.authorization(outgoing.asking(false), deadline).await {
+            Ok(_) => Refusal::Fault,
+            Err(why) => Refusal::Credential(why),
+        };
+    }
     Refusal::AboutTarget
 }
 

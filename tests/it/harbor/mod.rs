@@ -5,4 +5,5 @@ mod faults;
 mod fixture;
 mod guesser;
 mod logins;
+mod section8;
 mod web;
