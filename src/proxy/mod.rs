@@ -227,10 +227,13 @@ impl Gateway {
             None => self.routes.catalog_pool(host),
         };
         let pool = pool.and_then(|pool| self.pools.get(pool)).ok_or(GatewayError::NoRoute)?;
-        let candidates = match (pool.storage, admitted.target.repository()) {
+        let mut candidates = match (pool.storage, admitted.target.repository()) {
             (Storage::Shared, _) | (Storage::Replicated, None) => pool.candidates(seed()),
             (Storage::Replicated, Some(repository)) => self.candidates_by_home(admitted, pool, repository)?,
         };
+        if pool.is_mixed {
+            prefer_nodes(&mut candidates, admitted);
+        }
         if candidates.is_empty() {
             return Err(GatewayError::NoMember(pool.name.clone()));
         }
@@ -405,6 +408,21 @@ impl Gateway {
         }
         let status = response.status().as_u16();
         response.map(|body| body.observed(ctx, status))
+    }
+}
+
+/// Harbor keeps a list of its own of what is pushed: what a plain registry of the pool took, Harbor
+/// would not know. So writes go to Harbor nodes alone, and what a push looks for first; other reads
+/// go to a plain registry when no node can serve, and blobs are the same everywhere.
+fn prefer_nodes(candidates: &mut Vec<Arc<Member>>, admitted: &Admitted) {
+    let is_read = matches!(admitted.down.head.method, Method::GET | Method::HEAD);
+    match &admitted.target {
+        RegistryRequest::Blob { .. } if admitted.down.head.method == Method::GET => {}
+        RegistryRequest::UploadStart { .. } | RegistryRequest::Upload { .. } => {
+            candidates.retain(|member| member.harbor.is_some());
+        }
+        _ if is_read => candidates.sort_by_key(|member| member.harbor.is_none()),
+        _ => candidates.retain(|member| member.harbor.is_some()),
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Pool {
     pub members: Vec<Arc<Member>>,
     /// Whether any of its members is a Harbor node.
     pub has_nodes: bool,
+    /// Whether there are plain registries beside Harbor nodes.
+    pub is_mixed: bool,
     /// Whether any of its members needs the clients' own passwords.
     pub needs_passwords: bool,
 }
@@ -109,6 +111,10 @@ impl Pools {
                 |member: &Arc<Member>| matches!(member.credential, Credential::Exchange | Credential::Relay);
             pools.push(Arc::new(Pool {
                 has_nodes: members.iter().any(|member| member.harbor.is_some()),
+                is_mixed: {
+                    let nodes = members.iter().filter(|member| member.harbor.is_some()).count();
+                    nodes > 0 && nodes < members.len()
+                },
                 needs_passwords: members.iter().any(by_password),
                 name: pool.name.clone(),
                 storage: pool.storage,
@@ -180,7 +186,9 @@ impl Pool {
 
     fn in_home_order(&self, project: &str) -> Vec<&Arc<Member>> {
         let mut members: Vec<&Arc<Member>> = self.members.iter().collect();
-        members.sort_by_cached_key(|member| std::cmp::Reverse(rendezvous(project, member.name.as_str())));
+        // A plain registry beside Harbor nodes is nobody's home: Harbor would not know what it took.
+        let wanted = |member: &&Arc<Member>| std::cmp::Reverse(rendezvous(project, member.name.as_str()));
+        members.sort_by_cached_key(|member| (self.has_nodes && member.harbor.is_none(), wanted(member)));
         members
     }
 

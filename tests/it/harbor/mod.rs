@@ -4,6 +4,7 @@ mod content;
 mod faults;
 mod fixture;
 mod guesser;
+mod layouts;
 mod logins;
 mod section8;
 mod web;

@@ -90,6 +90,13 @@ impl ConfigBuilder {
         self
     }
 
+    /// Changes a text in the further keys of the pool.
+    pub(crate) fn replace_pool_key(mut self, find: &str, replacement: &str) -> Self {
+        assert!(self.pool.contains(find), "{}", self.pool);
+        self.pool = self.pool.replace(find, replacement);
+        self
+    }
+
     /// A further provider of identities, as a YAML flow mapping.
     pub(crate) fn provider(mut self, yaml: &str) -> Self {
         self.providers.push(yaml.to_owned());

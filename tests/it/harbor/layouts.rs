@@ -1,0 +1,305 @@
+//! Harbor 1.x, nodes without a common database, and pools that mix Harbor with plain registries.
+
+use tempfile::TempDir;
+
+use super::content::{manifest, pull, push};
+use super::fixture::{Accounts, CredentialKind, HarborSite, harbor_section};
+use crate::harness::certs::Certificates;
+use crate::harness::client::TestClient;
+use crate::harness::config::ConfigBuilder;
+use crate::harness::gateway::Gateway;
+use crate::harness::harbor::{HarborDatabase, HarborNode, HarborVersion, Role};
+use crate::harness::image::Image;
+use crate::harness::port::ReservedPort;
+use crate::harness::registry::StockRegistry;
+use crate::harness::{random_secret, wait};
+
+/// Nodes that share nothing, each with its own database of the same users and projects, and the gateway in front of them.
+struct Independent {
+    gateway: Gateway,
+    nodes: Vec<HarborNode>,
+    databases: Vec<HarborDatabase>,
+    accounts: Accounts,
+    certificates: Certificates,
+    authority: String,
+    _port: ReservedPort,
+    _dir: TempDir,
+}
+
+impl Independent {
+    async fn start(kind: CredentialKind) -> Self {
+        let port = ReservedPort::on_loopback();
+        let dir = TempDir::with_prefix("tidegate-independent-").expect("a temporary directory");
+        let certificates = Certificates::new(dir.path());
+        let leaf = certificates.leaf("hub", &["127.0.0.1"]);
+        let authority = format!("127.0.0.1:{}", port.number());
+        let accounts = Accounts::new();
+        let mut config = ConfigBuilder::new(dir.path())
+            .external_url(&format!("https://{authority}"))
+            .tls_listener(port.address(), &leaf)
+            .provider("{ harbor: { pool: main } }")
+            .storage("replicated")
+            .pool_key("kind: harbor")
+            .pool_key(&harbor_section(&accounts, ""));
+        let (mut nodes, mut databases) = (Vec::new(), Vec::new());
+        for number in 0..2 {
+            let database = HarborDatabase::new();
+            accounts.fill(&database);
+            let node = HarborNode::builder(&format!("node{number}")).database(&database).start().await;
+            let (name, url, credential) = (node.name(), node.url(), kind.yaml(&node));
+            // Robots of the same name have another secret on every node.
+            let probe = random_secret();
+            database.set_robot_secret("robot$probe", &probe);
+            config = config.member_yaml(&format!(
+                "{{ name: {name}, url: \"{url}\", credential: {credential}, account: {{ user: \"robot$probe\", password: \"{probe}\" }} }}"
+            ));
+            nodes.push(node);
+            databases.push(database);
+        }
+        let gateway = Gateway::start(&config.render(), dir.path()).await;
+        Self { gateway, nodes, databases, accounts, certificates, authority, _port: port, _dir: dir }
+    }
+
+    fn client(&self) -> TestClient {
+        self.gateway.client(&self.certificates.authority()).with_host(&self.authority)
+    }
+
+    async fn authorized(&self, user: &str, password: &str, scopes: &[&str]) -> TestClient {
+        let token = self.client().token(user, password, scopes).await;
+        self.client().with_bearer(&token.unwrap_or_else(|error| panic!("no token: {error:#}")))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_without_a_common_database_have_a_home_for_each_project() {
+    for kind in [CredentialKind::Token, CredentialKind::Exchange, CredentialKind::Relay] {
+        let site = Independent::start(kind).await;
+        let mut homes = Vec::new();
+        for project in ["team", "team2", "other", "pub"] {
+            for database in &site.databases {
+                database.grant("ci", project, Role::Maintainer);
+            }
+            let repository = format!("{project}/app");
+            let scope = format!("repository:{repository}:pull,push");
+            let image = Image::random(&[9_000, 500]);
+            let client = site.authorized("ci", &site.accounts.ci, &[&scope]).await;
+            push(&client, &repository, "v1", &image)
+                .await
+                .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+            for _ in 0..3 {
+                pull(&client, &repository, "v1", &image)
+                    .await
+                    .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+            }
+            // Who may only pull looks everywhere before a digest is missing.
+            let reader =
+                site.authorized("ci", &site.accounts.ci, &[&format!("repository:{repository}:pull")]).await;
+            pull(&reader, &repository, "v1", &image)
+                .await
+                .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+            let digest = &image.manifest.digest;
+            let held: Vec<bool> = {
+                let mut held = Vec::new();
+                for node in &site.nodes {
+                    let client = node.client().with_basic("ci", &site.accounts.ci);
+                    held.push(manifest(&client, &repository, digest).await.expect("an answer").status == 200);
+                }
+                held
+            };
+            assert_eq!(held.iter().filter(|held| **held).count(), 1, "{kind:?} {project}: {held:?}");
+            homes.push((repository, image, held[1]));
+        }
+        // The home is down: reads go to the others, writes say when to come back.
+        let (repository, image, second) = &homes[0];
+        let home = &site.nodes[usize::from(*second)];
+        let client =
+            site.authorized("ci", &site.accounts.ci, &[&format!("repository:{repository}:pull,push")]).await;
+        home.kill().await;
+        wait::until("the home is out", async || {
+            let answer =
+                client.post(&format!("/v2/{repository}/blobs/uploads/"), "").await.expect("an answer");
+            (answer.status == 503).then_some(())
+        })
+        .await;
+        let missing = manifest(&client, repository, "v1").await.expect("an answer");
+        assert_eq!(missing.status, 404, "the other node has no copy in this test: {}", missing.text());
+        home.restart().await;
+        wait::until("the home is back", async || pull(&client, repository, "v1", image).await.ok()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_one_node_alone_knows_gets_in_and_works() {
+    let site = Independent::start(CredentialKind::Token).await;
+    let secret = random_secret();
+    for (number, database) in site.databases.iter().enumerate() {
+        let name = format!("robot$only{number}");
+        database.add_robot(&name, &secret, &[("team", &["pull", "push"]), ("team2", &["pull", "push"])]);
+    }
+    for number in 0..2 {
+        let name = format!("robot$only{number}");
+        for project in ["team", "team2"] {
+            let repository = format!("{project}/app{number}");
+            let scope = format!("repository:{repository}:pull,push");
+            let image = Image::random(&[9_000]);
+            let client = site.authorized(&name, &secret, &[&scope]).await;
+            push(&client, &repository, "v1", &image)
+                .await
+                .unwrap_or_else(|error| panic!("{name}: {error:#}"));
+            pull(&client, &repository, "v1", &image)
+                .await
+                .unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        }
+        // Wrong everywhere is wrong.
+        let wrong = site.client().token_answer(&name, "wrong", &[]).await.expect("an answer");
+        assert_eq!(wrong.status, 401, "{}", wrong.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn harbor_1_is_served_by_its_own_tokens() {
+    for kind in [CredentialKind::Token, CredentialKind::Exchange] {
+        let first = |node: crate::harness::harbor::HarborNodeBuilder| node.version(HarborVersion::V1_10);
+        let site = HarborSite::start_with(2, kind, first, |config| {
+            config.replace_pool_key("harbor: { ", "harbor: { version: 1, ")
+        })
+        .await;
+        for (user, password) in [("alice", &site.accounts.alice), ("robot$team+ci", &site.accounts.robot)] {
+            let image = Image::random(&[9_000, 500]);
+            let client = site.authorized(user, password, &["repository:team/app:pull,push"]).await;
+            push(&client, "team/app", "v1", &image)
+                .await
+                .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+            for _ in 0..6 {
+                pull(&client, "team/app", "v1", &image)
+                    .await
+                    .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+            }
+        }
+        let guest = site.authorized("carol", &site.accounts.carol, &["repository:team/app:pull,push"]).await;
+        guest
+            .post("/v2/team/app/blobs/uploads/", "")
+            .await
+            .expect("an answer")
+            .expect(401)
+            .expect("a refusal");
+        let api = site.client().with_basic("alice", &site.accounts.alice);
+        api.get("/api/users/current")
+            .await
+            .expect("an answer")
+            .expect(200)
+            .expect("the API without a version");
+        api.get("/api/internal/configurations")
+            .await
+            .expect("an answer")
+            .expect(404)
+            .expect("never from outside");
+        site.nodes[0].set_database_gone(true);
+        site.gateway
+            .wait_for_log("the node is out", |line| {
+                line["message"] == "member is out" && line["member"] == "node0"
+            })
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_may_mix_harbor_nodes_and_plain_registries() {
+    let plain = StockRegistry::builder("plain");
+    let storage = TempDir::with_prefix("tidegate-mixed-").expect("a temporary directory");
+    let plain = plain.storage(storage.path()).start().await;
+    let shared = |node: crate::harness::harbor::HarborNodeBuilder| node.storage(storage.path());
+    let url = plain.url();
+    let site = HarborSite::start_with(1, CredentialKind::Exchange, shared, |config| {
+        config.member_yaml(&format!("{{ name: plain, url: \"{url}\", kind: registry, credential: none }}"))
+    })
+    .await;
+    let image = Image::random(&[9_000, 500]);
+    let client = site.authorized("alice", &site.accounts.alice, &["repository:team/app:pull,push"]).await;
+    push(&client, "team/app", "v1", &image).await.expect("pushed");
+    for _ in 0..12 {
+        pull(&client, "team/app", "v1", &image).await.expect("pulled");
+    }
+    let lines = site.gateway.access_log();
+    for member in ["node0", "plain"] {
+        assert!(
+            lines.iter().any(|line| line.member() == member && line.status() == 200),
+            "{member} served nothing"
+        );
+    }
+    // Pushes go to Harbor, which keeps a list of what it has.
+    let writes = lines.iter().filter(|line| !["GET", "HEAD"].contains(&line.method()));
+    for line in writes.filter(|line| line.repository() == "team/app") {
+        assert_eq!(line.member(), "node0", "{line:?}");
+    }
+    // Rights are Harbor's for both, and pages come from Harbor alone.
+    let stranger = site.authorized("bob", &site.accounts.bob, &["repository:team/app:pull"]).await;
+    for _ in 0..4 {
+        manifest(&stranger, "team/app", "v1").await.expect("an answer").expect(401).expect("a refusal");
+        site.client().get("/api/v2.0/ping").await.expect("an answer").expect(200).expect("Harbor's API");
+    }
+    // Without any node, what the registry has can still be pulled, and nothing pushed.
+    site.nodes[0].kill().await;
+    wait::until("pulled from the registry", async || pull(&client, "team/app", "v1", &image).await.ok())
+        .await;
+    let refused = client.post("/v2/team/app/blobs/uploads/", "").await.expect("an answer");
+    assert_eq!(refused.status, 504, "{}", refused.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_harbor_replicates_through_the_gateway_in_both_directions() {
+    let site = HarborSite::start(2, CredentialKind::Token).await;
+    // The requests that a Harbor makes when it pushes to, and pulls from, a registry endpoint: recordings 470.
+    let (user, password) = ("ci", &site.accounts.ci);
+    let api = site.client().with_basic(user, password);
+    api.get("/api/version").await.expect("an answer").expect(200).expect("the version");
+    api.get("/api/v2.0/labels?scope=g").await.expect("an answer").expect(200).expect("labels");
+    api.get("/api/v2.0/projects?q=name%3Dteam").await.expect("an answer").expect(200).expect("projects");
+    let challenge = site.client().get("/v2/").await.expect("an answer").expect(401).expect("a challenge");
+    assert!(challenge.header("www-authenticate").expect("a challenge").starts_with("Bearer "));
+    let answer = site.client().token_answer(user, password, &["repository:team/app:pull,push"]).await;
+    let answer = answer.expect("an answer").expect(200).expect("a token").json().expect("JSON");
+    // Without these Harbor asks for a new token before every single request.
+    assert!(answer["expires_in"].as_u64().is_some_and(|life| life >= 60), "{answer}");
+    let issued: jiff::Timestamp = answer["issued_at"].as_str().expect("a time").parse().expect("RFC 3339");
+    assert!(jiff::Timestamp::now().duration_since(issued).as_secs() < 60, "{answer}");
+    let client = site.client().with_bearer(answer["token"].as_str().expect("a token"));
+    let image = Image::random(&[9_000, 500]);
+    for blob in image.blobs() {
+        client
+            .head(&format!("/v2/team/app/blobs/{}", blob.digest))
+            .await
+            .expect("an answer")
+            .expect(404)
+            .expect("new");
+        let query = format!("/api/v2.0/repositories?q=blob_digest%3D{}", blob.digest);
+        api.get(&query).await.expect("an answer").expect(200).expect("no mount source");
+        let location = super::content::start(&client, "team/app").await.expect("an upload");
+        // Harbor sends the whole blob in one PUT.
+        let target = format!("{location}&digest={}", blob.digest);
+        let put = client.put(&target, "application/octet-stream", blob.bytes.clone()).await;
+        put.expect("an answer").expect(201).expect("the blob is taken");
+    }
+    let put =
+        client.put("/v2/team/app/manifests/v1", image.manifest_type(), image.manifest.bytes.clone()).await;
+    put.expect("an answer").expect(201).expect("the manifest is taken");
+    // The other direction: lists by the API, several Accept lines, manifests and blobs.
+    api.get("/api/v2.0/projects/team/repositories?page=1&page_size=100")
+        .await
+        .expect("an answer")
+        .expect(200)
+        .expect("a list");
+    let list = "/api/v2.0/projects/team/repositories/app/artifacts?with_label=true&with_accessory=true&with_tag=true";
+    api.get(list).await.expect("an answer").expect(200).expect("artifacts");
+    let request = client
+        .request(http::Method::GET, "/v2/team/app/manifests/v1")
+        .header("accept", image.manifest_type())
+        .header("accept", "application/vnd.docker.distribution.manifest.list.v2+json");
+    let got = client
+        .send(request.body(crate::harness::client::whole("")).expect("a request"))
+        .await
+        .expect("an answer");
+    assert_eq!(got.expect(200).expect("all Accept lines arrive").body, image.manifest.bytes);
+    pull(&client, "team/app", "v1", &image).await.expect("pulled");
+    assert_eq!(site.refusals_at_nodes(), Vec::<String>::new());
+}
