@@ -100,7 +100,8 @@ async fn long_names() {
             Case::post(format!("450 {length}"), &alice, format!("/v2/{}/blobs/uploads/", name(length)));
         let answer = case.status(202).run().await;
         let at = session_at("450", &pair.a.url(), &name(length), &answer);
-        assert!((400..900).contains(&at.len()), "[450] {length}: {} bytes", at.len());
+        // 403 to 828 bytes were recorded; the time inside is shorter when its digits end in zeros.
+        assert!((370..900).contains(&at.len()), "[450] {length}: {} bytes", at.len());
     }
     for length in [247, 250, 255] {
         let case =

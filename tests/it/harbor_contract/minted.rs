@@ -149,6 +149,18 @@ async fn headers() {
         let client = pair.a.client().with_bearer(&mint.token(&header, &plain));
         assert_eq!(ask(id, &client, &pair, At::Manifest).await, wanted, "[{id}]");
     }
+    for alg in ["RS384", "RS512", "PS256", "none", "rs256"] {
+        // The header names one algorithm, the signature is of the other.
+        let part = |json: &Value| BASE64URL_NOPAD.encode(json.to_string().as_bytes());
+        let signed = format!("{}.{}", part(&json!({ "alg": alg, "typ": "JWT" })), part(&plain));
+        let signature = mint.rsa(&signature::RSA_PKCS1_SHA256, signed.as_bytes());
+        let client = pair.a.client().with_bearer(&format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature)));
+        assert_eq!(
+            ask("63. a name that is not the signature's", &client, &pair, At::Manifest).await,
+            401,
+            "{alg}"
+        );
+    }
     let of_b = Mint::of(pair.b.private_key_file()).plain(&plain);
     assert_eq!(ask("320 key of B", &pair.a.client().with_bearer(&of_b), &pair, At::Manifest).await, 401);
 }

@@ -231,3 +231,32 @@ async fn s19_the_lock_is_of_the_spelling() {
     site.database.set_auth_mode(AuthMode::Database);
     assert_eq!(status(&site.node.login(&site.lalice), "/v2/").await, 401, "nobody asks the directory now");
 }
+
+/// 64. Without its database a node answers a right password at once, and locks nothing: before a wrong one is answered elsewhere.
+#[tokio::test]
+async fn s64_a_database_fault_is_no_wrong_password() {
+    let pair = Pair::start().await;
+    let alice = &pair.names.alice;
+    pair.a.set_database_gone(true);
+    let mut wrong = wrong_on_its_way(&pair.b, &pair.names.bob.name).await;
+    assert_eq!(status(&pair.a.login(alice), "/v2/").await, 401);
+    pair.a.set_database_gone(false);
+    assert_eq!(status(&pair.a.login(alice), "/v2/").await, 200);
+    let answered = Instant::now();
+    let (_, late) = wrong.join_next().await.expect("it was asked").expect("no panic");
+    assert!(answered < late);
+}
+
+/// 65. Nor is a directory that refuses.
+#[tokio::test]
+async fn s65_a_directory_fault_is_no_wrong_password() {
+    let site = Site::start().await;
+    site.directory.set(DirectoryState::Refuses);
+    let mut wrong = wrong_on_its_way(&site.node, &site.names.bob.name).await;
+    assert_eq!(status(&site.node.login(&site.lalice), "/v2/").await, 401);
+    site.directory.set(DirectoryState::Up);
+    assert_eq!(status(&site.node.login(&site.lalice), "/v2/").await, 200);
+    let answered = Instant::now();
+    let (_, late) = wrong.join_next().await.expect("it was asked").expect("no panic");
+    assert!(answered < late);
+}

@@ -161,6 +161,22 @@ async fn s32_frozen() {
     assert_eq!(waiting.join_next().await.expect("it was asked").expect("no panic"), 200);
 }
 
+/// 61. A node that is killed while it is frozen never answers what it was asked; 62. and is well after a restart.
+#[tokio::test]
+async fn s61_s62_killed_while_frozen() {
+    let pair = Pair::start().await;
+    pair.a.freeze();
+    let client = pair.a.client();
+    let mut waiting = tokio::task::JoinSet::new();
+    waiting.spawn(async move { client.get("/api/v2.0/ping").await.is_err() });
+    let early = tokio::time::timeout(Duration::from_millis(300), waiting.join_next()).await;
+    assert!(early.is_err(), "{early:?}");
+    pair.a.kill().await;
+    assert!(waiting.join_next().await.expect("it was asked").expect("no panic"), "it was answered");
+    pair.a.restart().await;
+    Case::get("back", &pair.a.client(), "/api/v2.0/ping").status(200).text("Pong").run().await;
+}
+
 /// 33. A killed node resets its connections, and its port refuses until it is back.
 #[tokio::test]
 async fn s33_killed() {

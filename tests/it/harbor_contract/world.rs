@@ -45,6 +45,7 @@ pub(super) struct Names {
 }
 
 impl Names {
+    #[expect(clippy::print_stdout, reason = "the seed is to be seen when a test fails")]
     pub(super) fn new() -> Self {
         let seed = std::env::var("CONTRACT_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = seed.unwrap_or_else(rand::random);

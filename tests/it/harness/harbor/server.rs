@@ -22,12 +22,14 @@ use super::node::Node;
 
 /// hyper's own limit on a head, well above nginx's, which is kept by [`nginx`].
 const HEAD_BYTES_MAX: usize = 2 << 20;
+/// A node's thread is never busy for long: signing a token is the longest it does.
+const FREEZE_LIMIT: Duration = Duration::from_secs(10);
 
 enum Command {
     Listen(oneshot::Sender<()>),
     Stop(oneshot::Sender<()>),
-    /// Stops the thread until the other end is dropped.
-    Freeze(std_mpsc::Receiver<()>),
+    /// Says that it is there, and stops the thread until the other end is dropped.
+    Freeze(std_mpsc::Sender<()>, std_mpsc::Receiver<()>),
 }
 
 /// Which of a node's two entries a connection came to.
@@ -61,26 +63,31 @@ impl Server {
     }
 
     pub(super) async fn listen(&self) {
-        self.command(Command::Listen).await;
+        let (done, wait) = oneshot::channel();
+        self.send(Command::Listen(done)).await;
+        wait.await.expect("the node's thread does what it is told");
     }
 
     /// Resets every connection and listens no more.
     pub(super) async fn stop(&self) {
-        self.thaw();
-        self.command(Command::Stop).await;
-    }
-
-    async fn command(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
         let (done, wait) = oneshot::channel();
-        let commands = self.commands.as_ref().expect("there until it is dropped");
-        commands.send(command(done)).await.expect("the node's thread runs");
+        self.send(Command::Stop(done)).await;
+        // Only now: a frozen node that is killed never answers what it was asked.
+        self.thaw();
         wait.await.expect("the node's thread does what it is told");
     }
 
-    pub(super) fn freeze(&self) {
-        let (hold, held) = std_mpsc::channel();
+    async fn send(&self, command: Command) {
         let commands = self.commands.as_ref().expect("there until it is dropped");
-        commands.try_send(Command::Freeze(held)).expect("the node's thread runs");
+        commands.send(command).await.unwrap_or_else(|_| panic!("the node's thread runs"));
+    }
+
+    /// Comes back when nothing more is answered.
+    pub(super) fn freeze(&self) {
+        let ((hold, held), (there, wait)) = (std_mpsc::channel(), std_mpsc::channel());
+        let commands = self.commands.as_ref().expect("there until it is dropped");
+        commands.try_send(Command::Freeze(there, held)).unwrap_or_else(|_| panic!("the node's thread runs"));
+        wait.recv_timeout(FREEZE_LIMIT).expect("the node's thread does what it is told");
         *self.frozen() = Some(hold);
     }
 
@@ -122,7 +129,10 @@ async fn run(node: Arc<Node>, entries: [(SocketAddr, Entry); 2], mut commands: m
                 let _ = done.send(());
             }
             // This blocks the only thread of this runtime, and that is what it is for.
-            Command::Freeze(held) => while held.recv().is_ok() {},
+            Command::Freeze(there, held) => {
+                let _ = there.send(());
+                while held.recv().is_ok() {}
+            }
         }
     }
     stop(&node, listening.take()).await;
@@ -155,6 +165,7 @@ async fn serve_until(node: Arc<Node>, socket: TcpStream, entry: Entry, stop: Can
     // Another handle to the same socket, to have it reset when everything else about it is gone.
     let Ok(handle) = socket2::SockRef::from(&socket).try_clone() else { return };
     tokio::select! {
+        biased;
         () = stop.cancelled() => {
             let _ = handle.set_linger(Some(Duration::ZERO));
         }
