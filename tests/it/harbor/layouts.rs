@@ -238,9 +238,10 @@ async fn a_pool_may_mix_harbor_nodes_and_plain_registries() {
         manifest(&stranger, "team/app", "v1").await.expect("an answer").expect(401).expect("a refusal");
         site.client().get("/api/v2.0/ping").await.expect("an answer").expect(200).expect("Harbor's API");
     }
-    // Without any node, what the registry has can still be pulled, and nothing pushed.
+    // Without any node, what the registry has can still be pulled, and nothing pushed. Harbor keeps tags to itself.
     site.nodes[0].kill().await;
-    wait::until("pulled from the registry", async || pull(&client, "team/app", "v1", &image).await.ok())
+    let digest = &image.manifest.digest;
+    wait::until("pulled from the registry", async || pull(&client, "team/app", digest, &image).await.ok())
         .await;
     let refused = client.post("/v2/team/app/blobs/uploads/", "").await.expect("an answer");
     assert_eq!(refused.status, 504, "{}", refused.text());
