@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
@@ -9,6 +10,7 @@ use tempfile::TempDir;
 
 use super::document::{Node, Value};
 use super::{Config, ConfigErrors, Document, Loaded, from_member_urls, load};
+use crate::auth::keys::{Algorithm, SigningKey};
 use crate::registry::RepositoryName;
 use crate::server::ListenerKind;
 use crate::upstream::CredentialSettings;
@@ -26,6 +28,9 @@ pools:
 ";
 
 /// A directory with the files that configurations name.
+static RSA_KEY: LazyLock<String> =
+    LazyLock::new(|| SigningKey::generate_pem(Algorithm::Rs256).expect("a key"));
+
 fn directory() -> TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     let at = |name: &str| dir.path().join(name);
@@ -42,6 +47,7 @@ fn directory() -> TempDir {
     }
     std::fs::write(at("secrets/ci.hash"), format!("{BCRYPT}\n")).expect("a file");
     std::fs::write(at("secrets/node1.password"), "s3cret\n").expect("a file");
+    std::fs::write(at("secrets/harbor1.pem"), &*RSA_KEY).expect("a file");
     std::fs::write(at("secrets/robot.password"), "s3cret\n").expect("a file");
     std::fs::write(at("secrets/empty"), "\n").expect("a file");
     std::fs::write(at("htpasswd"), format!("# people\nalice:{BCRYPT}\n")).expect("a file");
@@ -136,6 +142,7 @@ const MEANING: &[Case] = &[
     ("    members:", "    kind: harbor\n    harbor: { account: { user: a, password: b } }\n    members:", 9, "pools[0].members[0]", &["serves nobody without a credential", "help: add `credential: exchange`"]),
     ("    members:", "    kind: harbor\n    harbor: { account: { user: a, password: b } }\n    credential: none\n    members:", 8, "pools[0].credential", &["would take everybody for one account", "write instead: exchange"]),
     ("    members:", "    kind: harbor\n    harbor: { version: 1, account: { user: a, password: b } }\n    credential: relay\n    members:", 8, "pools[0].credential", &["takes no passwords", "write instead: exchange"]),
+    ("    members:", "    kind: harbor\n    harbor: { account: { user: a, password: b } }\n    credential: { token: { key: secrets/node2.key } }\n    members:", 8, "pools[0].credential.token.key", &["RSA keys only", "help: name a copy of the node's private_key.pem"]),
     ("pools:", "identity: [{ harbor: { pool: mein } }]\npools:", 4, "identity[0].harbor.pool", &["no pool \"mein\"", "write instead: main"]),
     ("pools:", "identity: [{ harbor: { pool: main } }]\npools:", 4, "identity[0].harbor.pool", &["no member of this pool is a Harbor node", "help: write `kind: harbor`"]),
     ("    members:", "    health: { rise: 0 }\n    members:", 6, "pools[0].health.rise", &["at least 1", "write instead: 2"]),
@@ -387,6 +394,16 @@ fn the_shipped_examples_are_good_and_name_their_files() {
             assert!(watched.contains(&dir.path().join(file)), "{file} in {watched:?}");
         }
     }
+    // The nodes' keys and the accounts of the example.
+    for name in ["node1.private_key.pem", "node2.private_key.pem"] {
+        std::fs::copy(dir.path().join("secrets/harbor1.pem"), dir.path().join("secrets").join(name))
+            .expect("a file");
+    }
+    std::fs::write(dir.path().join("secrets/admin.password"), "s3cret").expect("a file");
+    let harbor = load_text(dir.path(), include_str!("../../config/harbor.yaml"));
+    let harbor = harbor.unwrap_or_else(|errors| panic!("{errors}"));
+    assert!(harbor.warnings.is_empty(), "{:?}", harbor.warnings);
+    assert!(harbor.config.watched_files().contains(&dir.path().join("secrets/node1.private_key.pem")));
     let reference = good(dir.path(), include_str!("../../config/reference.yaml"));
     let watched = reference.watched_files();
     for file in [

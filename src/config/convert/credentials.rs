@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::auth::keys::KidStyle;
+use crate::auth::keys::{Algorithm, KidStyle, SigningKey};
 use crate::config::convert::{Context, harbor, listeners, policy};
 use crate::config::document::KeyPath;
 use crate::config::error::Fix;
@@ -62,6 +62,7 @@ pub(super) fn member(
                 cx.error(path, "Harbor trusts nothing but the key of this node", Fix::advice(fix));
                 return None;
             }
+            check_node_key(cx, &place.key("token").key("key"), token.key.as_deref());
             let default = Profile { issuer: HARBOR_ISSUER, audience: HARBOR_SERVICE };
             member_token(cx, &place.key("token"), token, default)
         }
@@ -131,6 +132,16 @@ fn member_token(
         x5c,
         lifetime: cx.duration(&path.key("lifetime"), token.lifetime, Duration::from_mins(5)),
     }))
+}
+
+/// Harbor takes RS256 and nothing else.
+fn check_node_key(cx: &mut Context<'_>, path: &KeyPath, key: Option<&Path>) {
+    let pem = key.and_then(|key| cx.read(path, key));
+    let parsed = pem.and_then(|pem| SigningKey::from_pem(&pem, None).ok());
+    if parsed.is_some_and(|key| key.algorithm() != Algorithm::Rs256) {
+        let fix = "name a copy of the node's private_key.pem";
+        cx.error(path, "Harbor trusts RSA keys only, and this is none", Fix::advice(fix));
+    }
 }
 
 fn key_file(cx: &mut Context<'_>, path: &KeyPath, key: &Path, certificate: Option<&Path>) {
