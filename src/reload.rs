@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use crate::auth::keys::{Ring, SigningKey};
 use crate::auth::token::ClientTokens;
 use crate::config::{self, Config};
-use crate::identity::{Identity, IdentityError};
+use crate::identity::{Identity, IdentityError, IdentitySettings, ProviderSettings};
 use crate::key_store::{self, KeyStoreError, Retention};
 use crate::secret::ExposeSecret as _;
 use crate::server::Certificates;
@@ -132,16 +132,14 @@ impl Reloader {
             Some(path) => config::load_for_reload(path)?.config,
             None => self.config.clone(),
         };
+        let (identity, harbor_changed) = with_running_harbor(&self.config.identity, config.identity.clone());
         let generation = self.state.load().generation + 1;
         let (snapshot, member_ring) = build_state(
-            &Config {
-                policy: config.policy.clone(),
-                identity: config.identity.clone(),
-                ..self.config.clone()
-            },
+            &Config { policy: config.policy.clone(), identity: identity.clone(), ..self.config.clone() },
             generation,
         )?;
-        for changed in restart_only_changes(&self.config, &config) {
+        let harbor = harbor_changed.then_some("identity: harbor");
+        for changed in restart_only_changes(&self.config, &config).into_iter().chain(harbor) {
             tracing::warn!(
                 section = changed,
                 "this section of the configuration has changed; restart to apply it"
@@ -150,7 +148,7 @@ impl Reloader {
         self.state.store(Arc::new(snapshot));
         self.member_ring.store(Arc::new(member_ring));
         self.config.policy = config.policy;
-        self.config.identity = config.identity;
+        self.config.identity = identity;
         Ok(generation)
     }
 
@@ -189,6 +187,18 @@ fn stat(path: &Path) -> (PathBuf, Option<SystemTime>, u64) {
     let metadata = std::fs::metadata(path).ok();
     let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
     (path.to_owned(), modified, metadata.map_or(0, |metadata| metadata.len()))
+}
+
+/// The new providers, but for Harbor's: it stands on a pool, and pools are made at start. Whether
+/// that was changed.
+fn with_running_harbor(old: &IdentitySettings, mut new: IdentitySettings) -> (IdentitySettings, bool) {
+    let is_harbor = |provider: &ProviderSettings| matches!(provider, ProviderSettings::Harbor(_));
+    let harbor = |settings: &IdentitySettings| settings.providers.iter().find(|it| is_harbor(it)).cloned();
+    let (running, wanted) = (harbor(old), harbor(&new));
+    new.providers.retain(|provider| !is_harbor(provider));
+    let changed = format!("{running:?}") != format!("{wanted:?}");
+    new.providers.extend(running);
+    (new, changed)
 }
 
 /// The sections that differ and are only read at start.

@@ -9,8 +9,8 @@ use clap::Subcommand;
 use super::{ConfigArgument, NO, UNUSABLE, complain, fail, say};
 use crate::auth::policy::{Client, Decision, Policy};
 use crate::auth::subject::{ANONYMOUS_PROVIDER, Subject};
-use crate::config;
-use crate::identity::Identity;
+use crate::config::{self, Config};
+use crate::identity::{HARBOR, Identity, ProviderSettings};
 use crate::registry::{Action, RepositoryName};
 
 #[derive(Debug, Subcommand)]
@@ -52,20 +52,48 @@ fn explain(arguments: &Explain) -> Result<ExitCode, String> {
     });
     let client = Client { subject: &subject, groups: &groups, source: arguments.source };
     let (decision, allowed) = decide(&loaded.config.policy, client, arguments)?;
-    let verdict = if allowed { "ALLOWED" } else { "DENIED" };
+    let by_harbor = harbor_decides(&loaded.config, &subject, &arguments.repository);
+    let verdict = match (by_harbor, decision.rule) {
+        (true, None) => "HARBOR DECIDES",
+        (true, Some(_)) if allowed => "HARBOR DECIDES",
+        (false, _) if allowed => "ALLOWED",
+        _ => "DENIED",
+    };
     if arguments.action == "catalog" {
         say(format_args!("{verdict}: {subject} catalog (the list of all repositories)"));
     } else {
         say(format_args!("{verdict}: {subject} {} {}", arguments.action, arguments.repository));
     }
     match decision.rule {
+        None if by_harbor => {
+            say(format_args!("  no rule matches, so nothing is taken away from what Harbor grants"));
+        }
+        Some(rule) if by_harbor && allowed => {
+            say(format_args!("  what Harbor grants is limited by {rule}"));
+        }
         Some(rule) => say(format_args!("  decided by {rule}")),
         None => say(format_args!(
             "  no rule matches: denied by default ({} rules)",
             loaded.config.policy.rules().len()
         )),
     }
+    let allowed = allowed || verdict == "HARBOR DECIDES";
     Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(NO) })
+}
+
+/// Whether Harbor nodes decide what this subject may do there.
+fn harbor_decides(config: &Config, subject: &Subject, repository: &str) -> bool {
+    let pool = config.identity.providers.iter().find_map(|provider| match provider {
+        ProviderSettings::Harbor(settings) => Some(settings.pool),
+        ProviderSettings::Users(_) | ProviderSettings::Htpasswd { .. } => None,
+    });
+    let host = config.hosts.primary();
+    let route = match RepositoryName::try_from(repository) {
+        Ok(repository) => config.routes.pool_of(host, &repository),
+        Err(_) => config.routes.catalog_pool(host),
+    };
+    let theirs = subject.is_anonymous() || subject.provider() == HARBOR;
+    theirs && pool.is_some() && route == pool
 }
 
 fn decide<'a>(

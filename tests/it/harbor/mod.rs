@@ -6,5 +6,6 @@ mod fixture;
 mod guesser;
 mod layouts;
 mod logins;
+mod relay;
 mod section8;
 mod web;

@@ -22,6 +22,7 @@ pub(crate) struct ConfigBuilder {
     providers: Vec<String>,
     members: Vec<String>,
     health: String,
+    log_filter: String,
     extra: String,
 }
 
@@ -40,6 +41,7 @@ impl ConfigBuilder {
             providers: Vec::new(),
             members: Vec::new(),
             health: "{ interval: 500ms, timeout: 20s, rise: 1, fall: 2 }".to_owned(),
+            log_filter: "info".to_owned(),
             extra: String::new(),
         }
     }
@@ -97,6 +99,17 @@ impl ConfigBuilder {
         self
     }
 
+    pub(crate) fn without_providers(mut self) -> Self {
+        self.providers.clear();
+        self
+    }
+
+    /// What is logged; `info` unless it is given.
+    pub(crate) fn log_filter(mut self, filter: &str) -> Self {
+        filter.clone_into(&mut self.log_filter);
+        self
+    }
+
     /// A further provider of identities, as a YAML flow mapping.
     pub(crate) fn provider(mut self, yaml: &str) -> Self {
         self.providers.push(yaml.to_owned());
@@ -147,7 +160,7 @@ impl ConfigBuilder {
         let users = if users.is_empty() { users } else { format!("  - users:\n{users}") };
         let identity = users + &items(2, &self.providers);
         let identity = if identity.is_empty() { "  []\n".to_owned() } else { identity };
-        let pool = &self.pool;
+        let (pool, log_filter) = (&self.pool, &self.log_filter);
         format!(
             "external_url: {url}
 listeners:
@@ -163,7 +176,7 @@ identity:
 {members}    health: {health}
 routes:
   - {{ repository: \"**\", pool: main }}
-log: {{ format: json }}
+log: {{ format: json, filter: {log_filter} }}
 {extra}"
         )
     }
