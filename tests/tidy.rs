@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PURE: [&str; 7] = ["registry", "secret", "auth", "balance", "forwarding", "pin", "routing"];
 
 /// What a module may use besides itself. `PURE` stands for every pure module, `*` for everything but `main`.
-const MAY_USE: [(&str, &[&str]); 24] = [
+const MAY_USE: [(&str, &[&str]); 25] = [
     ("registry", &[]),
     ("secret", &[]),
     ("auth", &["registry"]),
@@ -30,6 +30,7 @@ const MAY_USE: [(&str, &[&str]); 24] = [
     ("proxy", &["PURE", "upstream", "identity", "telemetry", "random", "snapshot"]),
     ("server", &["telemetry"]),
     ("admin", &["upstream", "telemetry"]),
+    ("doctor", &["PURE", "upstream", "random"]),
     ("reload", &["upstream", "telemetry", "config", "server"]),
     ("app", &["*"]),
     ("cli", &["*"]),

@@ -1,9 +1,10 @@
 //! The command line: one file a subcommand.
 //!
-//! Exit codes: 0 done or yes, 1 a clear no (`policy explain`, `token inspect`) or a failure while
+//! Exit codes: 0 done or yes, 1 a clear no (`doctor`, `policy explain`, `token inspect`) or a failure while
 //! running, 2 unusable arguments or configuration.
 
 mod check;
+mod doctor;
 mod hash_password;
 mod keys;
 mod policy;
@@ -44,6 +45,8 @@ enum Command {
     Serve(serve::Serve),
     /// Check a configuration file and everything it names, and start nothing
     Check(ConfigArgument),
+    /// Ask every member what would bite, and say how to mend it (exit code 0 no errors, 1 errors)
+    Doctor(doctor::Doctor),
     /// Make, list, rotate and export keys
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Keys(command) => keys::run(&command),
         Command::HashPassword(arguments) => hash_password::run(&arguments),
         Command::Policy(command) => policy::run(&command),

@@ -68,6 +68,19 @@ impl Hosts {
         self.allowed.first().map_or("", |host| host.name.as_str())
     }
 
+    /// The address that clients use, as `external_url` says it, without a path.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.external_https { "https" } else { "http" };
+        let host = self.allowed.first().map_or("", |host| host.name.as_str());
+        match self.allowed.first().and_then(|host| host.port) {
+            Some(port) if port != if self.external_https { 443 } else { 80 } => {
+                format!("{scheme}://{host}:{port}")
+            }
+            _ => format!("{scheme}://{host}"),
+        }
+    }
+
     /// Every name and address, without ports and brackets, as a certificate carries them.
     #[must_use]
     pub fn names(&self) -> Vec<String> {

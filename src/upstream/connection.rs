@@ -172,6 +172,12 @@ impl Connections {
         })
     }
 
+    /// Where they lead.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
     /// Waits for the right to send a request and for a connection to send it on.
     ///
     /// # Errors

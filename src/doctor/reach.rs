@@ -1,0 +1,261 @@
+//! What a failed first question means: network, TLS, or http and https mixed up. Pure.
+
+use http::StatusCode;
+use rustls::{AlertDescription, CertificateError};
+
+use super::call::{Failure, Spoken};
+use super::finding::{Code, Finding};
+
+const OUT: &str =
+    "the member takes no part; its pool serves with the others, or answers 504 when it is the last";
+
+/// The words of servers that were spoken to in plain HTTP where they wanted TLS: Go, nginx, Apache.
+const WANTS_TLS: [&str; 3] = [
+    "client sent an http request to an https server",
+    "plain http request was sent to https port",
+    "speaking plain http to an ssl-enabled server port",
+];
+
+/// Whether it is worth trying the other protocol.
+pub(super) fn may_be_mixed_up(failure: &Failure) -> bool {
+    match failure {
+        Failure::Tls(error) => !matches!(error, rustls::Error::InvalidCertificate(_)),
+        Failure::TlsBroken(_) | Failure::TlsTimeout | Failure::NotHttp(_) | Failure::Silent => true,
+        Failure::Lookup(_) | Failure::Refused | Failure::Connect(_) | Failure::ConnectTimeout => false,
+    }
+}
+
+/// Whether an answer to plain HTTP says that TLS is wanted.
+pub(super) fn says_wants_tls(status: StatusCode, body: &[u8], location: Option<&str>) -> bool {
+    let body = String::from_utf8_lossy(&body[..body.len().min(2048)]).to_lowercase();
+    (status == StatusCode::BAD_REQUEST && WANTS_TLS.iter().any(|words| body.contains(words)))
+        || (status.is_redirection()
+            && location.is_some_and(|to| to.to_ascii_lowercase().starts_with("https://")))
+}
+
+/// `http` was written, and TLS is spoken.
+pub(super) fn speaks_tls(url: &str) -> Finding {
+    let right = url.replacen("http://", "https://", 1);
+    Finding::error(
+        Code::SpeaksTls,
+        format!("{url} says http, and the member speaks https there"),
+        OUT,
+        format!(
+            "write `url: {right}`, and `tls: {{ ca_file: ... }}` where its certificate is not of a public authority"
+        ),
+    )
+}
+
+fn speaks_http(url: &str) -> Finding {
+    let right = url.replacen("https://", "http://", 1);
+    Finding::error(
+        Code::SpeaksHttp,
+        format!(
+            "{url} says https, and the member speaks plain http there (docker would say: server gave HTTP response to HTTPS client)"
+        ),
+        OUT,
+        format!("write `url: {right}`, or give the member a certificate"),
+    )
+}
+
+/// What a failure means. `spoken` is what the port turned out to speak, where that was tried.
+pub(super) fn judge(failure: &Failure, url: &str, expected_name: &str, spoken: Option<Spoken>) -> Finding {
+    match (url.starts_with("https://"), spoken) {
+        (true, Some(Spoken::Http)) => return speaks_http(url),
+        (false, Some(Spoken::Tls)) => return speaks_tls(url),
+        _ => {}
+    }
+    match failure {
+        Failure::Lookup(why) => Finding::error(
+            Code::HostUnknown,
+            format!("the host of {url} has no address: {why}"),
+            OUT,
+            "correct the host in `url`, or the name service of this machine; an address works too",
+        ),
+        Failure::Refused => Finding::error(
+            Code::Refused,
+            format!("nobody listens at {url}: the connection was refused"),
+            OUT,
+            "start the member, or correct the port in `url`",
+        ),
+        Failure::Connect(why) => Finding::error(
+            Code::Unreachable,
+            format!("there is no way to {url}: {why}"),
+            OUT,
+            "correct `url`, or the routes and firewalls between here and there",
+        ),
+        Failure::ConnectTimeout => Finding::error(
+            Code::Timeout,
+            format!("{url} took no connection in time"),
+            OUT,
+            "look for a firewall that drops packets, a wrong address in `url`, or a host that is down",
+        ),
+        Failure::TlsTimeout => Finding::error(
+            Code::Timeout,
+            format!("{url} took the connection, and did not finish the TLS handshake in time"),
+            OUT,
+            "see whether the member is overloaded, or stopped while its port is still open",
+        ),
+        Failure::Silent => Finding::error(
+            Code::Timeout,
+            format!("{url} took the connection, and did not answer GET /v2/ in time"),
+            "requests wait for it until `upstream.first_byte_timeout`, until probes have taken it out",
+            "see whether the member, its storage or its database hangs; --timeout sets how long the doctor waits",
+        ),
+        Failure::Tls(error) => judge_tls(error, url, expected_name),
+        Failure::TlsBroken(why) => Finding::error(
+            Code::Tls,
+            format!("{url} broke off the TLS handshake: {why}"),
+            OUT,
+            "see the member's own log; it needs TLS 1.2 or 1.3",
+        ),
+        Failure::NotHttp(why) => Finding::error(
+            Code::NotHttp,
+            format!("what answers at {url} is not HTTP/1.1: {why}"),
+            OUT,
+            "correct the port in `url`",
+        ),
+    }
+}
+
+fn judge_tls(error: &rustls::Error, url: &str, expected_name: &str) -> Finding {
+    use CertificateError as Certificate;
+    match error {
+        rustls::Error::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature) => {
+            Finding::error(
+                Code::CertificateAuthority,
+                format!("the certificate of {url} is of an authority that is not trusted here"),
+                OUT,
+                "set `tls: { ca_file: PATH }` at the member, with the authority's certificate in PEM (a self-signed certificate is its own authority)",
+            )
+        }
+        rustls::Error::InvalidCertificate(
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
+        ) => {
+            let names = names_of(error);
+            let fix = names.as_ref().map_or_else(
+                || {
+                    "set `tls: { server_name: NAME }` at the member, with a name that its certificate carries"
+                        .to_owned()
+                },
+                |names| {
+                    format!(
+                        "set `tls: {{ server_name: {} }}` at the member, or use that name in `url`",
+                        names[0]
+                    )
+                },
+            );
+            let carried =
+                names.map_or_else(String::new, |names| format!("; it carries {}", names.join(", ")));
+            let problem = format!("the certificate of {url} is not for {expected_name:?}{carried}");
+            Finding::error(Code::CertificateName, problem, OUT, fix)
+        }
+        rustls::Error::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
+            Finding::error(
+                Code::CertificateTime,
+                format!("the certificate of {url} has expired"),
+                OUT,
+                "renew the member's certificate; where it looks valid, compare the clocks of both machines",
+            )
+        }
+        rustls::Error::InvalidCertificate(
+            Certificate::NotValidYet | Certificate::NotValidYetContext { .. },
+        ) => Finding::error(
+            Code::CertificateTime,
+            format!("the certificate of {url} is not valid yet"),
+            OUT,
+            "compare the clocks of both machines, or wait",
+        ),
+        rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateUnknown,
+        )
+        | rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => Finding::error(
+            Code::ClientCertificate,
+            format!("{url} wants a client certificate, or does not take ours: {error}"),
+            OUT,
+            "set `tls: { client_certificate: { cert: PATH, key: PATH } }` at the member, with one that its authority has signed",
+        ),
+        other => Finding::error(
+            Code::Tls,
+            format!("TLS with {url} fails: {other}"),
+            OUT,
+            "see the member's own log; it needs TLS 1.2 or 1.3 and a certificate that is valid for servers",
+        ),
+    }
+}
+
+/// The names in a certificate that is for another name.
+fn names_of(error: &rustls::Error) -> Option<Vec<String>> {
+    let rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }) = error
+    else {
+        return None;
+    };
+    // As rustls writes them: `DnsName("a.example")`, `IpAddress(10.0.0.1)`.
+    let plain = |name: &String| {
+        let inner = name.split_once('(').map_or(name.as_str(), |(_, inner)| inner.trim_end_matches(')'));
+        inner.trim_matches('"').to_owned()
+    };
+    let names: Vec<_> = presented.iter().map(plain).collect();
+    (!names.is_empty()).then_some(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_say_in_many_words_that_they_want_tls() {
+        let (bad, moved) = (StatusCode::BAD_REQUEST, StatusCode::MOVED_PERMANENTLY);
+        for (status, body, location, expected) in [
+            (bad, "Client sent an HTTP request to an HTTPS server.\n", None, true),
+            (bad, "<center>The plain HTTP request was sent to HTTPS port</center>", None, true),
+            (bad, "Bad Request", None, false),
+            (StatusCode::OK, "Client sent an HTTP request to an HTTPS server.", None, false),
+            (moved, "", Some("https://hub/v2/"), true),
+            (moved, "", Some("http://hub/v2/"), false),
+            (moved, "", None, false),
+        ] {
+            assert_eq!(says_wants_tls(status, body.as_bytes(), location), expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn every_failure_has_its_code_and_its_fix() {
+        let certificate = |error| Failure::Tls(rustls::Error::InvalidCertificate(error));
+        let alert = |alert| Failure::Tls(rustls::Error::AlertReceived(alert));
+        for (failure, code, fix) in [
+            (Failure::Lookup("unknown".to_owned()), Code::HostUnknown, "correct the host"),
+            (Failure::Refused, Code::Refused, "start the member"),
+            (Failure::Connect("no route".to_owned()), Code::Unreachable, "firewalls"),
+            (Failure::ConnectTimeout, Code::Timeout, "firewall"),
+            (Failure::Silent, Code::Timeout, "--timeout"),
+            (certificate(CertificateError::UnknownIssuer), Code::CertificateAuthority, "ca_file"),
+            (certificate(CertificateError::NotValidForName), Code::CertificateName, "server_name"),
+            (certificate(CertificateError::Expired), Code::CertificateTime, "renew"),
+            (certificate(CertificateError::NotValidYet), Code::CertificateTime, "clocks"),
+            (alert(AlertDescription::CertificateRequired), Code::ClientCertificate, "client_certificate"),
+            (alert(AlertDescription::ProtocolVersion), Code::Tls, "TLS 1.2"),
+            (Failure::NotHttp("garbage".to_owned()), Code::NotHttp, "port"),
+        ] {
+            let finding = judge(&failure, "https://a:1", "a", Some(Spoken::Neither));
+            assert_eq!(finding.code, code, "{failure:?}");
+            assert!(finding.fix.contains(fix), "{}", finding.fix);
+        }
+        let mixed = judge(&Failure::TlsTimeout, "https://a:1", "a", Some(Spoken::Http));
+        assert_eq!((mixed.code, mixed.fix.contains("http://a:1")), (Code::SpeaksHttp, true));
+        let mixed = judge(&Failure::Silent, "http://a:1", "a", Some(Spoken::Tls));
+        assert_eq!((mixed.code, mixed.fix.contains("https://a:1")), (Code::SpeaksTls, true));
+    }
+
+    #[test]
+    fn names_of_a_certificate_are_shown_as_they_are_written() {
+        let error = rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext {
+            expected: rustls::pki_types::ServerName::try_from("a").expect("a name"),
+            presented: vec!["DnsName(\"hub.example\")".to_owned(), "IpAddress(10.0.0.1)".to_owned()],
+        });
+        assert_eq!(names_of(&error), Some(vec!["hub.example".to_owned(), "10.0.0.1".to_owned()]));
+    }
+}
