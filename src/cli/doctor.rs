@@ -60,7 +60,7 @@ pub(super) fn run(arguments: &Doctor) -> ExitCode {
     };
     match ask_all(&config, arguments) {
         Ok(report) => {
-            show(&report, arguments.json);
+            show(&report, arguments);
             if report.summary.errors > 0 { ExitCode::from(NO) } else { ExitCode::SUCCESS }
         }
         Err(problem) => fail(UNUSABLE, problem),
@@ -88,11 +88,16 @@ fn ask_all(config: &Config, arguments: &Doctor) -> Result<Report, String> {
     Ok(report)
 }
 
-fn show(report: &Report, json: bool) {
-    if json {
+fn show(report: &Report, arguments: &Doctor) {
+    if arguments.json {
         return say(serde_json::to_string_pretty(report).unwrap_or_default());
     }
     let is_terminal = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let colour = if is_terminal { Colour::Terminal } else { Colour::None };
     say(render(report, colour).trim_end());
+    if !arguments.write_probes {
+        say(
+            "Not checked, as only writing shows it: http.secret, the same storage and database, redirects to storage, read-only registries; see --write-probes",
+        );
+    }
 }

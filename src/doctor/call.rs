@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
+use super::reach::says_wants_tls;
 use crate::random::unix_now;
 use crate::upstream::Member;
 
@@ -211,8 +212,10 @@ impl Door {
             // A certificate that nobody trusts is still one.
             Err(Failure::Tls(rustls::Error::InvalidCertificate(_))) => Spoken::Tls,
             Ok(_) if wants_tls => Spoken::Tls,
-            Ok(answer) if !answer.headers.is_empty() || !answer.body.is_empty() => Spoken::Http,
-            _ => Spoken::Neither,
+            // Many servers say in plain HTTP that they want TLS.
+            Ok(answer) if says_wants_tls(answer.status, &answer.body, None) => Spoken::Tls,
+            Ok(_) => Spoken::Http,
+            Err(_) => Spoken::Neither,
         }
     }
 }

@@ -206,6 +206,10 @@ async fn catalog_account(patient: &Patient<'_>, harbor: &HarborSettings, checkup
         checkup.skip(Check::CatalogAccount, "no `catalog_account` of its own is configured");
         return;
     }
+    if !is_two(harbor) {
+        checkup.skip(Check::CatalogAccount, "the registry of Harbor 1.x takes no passwords");
+        return;
+    }
     match takes(patient, harbor, account).await {
         Said::Nothing(why) => return checkup.skip(Check::CatalogAccount, why),
         Said::No => {

@@ -19,7 +19,10 @@ const WANTS_TLS: [&str; 3] = [
 /// Whether it is worth trying the other protocol.
 pub(super) fn may_be_mixed_up(failure: &Failure) -> bool {
     match failure {
-        Failure::Tls(error) => !matches!(error, rustls::Error::InvalidCertificate(_)),
+        // A certificate or an alert is TLS already.
+        Failure::Tls(error) => {
+            !matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
+        }
         Failure::TlsBroken(_) | Failure::TlsTimeout | Failure::NotHttp(_) | Failure::Silent => true,
         Failure::Lookup(_) | Failure::Refused | Failure::Connect(_) | Failure::ConnectTimeout => false,
     }

@@ -3,6 +3,7 @@
 mod check;
 mod clients;
 mod command_line;
+mod doctor;
 mod harbor;
 mod harbor_contract;
 mod harness;

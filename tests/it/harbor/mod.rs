@@ -2,7 +2,7 @@
 
 mod content;
 mod faults;
-mod fixture;
+pub(crate) mod fixture;
 mod guesser;
 mod layouts;
 mod logins;

@@ -45,9 +45,22 @@ impl Certificates {
     /// Signs a certificate for `names` (DNS names or addresses) and writes it as `NAME.crt` and `NAME.key`. Writing the same name
     /// again replaces the files, as an operator's renewal does.
     pub(crate) fn leaf(&self, name: &str, names: &[&str]) -> Leaf {
+        self.sign(name, names, |_| {})
+    }
+
+    /// The same, of long ago.
+    pub(crate) fn expired_leaf(&self, name: &str, names: &[&str]) -> Leaf {
+        self.sign(name, names, |params| {
+            params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        })
+    }
+
+    fn sign(&self, name: &str, names: &[&str], adjust: impl FnOnce(&mut CertificateParams)) -> Leaf {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("valid names");
         params.distinguished_name.push(DnType::CommonName, name);
+        adjust(&mut params);
         let key = KeyPair::generate().expect("a key for the leaf");
         let cert = params.signed_by(&key, &self.issuer).expect("a signed certificate");
         let leaf =

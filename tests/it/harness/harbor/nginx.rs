@@ -44,6 +44,7 @@ pub(super) async fn answer(node: &Node, request: Request<Incoming>) -> Answer {
         answer::set(&mut answer, "content-security-policy", "frame-ancestors 'none'");
     }
     answer::set(&mut answer, "server", "nginx");
+    answer::set(&mut answer, "date", &node.http_date(0));
     answer::set(&mut answer, "connection", if keeps { "keep-alive" } else { "close" });
     answer
 }
