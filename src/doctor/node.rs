@@ -10,23 +10,17 @@ use super::clocks;
 use super::facts;
 use super::finding::{Check, Checkup, Code, Finding};
 use super::patient::{Patient, basic};
-use super::visit::{Refused, Visit, challenge_realm, token_refused};
+use super::visit::{Minted, Said, Visit, challenge_realm, try_token};
 use crate::upstream::harbor::LOCK;
-use crate::upstream::{AccountSettings, CredentialSettings, HarborSettings, HarborVersion, Storage};
+use crate::upstream::{
+    AccountSettings, Credential, CredentialSettings, HarborSettings, HarborVersion, Storage,
+};
 
 /// A refusal that comes faster than this may be a lock that somebody else's wrong password set.
 const HASTY: Duration = Duration::from_secs(1);
 const OUT: &str =
     "the node is taken out with the state credential_fault; clients do not see it while others are left";
 const TOKEN: &str = "/service/token?service=harbor-registry";
-
-/// What a node says to an account.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Said {
-    Yes,
-    No,
-    Nothing(String),
-}
 
 fn is_two(harbor: &HarborSettings) -> bool {
     harbor.version == HarborVersion::Two
@@ -102,17 +96,13 @@ async fn takes(patient: &Patient<'_>, harbor: &HarborSettings, account: &Account
     let target = if is_two(harbor) { "/v2/" } else { TOKEN };
     for waited in [false, true] {
         let question = Question::get(target).with(AUTHORIZATION, basic(account));
-        match patient.ask(question).await {
-            Ok(answer) if answer.status == StatusCode::OK => return Said::Yes,
-            Ok(answer) if answer.status == StatusCode::UNAUTHORIZED => {
-                if answer.took >= HASTY || facts::is_robot(&account.user) || waited {
-                    return Said::No;
-                }
-                tokio::time::sleep(LOCK + Duration::from_millis(100)).await;
-            }
-            Ok(answer) => return Said::Nothing(format!("it answered {}", answer.status)),
-            Err(_) => return Said::Nothing("it did not answer".to_owned()),
+        let answer = patient.ask(question).await;
+        let said = Said::of(&answer);
+        let was_slow = answer.is_ok_and(|answer| answer.took >= HASTY);
+        if said != Said::No || waited || was_slow || facts::is_robot(&account.user) {
+            return said;
         }
+        tokio::time::sleep(LOCK + Duration::from_millis(100)).await;
     }
     Said::No
 }
@@ -252,17 +242,21 @@ async fn credential(patient: &Patient<'_>, visit: &mut Visit) -> bool {
             visit.skew = Some(skew);
         }
     }
-    let finding = match &patient.settings.credential {
-        CredentialSettings::Token(_) => match token_refused(patient).await {
-            None => None,
-            Some(Refused::Finding(finding)) => Some(finding),
-            Some(Refused::ByMember) => {
+    let finding = match (&patient.settings.credential, &patient.member.credential) {
+        (_, Credential::Token(token)) => match try_token(patient, token).await {
+            Minted::Taken => None,
+            Minted::Finding(finding) => Some(finding),
+            Minted::Refused => {
                 let node_kid = own.as_ref().and_then(|(header, _, _)| header["kid"].as_str());
                 let own_kid = patient.own_kid().unwrap_or_default();
                 Some(facts::judge_refused_token(&own_kid, node_kid, visit.skew.unwrap_or_default()))
             }
+            Minted::Unknown(why) => {
+                visit.checkup.skip(Check::Credential, why);
+                return false;
+            }
         },
-        CredentialSettings::Exchange if own.is_none() => Some(Finding::error(
+        (CredentialSettings::Exchange, _) if own.is_none() => Some(Finding::error(
             Code::TokenService,
             "the node's token service gives no token to `harbor.account`, which the node takes otherwise",
             "no client can log in, pull or push there",

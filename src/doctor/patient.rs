@@ -8,14 +8,14 @@ use http::{HeaderValue, Method};
 
 use super::call::{Answer, Door, Failure, Question};
 use super::finding::Checkup;
-use crate::auth::keys::{KidStyle, SigningKey};
+use crate::auth::keys::KidStyle;
 use crate::forwarding::hosts::Hosts;
 use crate::random::unix_now;
 use crate::registry::{Actions, RepositoryName, ResourceAccess};
 use crate::upstream::harbor::{ClientSecret, SESSION_COOKIE};
 use crate::upstream::{
     AccountSettings, Credential, CredentialSettings, HarborSettings, Member, MemberAccess, MemberKind,
-    MemberSettings, PoolSettings, TokenCredential,
+    MemberSettings, PoolSettings,
 };
 
 /// One member, and what is known of it from the configuration.
@@ -95,24 +95,19 @@ impl<'a> Patient<'a> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The minting credential and the key that signs with it now.
-    pub(super) fn token(&self) -> Option<(&'a TokenCredential, Option<std::sync::Arc<SigningKey>>)> {
-        let Credential::Token(token) = &self.member.credential else { return None };
-        Some((token, token.signing_key(unix_now())))
-    }
-
     /// The `kid` of the key that signs, as Harbor writes it.
     pub(super) fn own_kid(&self) -> Option<String> {
-        let (_, key) = self.token()?;
-        key.map(|key| key.kid(KidStyle::Libtrust).to_owned())
+        let Credential::Token(token) = &self.member.credential else { return None };
+        token.signing_key(unix_now()).map(|key| key.kid(KidStyle::Libtrust).to_owned())
     }
 
     /// The credential for writing, reading and removing in a repository.
     pub(super) fn writer(&self, repository: &RepositoryName) -> Option<HeaderValue> {
-        if let Some((token, key)) = self.token() {
+        if let Credential::Token(token) = &self.member.credential {
+            let key = token.signing_key(unix_now())?;
             let target = Some(ResourceAccess::repository(repository.clone(), Actions::ALL));
             let access = MemberAccess { target, source: None };
-            return token.probe_authorization(&*key?, &access, unix_now()).ok();
+            return token.probe_authorization(&key, &access, unix_now()).ok();
         }
         match (&self.settings.credential, self.harbor()) {
             (CredentialSettings::Basic(account), _) => basic(account),

@@ -3,7 +3,8 @@
 use http::StatusCode;
 use rustls::{AlertDescription, CertificateError};
 
-use super::call::{Failure, Spoken};
+use super::call::{Answer, Failure, Spoken};
+use super::facts::origin;
 use super::finding::{Code, Finding};
 
 const OUT: &str =
@@ -36,9 +37,41 @@ pub(super) fn says_wants_tls(status: StatusCode, body: &[u8], location: Option<&
             && location.is_some_and(|to| to.to_ascii_lowercase().starts_with("https://")))
 }
 
+/// Whether an answer to plain HTTP means that the member wants TLS.
+pub(super) fn judge_plain(url: &str, answer: &Answer) -> Option<Finding> {
+    let location = answer.header("location");
+    if !says_wants_tls(answer.status, &answer.body, location) {
+        return None;
+    }
+    let Some(to) = location.filter(|_| answer.status.is_redirection()).and_then(origin) else {
+        return Some(speaks_tls(url));
+    };
+    Some(Finding::error(
+        Code::SpeaksTls,
+        format!("{url} says http, and the member only sends those who ask over to {to}"),
+        OUT,
+        "write https:// in `url`, with the port where the member speaks TLS",
+    ))
+}
+
+/// The same host and port under the other scheme; the port is named where the old scheme implied it.
+fn under(url: &str, scheme: &str) -> String {
+    let (old, authority) = url.split_once("://").unwrap_or(("", url));
+    let has_port =
+        authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
+    let port = if has_port {
+        ""
+    } else if old == "https" {
+        ":443"
+    } else {
+        ":80"
+    };
+    format!("{scheme}://{authority}{port}")
+}
+
 /// `http` was written, and TLS is spoken.
-pub(super) fn speaks_tls(url: &str) -> Finding {
-    let right = url.replacen("http://", "https://", 1);
+fn speaks_tls(url: &str) -> Finding {
+    let right = under(url, "https");
     Finding::error(
         Code::SpeaksTls,
         format!("{url} says http, and the member speaks https there"),
@@ -50,7 +83,7 @@ pub(super) fn speaks_tls(url: &str) -> Finding {
 }
 
 fn speaks_http(url: &str) -> Finding {
-    let right = url.replacen("https://", "http://", 1);
+    let right = under(url, "http");
     Finding::error(
         Code::SpeaksHttp,
         format!(
@@ -222,6 +255,19 @@ mod tests {
             (moved, "", None, false),
         ] {
             assert_eq!(says_wants_tls(status, body.as_bytes(), location), expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_a_scheme_implies_is_written_under_the_other() {
+        for (url, scheme, expected) in [
+            ("http://a", "https", "https://a:80"),
+            ("https://a", "http", "http://a:443"),
+            ("http://a:5000", "https", "https://a:5000"),
+            ("http://[::1]", "https", "https://[::1]:80"),
+            ("http://[::1]:5", "https", "https://[::1]:5"),
+        ] {
+            assert_eq!(under(url, scheme), expected);
         }
     }
 

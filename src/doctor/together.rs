@@ -93,7 +93,9 @@ async fn compare_sessions(patients: &[Patient<'_>], visits: &mut [Visit]) {
             continue;
         };
         checkup.judge(Check::Sessions, new_sid.then(|| sessions_apart(name)));
-        checkup.judge(Check::CsrfKey, new_csrf.then(|| csrf_keys_differ(name)));
+        if patients[at].pool.portal {
+            checkup.judge(Check::CsrfKey, new_csrf.then(|| csrf_keys_differ(name)));
+        }
     }
 }
 

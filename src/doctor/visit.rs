@@ -1,9 +1,11 @@
 //! The first visit to one member: everything that can be seen of it alone, with GET requests only.
 
+use std::sync::Arc;
+
 use http::header::HOST;
 use http::{HeaderValue, StatusCode};
 
-use super::call::{Answer, Question, Spoken};
+use super::call::{Answer, Failure, Question, Spoken};
 use super::clocks;
 use super::facts;
 use super::finding::{Check, Checkup, Code, Finding};
@@ -11,7 +13,7 @@ use super::node;
 use super::patient::{Patient, basic};
 use super::reach;
 use crate::random::unix_now;
-use crate::upstream::{CredentialSettings, MemberAccess};
+use crate::upstream::{Credential, CredentialSettings, MemberAccess, TokenCredential};
 
 /// What the first visit has shown.
 pub(super) struct Visit {
@@ -51,8 +53,8 @@ async fn first_answer(patient: &Patient<'_>, checkup: &mut Checkup) -> Option<An
     match patient.get("/v2/", None).await {
         Ok(answer) => {
             let https = patient.door.is_https();
-            if !https && reach::says_wants_tls(answer.status, &answer.body, answer.header("location")) {
-                checkup.find(reach::speaks_tls(&url));
+            if !https && let Some(finding) = reach::judge_plain(&url, &answer) {
+                checkup.find(finding);
                 return None;
             }
             Some(answer)
@@ -112,25 +114,6 @@ fn judge_first(patient: &Patient<'_>, first: &Answer, checkup: &mut Checkup) -> 
 /// Whether a registry takes what `credential` says.
 async fn registry_credential(patient: &Patient<'_>, first: &Answer, checkup: &mut Checkup) -> bool {
     let is_open = first.status == StatusCode::OK;
-    let challenge = first.header("www-authenticate").unwrap_or_default();
-    let finding = match &patient.settings.credential {
-        CredentialSettings::None if is_open => None,
-        CredentialSettings::None => Some(missing(challenge)),
-        CredentialSettings::Basic(account) => {
-            let refused = refuses(patient, basic(account)).await;
-            refused.then(|| {
-                let problem = format!("the member refuses the name or password of `credential.basic` ({:?})", account.user);
-                Finding::error(Code::CredentialRefused, problem, OUT, "correct `credential.basic`, or the member's htpasswd file (and restart it where it is old: registry 2.x reads the file anew by itself)")
-            })
-        }
-        CredentialSettings::Token(token) => match token_refused(patient).await {
-            None => None,
-            Some(Refused::Finding(finding)) => Some(finding),
-            Some(Refused::ByMember) => Some(token_refusal(challenge, &token.audience, &token.issuer)),
-        },
-        CredentialSettings::Exchange | CredentialSettings::Relay => None,
-    };
-    let usable = finding.as_ref().is_none_or(|finding| finding.code == Code::TokenKeyOld);
     if is_open && patient.member.credential.is_configured() {
         checkup.find(Finding::warning(
             Code::MemberOpen,
@@ -139,8 +122,44 @@ async fn registry_credential(patient: &Patient<'_>, first: &Answer, checkup: &mu
             "switch the member's authentication on, or set `credential: none` and keep its network closed",
         ));
     }
-    checkup.judge(Check::Credential, finding);
-    usable
+    match judge_credential(patient, first).await {
+        Ok(finding) => {
+            let usable = finding.as_ref().is_none_or(|finding| finding.code == Code::TokenKeyOld);
+            checkup.judge(Check::Credential, finding);
+            usable
+        }
+        Err(because) => {
+            checkup.skip(Check::Credential, because);
+            false
+        }
+    }
+}
+
+/// What is wrong with the credential; `Err` where that cannot be said.
+async fn judge_credential(patient: &Patient<'_>, first: &Answer) -> Result<Option<Finding>, String> {
+    let challenge = first.header("www-authenticate").unwrap_or_default();
+    match (&patient.settings.credential, &patient.member.credential) {
+        (CredentialSettings::Basic(account), _) => match takes(patient, basic(account)).await {
+            Said::Yes => Ok(None),
+            Said::Nothing(why) => Err(why),
+            Said::No => Ok(Some(Finding::error(
+                Code::CredentialRefused,
+                format!("the member refuses the name or password of `credential.basic` ({:?})", account.user),
+                OUT,
+                "correct `credential.basic`, or the member's htpasswd file, which has to hold bcrypt hashes",
+            ))),
+        },
+        (CredentialSettings::Token(settings), Credential::Token(token)) => {
+            match try_token(patient, token).await {
+                Minted::Taken => Ok(None),
+                Minted::Finding(finding) => Ok(Some(finding)),
+                Minted::Unknown(why) => Err(why),
+                Minted::Refused => Ok(Some(token_refusal(challenge, &settings.audience, &settings.issuer))),
+            }
+        }
+        (CredentialSettings::None, _) if first.status != StatusCode::OK => Ok(Some(missing(challenge))),
+        _ => Ok(None),
+    }
 }
 
 const OUT: &str =
@@ -159,49 +178,79 @@ fn missing(challenge: &str) -> Finding {
     Finding::error(Code::CredentialMissing, problem, "every pull and push through it is refused", fix)
 }
 
-async fn refuses(patient: &Patient<'_>, authorization: Option<HeaderValue>) -> bool {
-    match patient.get("/v2/", authorization.as_ref()).await {
-        Ok(answer) => answer.status == StatusCode::UNAUTHORIZED,
-        Err(_) => false,
+/// What a member says to a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Said {
+    /// It takes it.
+    Yes,
+    /// It refuses it.
+    No,
+    /// Neither, and why.
+    Nothing(String),
+}
+
+impl Said {
+    /// What an answer to a question with a credential says of it.
+    pub(super) fn of(answer: &Result<Answer, Failure>) -> Self {
+        match answer {
+            Ok(answer) if answer.status == StatusCode::OK => Self::Yes,
+            Ok(answer) if answer.status == StatusCode::UNAUTHORIZED => Self::No,
+            Ok(answer) => Self::Nothing(format!("the member answered {}", answer.status)),
+            Err(_) => Self::Nothing("the member did not answer in time".to_owned()),
+        }
     }
 }
 
-/// Why a minted token is not taken.
-pub(super) enum Refused {
-    /// The member says no.
-    ByMember,
-    /// This is why.
+async fn takes(patient: &Patient<'_>, authorization: Option<HeaderValue>) -> Said {
+    Said::of(&patient.get("/v2/", authorization.as_ref()).await)
+}
+
+/// What a member says to a token that we mint.
+pub(super) enum Minted {
+    /// It takes it.
+    Taken,
+    /// It refuses it.
+    Refused,
+    /// There is something to say of the key.
     Finding(Finding),
+    /// Nothing can be said, and why.
+    Unknown(String),
 }
 
 /// Asks with a token that we mint, under the key that signs now, and else under older ones.
-pub(super) async fn token_refused(patient: &Patient<'_>) -> Option<Refused> {
-    let (token, key) = patient.token()?;
-    let Some(key) = key else {
-        return Some(Refused::Finding(Finding::error(
+pub(super) async fn try_token(patient: &Patient<'_>, token: &TokenCredential) -> Minted {
+    let Some(key) = token.signing_key(unix_now()) else {
+        return Minted::Finding(Finding::error(
             Code::TokenKeyMissing,
             "there is no member key yet to mint tokens with",
             "nothing, before the first start; with several replicas Tidegate does not start",
             "run `tidegate keys generate --config FILE`, then install the bundle of `tidegate keys export-bundle` at the member",
-        )));
+        ));
     };
     let older = token.older_keys(unix_now());
     let older = older.into_iter().filter(|older| older.thumbprint() != key.thumbprint());
-    for (at, key) in std::iter::once(key.clone()).chain(older).enumerate() {
-        let authorization = token.probe_authorization(&key, &MemberAccess::default(), unix_now());
-        if refuses(patient, authorization.ok()).await {
-            continue;
+    for (at, key) in std::iter::once(Arc::clone(&key)).chain(older).enumerate() {
+        let authorization = match token.probe_authorization(&key, &MemberAccess::default(), unix_now()) {
+            Ok(authorization) => authorization,
+            Err(error) => return Minted::Unknown(format!("no token can be minted: {error}")),
+        };
+        match takes(patient, Some(authorization)).await {
+            Said::Yes if at == 0 => return Minted::Taken,
+            Said::Yes => return Minted::Finding(old_key()),
+            Said::No => {}
+            Said::Nothing(why) => return Minted::Unknown(why),
         }
-        return (at > 0).then(|| {
-            Refused::Finding(Finding::warning(
-                Code::TokenKeyOld,
-                "the member takes tokens under an older member key, and not yet under the one that should sign now",
-                "nothing while the older key is kept; when its file is removed, the member refuses everything",
-                "install the bundle of `tidegate keys export-bundle` at the member and restart it",
-            ))
-        });
     }
-    Some(Refused::ByMember)
+    Minted::Refused
+}
+
+fn old_key() -> Finding {
+    Finding::warning(
+        Code::TokenKeyOld,
+        "the member takes tokens under an older member key, and not yet under the one that should sign now",
+        "nothing while the older key is kept; when its file is removed, the member refuses everything",
+        "install the bundle of `tidegate keys export-bundle` at the member and restart it",
+    )
 }
 
 fn token_refusal(challenge: &str, audience: &str, issuer: &str) -> Finding {

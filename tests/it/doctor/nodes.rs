@@ -198,3 +198,28 @@ async fn what_a_node_says_cannot_steer_the_terminal() {
     let said = site.ask_text(&site.config.render().replace(&site.nodes[0].url(), node.url())).await;
     assert!(said.contains("(harbor_version)") && !said.contains('\u{1b}'), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_service_that_fails_is_said_where_it_is_needed() {
+    let node = FakeMember::start(|request| {
+        let challenge = "Bearer realm=\"https://hub.example.com/service/token\",service=\"harbor-registry\"";
+        Some(match request.target.as_str() {
+            "/v2/" if request.header("authorization").is_none() => {
+                answer(401, &[("www-authenticate", challenge)], "")
+            }
+            "/v2/" | "/v2/_catalog?n=1" => answer(200, &[], "{}"),
+            "/api/v2.0/health" => answer(200, &[], r#"{"components":[],"status":"healthy"}"#),
+            "/api/v2.0/systeminfo" => answer(200, &[], r#"{"auth_mode":"db_auth","read_only":false}"#),
+            _ => answer(500, &[], ""),
+        })
+    })
+    .await;
+    let site = Nodes::start(1).await;
+    for (kind, code) in [(CredentialKind::Exchange, Some("(token_service)")), (CredentialKind::Relay, None)] {
+        let config = site.config_with(kind).render().replace(&site.nodes[0].url(), node.url());
+        let said = site.ask_text(&config).await;
+        let errors = usize::from(code.is_some());
+        assert!(said.contains(&format!("{errors} error(s), 0 warning(s)")), "{said}");
+        assert!(code.is_none_or(|code| said.contains(code)), "{said}");
+    }
+}

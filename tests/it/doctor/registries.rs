@@ -130,7 +130,10 @@ async fn http_and_https_mixed_up_is_said_in_both_directions() {
     // A member that only sends browsers over to https.
     let moved =
         FakeMember::start(|_| Some(answer(301, &[("location", "https://hub.example.com/v2/")], ""))).await;
-    ask_about(moved.url(), "", &[]).await.expect(&[("node1", "speaks_tls")]);
+    ask_about(moved.url(), "", &[])
+        .await
+        .expect(&[("node1", "speaks_tls")])
+        .says(&["only sends those who ask over to https://hub.example.com"]);
     // TLS that closes without a word on those who do not speak it.
     let closing = closing_tls(&Certificates::new(dir.path()).leaf("closing", &["registry.internal"])).await;
     ask_about(&format!("http://{closing}"), "", &[]).await.expect(&[("node1", "speaks_tls")]);

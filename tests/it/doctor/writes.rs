@@ -205,3 +205,22 @@ async fn redirects_to_storage_and_remains_are_warnings() {
         .says(&["a redirect to https://bucket.s3.example.com —", "storage.delete.enabled"])
         .hides(&["the-signature"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_fails_half_way_is_said_and_cleared_away() {
+    let full = FakeMember::start(|request| match request.method.as_str() {
+        "PUT" => Some(answer(500, &[], r#"{"errors":[{"code":"UNKNOWN"}]}"#)),
+        _ => redirecting(request),
+    })
+    .await;
+    let dir = temporary();
+    let members = config(dir.path()).member_at("one", full.url(), "none");
+    ask(&members, dir.path(), WRITE)
+        .await
+        .ends_with(1)
+        .expect(&[("one", "probe_failed")])
+        .says(&["the blob of a probe could not be finished: it answered 500 Internal Server Error UNKNOWN"]);
+    let cancelled = full.requests().into_iter().filter(|request| request.method == "DELETE");
+    // Each run: the upload that shows that there can be one, and the one that failed.
+    assert_eq!(cancelled.count(), 4);
+}
