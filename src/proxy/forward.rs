@@ -15,13 +15,14 @@ use tokio::time::{Instant, timeout_at};
 use super::body::Hold;
 use super::context::RequestContext;
 use super::error::GatewayError;
+use super::refusal::{Refusal, judge_refusal, target_refused, without_credential};
 use crate::auth::challenge::ChallengeReason;
 use crate::auth::subject::Subject;
 use crate::registry::{RegistryRequest, ResourceAccess, UploadMethod, WebKind, WebRequest};
 use crate::upstream::harbor::ClientSecret;
 use crate::upstream::{
-    Asking, Authorization, BodyProgress, Credential, CredentialError, InFlight, Lease, Member, MemberAccess,
-    Phase, RequestBody, SendError, UpstreamError, UpstreamFault, UpstreamLimits, prober,
+    Asking, Authorization, BodyProgress, InFlight, Lease, Member, MemberAccess, Phase, RequestBody,
+    SendError, UpstreamError, UpstreamFault, UpstreamLimits,
 };
 
 /// What is asked of a member.
@@ -48,7 +49,7 @@ impl Target<'_> {
         }
     }
 
-    fn names_repository(&self) -> bool {
+    pub(super) fn names_repository(&self) -> bool {
         matches!(self, Self::Registry(request) if request.repository().is_some())
     }
 }
@@ -75,11 +76,11 @@ pub(super) struct Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
-    fn asking(&self, streams: bool) -> Asking<'_> {
+    pub(super) fn asking(&self, streams: bool) -> Asking<'_> {
         Asking { subject: self.subject, secret: self.secret, access: self.access, streams }
     }
 
-    fn refused(&self, reason: ChallengeReason) -> GatewayError {
+    pub(super) fn refused(&self, reason: ChallengeReason) -> GatewayError {
         // The realm and service are filled in by the caller, which knows the client's host.
         GatewayError::Unauthorized {
             reason,
@@ -101,7 +102,7 @@ pub(super) struct Answer {
 }
 
 /// What one try came to.
-enum Attempt {
+pub(super) enum Attempt {
     /// An answer to pass on.
     Answered(Box<Answer>),
     /// It failed; the body comes back where another try may be made.
@@ -223,7 +224,7 @@ async fn try_member(
 }
 
 /// Whether a request may be made twice although a member may have seen it.
-fn is_repeatable(outgoing: &Outgoing<'_>) -> bool {
+pub(super) fn is_repeatable(outgoing: &Outgoing<'_>) -> bool {
     match outgoing.target {
         Target::Registry(RegistryRequest::UploadStart { digest, .. }) => digest.is_none(),
         _ => matches!(*outgoing.method, Method::GET | Method::HEAD),
@@ -252,116 +253,6 @@ fn is_member_failure(outgoing: &Outgoing<'_>, status: StatusCode) -> bool {
     }
     status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
         || status == StatusCode::TOO_MANY_REQUESTS
-}
-
-/// What a member's 401 means.
-enum Refusal {
-    /// Our credential is refused: the member is at fault.
-    Fault,
-    /// Our credential is good; once more with a new token.
-    TryAgain,
-    /// Our credential is good: it is about this user or target.
-    AboutTarget,
-    /// The client's own password is what is refused.
-    Credential(CredentialError),
-    /// It is for the client.
-    PassOn,
-}
-
-/// What becomes of a request that a member gives no credential for.
-fn without_credential(
-    outgoing: &Outgoing<'_>,
-    member: &Member,
-    why: CredentialError,
-    body: Option<RequestBody>,
-) -> Attempt {
-    let elsewhere = |body: Option<RequestBody>| body.filter(|_| outgoing.copies);
-    match why {
-        CredentialError::WrongPassword => {
-            Attempt::Failed(outgoing.refused(ChallengeReason::InvalidToken), elsewhere(body))
-        }
-        CredentialError::NotGranted => {
-            Attempt::Failed(outgoing.refused(ChallengeReason::InsufficientScope), elsewhere(body))
-        }
-        CredentialError::NoPassword(subject) => {
-            let member = member.name.as_str();
-            tracing::warn!(member, %subject, "the member needs the client's own password; use `credential: token` for clients that Harbor does not know");
-            Attempt::Failed(outgoing.refused(ChallengeReason::InsufficientScope), elsewhere(body))
-        }
-        CredentialError::NotNow(_) => Attempt::Failed(GatewayError::IdentityUnavailable, body),
-        CredentialError::Member(_) | CredentialError::Key(_) => {
-            member.ask_for_probe();
-            let source = UpstreamFault::Credential(why);
-            let error = UpstreamError { member: member.name.clone(), phase: Phase::Credential, source };
-            Attempt::Failed(error.into(), body)
-        }
-    }
-}
-
-async fn judge_refusal(
-    outgoing: &Outgoing<'_>,
-    member: &Arc<Member>,
-    answer: &Answer,
-    renewed: &mut bool,
-    deadline: Instant,
-) -> Refusal {
-    if matches!(outgoing.target, Target::Web(_)) {
-        // Harbor refuses clients itself there; a node that has lost its database refuses everybody.
-        let is_fault = is_repeatable(outgoing) && !prober::control_passes(member).await;
-        return if is_fault { Refusal::Fault } else { Refusal::PassOn };
-    }
-    if !member.credential.is_configured() {
-        // Nobody but the operator can mend that; a client's login cannot.
-        member.warn_of_missing_credential();
-        return Refusal::Fault;
-    }
-    let body_unused = answer.hold.progress.as_ref().is_none_or(|progress| !progress.was_polled());
-    if let (Credential::Relay, Some(node), Some(secret)) =
-        (&member.credential, &member.harbor, outgoing.secret)
-    {
-        // Harbor says 401 for a locked name, for a wrong password, and for a right one that may
-        // not do this: only the password alone tells them apart.
-        if let Err(why) = node.check_in_turn(member, secret, deadline).await {
-            let is_fault = matches!(why, CredentialError::Member(_));
-            return if is_fault { Refusal::Fault } else { Refusal::Credential(why) };
-        }
-    } else if !prober::control_passes(member).await {
-        return Refusal::Fault;
-    }
-    if member.harbor.is_some() && !outgoing.target.names_repository() {
-        let member = member.name.as_str();
-        tracing::warn!(
-            member,
-            "`harbor.catalog_account` may not list the repositories; Harbor grants that to administrators alone"
-        );
-        return Refusal::AboutTarget;
-    }
-    let may_be_stale = !matches!(member.credential, Credential::None | Credential::Basic(_));
-    if may_be_stale && !*renewed && body_unused {
-        *renewed = true;
-        member.renew(outgoing.asking(false)).await;
-        return Refusal::TryAgain;
-    }
-    if !body_unused && matches!(member.credential, Credential::Exchange) {
-        // The body is gone, so no second try shows whether the node's token was stale or the right
-        // is. The token service does.
-        member.renew(outgoing.asking(false)).await;
-        return match member.authorization(outgoing.asking(false), deadline).await {
-            Ok(_) => Refusal::Fault,
-            Err(why) => Refusal::Credential(why),
-        };
-    }
-    Refusal::AboutTarget
-}
-
-/// The member takes our credential and refuses this target. Where the credential is our own
-/// token, the right was in it, so that there is no such thing; else the account lacks the right.
-fn target_refused(outgoing: &Outgoing<'_>, member: &Member) -> GatewayError {
-    let about_content = member.credential.names_target() && outgoing.target.names_repository();
-    if about_content && matches!(*outgoing.method, Method::GET | Method::HEAD) {
-        return GatewayError::UnknownTarget { member: member.name.clone() };
-    }
-    outgoing.refused(ChallengeReason::InsufficientScope)
 }
 
 /// A failed sending.

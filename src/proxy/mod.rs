@@ -6,6 +6,7 @@ mod context;
 mod error;
 mod forward;
 mod local;
+mod refusal;
 mod upload_session;
 mod uploads;
 mod web;

@@ -7,6 +7,7 @@ mod access;
 mod error;
 mod name;
 mod request;
+mod route;
 mod target;
 mod web;
 
@@ -14,8 +15,8 @@ pub use access::{Action, Actions, Resource, ResourceAccess, parse_scopes};
 pub use error::{ErrorCode, error_body};
 pub use name::{Digest, NameError, Reference, RepositoryName, Tag, UploadId};
 pub use request::{
-    BlobMethod, ManifestMethod, Mount, PIN_PARAMETER, Page, ParseError, RegistryRequest, RouteKind,
-    UploadMethod,
+    BlobMethod, ManifestMethod, Mount, PIN_PARAMETER, Page, ParseError, RegistryRequest, UploadMethod,
 };
+pub use route::RouteKind;
 pub(crate) use target::with_query;
 pub use web::{WebKind, WebRequest};

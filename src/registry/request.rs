@@ -9,6 +9,7 @@ use http::Method;
 use super::access::{Actions, ResourceAccess};
 use super::error::ErrorCode;
 use super::name::{Digest, NameError, Reference, RepositoryName, UploadId};
+use super::route::RouteKind;
 use super::target::{Query, canonical_path, parameter, parse_query, with_query};
 
 /// The query parameter that carries an upload pin; never sent to a member.
@@ -137,64 +138,6 @@ pub enum UploadMethod {
     },
     /// Throw it away.
     Cancel,
-}
-
-/// The kind of a request, a metric label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "each is the request of its name")]
-pub enum RouteKind {
-    Ping,
-    Catalog,
-    Tags,
-    Referrers,
-    Manifest,
-    Blob,
-    UploadStart,
-    Upload,
-    Token,
-    Keys,
-    Page,
-    Api,
-    Other,
-}
-
-impl RouteKind {
-    /// Every kind.
-    pub const ALL: [Self; 13] = [
-        Self::Ping,
-        Self::Catalog,
-        Self::Tags,
-        Self::Referrers,
-        Self::Manifest,
-        Self::Blob,
-        Self::UploadStart,
-        Self::Upload,
-        Self::Token,
-        Self::Keys,
-        Self::Page,
-        Self::Api,
-        Self::Other,
-    ];
-
-    /// The label value.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ping => "ping",
-            Self::Catalog => "catalog",
-            Self::Tags => "tags",
-            Self::Referrers => "referrers",
-            Self::Manifest => "manifest",
-            Self::Blob => "blob",
-            Self::UploadStart => "upload_start",
-            Self::Upload => "upload",
-            Self::Token => "token",
-            Self::Keys => "keys",
-            Self::Page => "page",
-            Self::Api => "api",
-            Self::Other => "other",
-        }
-    }
 }
 
 /// Why a request under `/v2` was refused before anybody was asked.

@@ -221,7 +221,7 @@ impl Member {
         let catalog =
             asking.access.target.as_ref().is_some_and(|access| access.resource == Resource::Catalog);
         match (&self.credential, &self.harbor) {
-            (_, Some(node)) if catalog => Ok(node.catalog_authorization().clone().into()),
+            (_, Some(node)) if catalog => node.catalog_authorization(self, asking.access, deadline).await,
             (Credential::None, _) => Ok(Authorization::default()),
             (Credential::Basic(value), _) => Ok(value.clone().into()),
             (Credential::Token(token), _) => Ok(token.authorization(asking, unix_now()).await?.into()),

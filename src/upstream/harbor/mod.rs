@@ -24,6 +24,7 @@ pub use gate::PasswordTurn;
 pub use login::Login;
 pub use token::{NodeToken, TokenAnswer};
 
+use super::credential::{Authorization, CredentialError, MemberAccess};
 use super::member::Member;
 use super::question::{Question, Reply, ask};
 use super::settings::{AccountSettings, HarborSettings, HarborVersion};
@@ -135,10 +136,27 @@ impl HarborNode {
         self.version
     }
 
-    /// The account that lists all repositories, as `Authorization`.
-    #[must_use]
-    pub fn catalog_authorization(&self) -> &HeaderValue {
-        &self.catalog_account
+    /// The account that lists all repositories: by password, or where the registry of Harbor 1.x
+    /// takes none, by a token.
+    ///
+    /// # Errors
+    /// [`CredentialError`].
+    pub(super) async fn catalog_authorization(
+        &self,
+        member: &Member,
+        access: &MemberAccess,
+        deadline: Instant,
+    ) -> Result<Authorization<'_>, CredentialError> {
+        let account = self.catalog_account.clone();
+        if self.version == HarborVersion::Two {
+            return Ok(account.into());
+        }
+        let wanted: Vec<ResourceAccess> = access.entries().cloned().collect();
+        let asked = Box::pin(self.request_token(member, Some(account), &wanted, deadline)).await;
+        match asked.map_err(CredentialError::Member)? {
+            (TokenAnswer::Token(token), _) if token.subject.is_some() => Ok(token.authorization.into()),
+            _ => Err(CredentialError::NotGranted),
+        }
     }
 
     /// The right to send a password to the node that is known to be right: no other of that name

@@ -194,6 +194,10 @@ async fn harbor_1_is_served_by_its_own_tokens() {
             .expect("an answer")
             .expect(404)
             .expect("never from outside");
+        let admin = site.accounts.database.admin_password().to_owned();
+        let client = site.authorized("admin", &admin, &["registry:catalog:*"]).await;
+        let listed = client.get("/v2/_catalog").await.expect("an answer").expect(200).expect("a list");
+        assert_eq!(listed.json().expect("JSON")["repositories"], serde_json::json!(["team/app"]), "{kind:?}");
         site.nodes[0].set_database_gone(true);
         site.gateway
             .wait_for_log("the node is out", |line| {
