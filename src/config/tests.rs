@@ -157,6 +157,7 @@ const MEANING: &[Case] = &[
     ("", "limits: { header_bytes_max: 1KiB }", 8, "limits.header_bytes_max", &["at least 8", "write instead: 64KiB"]),
     ("", "log: { filter: \"=\" }", 8, "log.filter", &["not a log filter", "write instead: info"]),
     ("", "identity:\n  - htpasswd: htpasswd\n  - htpasswd: htpasswd", 10, "identity[1]", &["already a provider", "help: put its entries"]),
+    ("", "password_checks: { success_ttl: 48h }", 8, "password_checks.success_ttl", &["longer than a day", "write instead: 5m"]),
     ("", "identity: [{ users: [{ name: \"a/b\", password_hash: { file: secrets/ci.hash } }] }]", 8, "identity[0].users[0].name",
      &["not an account name", "write instead: a name of 1 to 255"]),
     ("", "identity: [{ users: [{ name: a, password_hash: hidden }] }]", 8, "identity[0].users[0].password_hash",

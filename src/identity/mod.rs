@@ -114,7 +114,12 @@ impl Identity {
     #[must_use]
     pub fn subjects_named(&self, name: &str) -> Vec<Subject> {
         let known = self.providers.iter().filter(|table| table.users.contains_key(name));
-        known.filter_map(|table| Subject::new(table.provider, name).ok()).collect()
+        let mut subjects: Vec<Subject> =
+            known.filter_map(|table| Subject::new(table.provider, name).ok()).collect();
+        if subjects.is_empty() && self.harbor {
+            subjects.extend(Subject::new(HARBOR, name));
+        }
+        subjects
     }
 
     /// Checks a name and password.

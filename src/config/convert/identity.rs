@@ -7,16 +7,20 @@ use std::time::Duration;
 use bcrypt::HashParts;
 
 use crate::auth::subject::is_account_name;
-use crate::config::convert::{Context, harbor, listeners};
+use crate::config::convert::{Context, describe, harbor, listeners};
 use crate::config::document::KeyPath;
 use crate::config::error::{ConfigError, Fix};
 use crate::config::file::{File, PasswordChecks, Provider, User};
+use crate::config::value::HumanDuration;
 use crate::identity::{IdentitySettings, ProviderSettings, UserSettings, VerifyLimits};
 use crate::secret::ExposeSecret as _;
 
 /// What account names may hold, in words.
 const ACCOUNT_NAME_RULE: &str =
     "a name of 1 to 255 printable characters without / * ? [ ] \\ $ : \" and space";
+
+/// Longest time for which a password check may be remembered.
+const TTL_MAX: Duration = Duration::from_hours(24);
 
 /// The provider chain.
 pub(super) fn settings(cx: &mut Context<'_>, root: &KeyPath, file: &File) -> IdentitySettings {
@@ -188,11 +192,19 @@ pub(in crate::config) fn verify_limits(
     path: &KeyPath,
     checks: &PasswordChecks,
 ) -> VerifyLimits {
+    let ttl = |cx: &mut Context<'_>, key: &str, given: Option<HumanDuration>, default| {
+        let time = given.map_or(default, |time| time.0);
+        if time > TTL_MAX {
+            let problem = "remembered for longer than a day, a changed password would count for as long";
+            cx.error(&path.key(key), problem, Fix::write(describe(default)));
+        }
+        time
+    };
     VerifyLimits {
+        success_ttl: ttl(cx, "success_ttl", checks.success_ttl, Duration::from_mins(5)),
+        failure_ttl: ttl(cx, "failure_ttl", checks.failure_ttl, Duration::from_secs(10)),
         concurrency: cx.count(&path.key("concurrency"), checks.concurrency, listeners::cores()) as usize,
         queue_max: cx.count(&path.key("queue_max"), checks.queue_max, 256) as usize,
-        success_ttl: checks.success_ttl.map_or(Duration::from_mins(5), |time| time.0),
-        failure_ttl: checks.failure_ttl.map_or(Duration::from_secs(10), |time| time.0),
         cache_entries_max: u64::from(cx.count(
             &path.key("cache_entries_max"),
             checks.cache_entries_max,
