@@ -86,7 +86,7 @@ fn tokens(criterion: &mut Criterion) {
         let key = SigningKey::from_pem(private_key.as_bytes(), None).expect("readable");
         let ring = Ring::new(vec![RingEntry { key: Arc::new(key), activate_at: 0 }], 900);
         let tokens = ClientTokens::new(ring, "tidegate".to_owned(), "hub.example.com".to_owned());
-        let token = tokens.mint(&subject(), &access, validity(), None).expect("minted");
+        let token = tokens.mint(&subject(), &granted, validity(), None).expect("minted");
         criterion.bench_function(&format!("tokens/client_verify_{name}"), |bencher| {
             bencher.iter(|| tokens.verify(black_box(&token), NOW).expect("valid"));
         });
@@ -94,7 +94,7 @@ fn tokens(criterion: &mut Criterion) {
             let subject = subject();
             bencher.iter_batched(
                 validity,
-                |validity| tokens.mint(&subject, black_box(&access), validity, None).expect("minted"),
+                |validity| tokens.mint(&subject, black_box(&granted), validity, None).expect("minted"),
                 BatchSize::SmallInput,
             );
         });

@@ -143,7 +143,7 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
         .and_then(|parts| with_certificates(parts, config))
 }
 
-fn harbor_identity(config: &Config, pools: &Pools, metrics: &Arc<Metrics>) -> Option<HarborIdentity> {
+fn harbor_identity(config: &Config, pools: &Pools, metrics: &Arc<Metrics>) -> Option<Arc<HarborIdentity>> {
     let identity = &config.identity;
     let settings = identity.providers.iter().find_map(|provider| match provider {
         ProviderSettings::Harbor(settings) => Some(settings),

@@ -73,7 +73,8 @@ pub fn build_state(config: &Config, generation: u64) -> Result<(Snapshot, Ring<S
 pub fn retention(config: &Config) -> Retention {
     let grace = config.uploads.grace.as_secs();
     let token = config.tokens.lifetime.as_secs() + config.tokens.expiry_margin.as_secs();
-    Retention { client: token + grace, seal: grace }
+    // Passwords are sealed for as long as their token counts, pins for the grace.
+    Retention { client: token + grace, seal: token + grace }
 }
 
 impl Reloader {

@@ -120,7 +120,8 @@ impl Snapshot {
             Grant::Policy if decider == Decider::Policy => return by_policy,
             // Somebody whom Harbor was not asked about has nothing of Harbor's.
             Grant::Policy => return Actions::NONE,
-            Grant::Token(token) => &token.access,
+            Grant::Token(token) if decider == Decider::Policy => &token.access.by_policy,
+            Grant::Token(token) => &token.access.by_harbor,
             // Harbor's word counts for what Harbor decides, and for nothing else.
             Grant::Harbor(_) if decider == Decider::Policy => return by_policy,
             Grant::Harbor(access) => access,

@@ -27,7 +27,7 @@ const MAY_USE: [(&str, &[&str]); 25] = [
     ("harbor", &["PURE", "upstream", "identity", "telemetry", "random"]),
     ("snapshot", &["PURE", "identity", "key_store"]),
     ("token_service", &["PURE", "upstream", "harbor", "identity", "telemetry", "random", "snapshot"]),
-    ("proxy", &["PURE", "upstream", "identity", "telemetry", "random", "snapshot"]),
+    ("proxy", &["PURE", "upstream", "harbor", "identity", "telemetry", "random", "snapshot"]),
     ("server", &["telemetry"]),
     ("admin", &["upstream", "telemetry"]),
     ("doctor", &["PURE", "upstream", "random"]),

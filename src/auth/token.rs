@@ -73,11 +73,18 @@ struct AccessClaim {
     kind: String,
     name: String,
     actions: Vec<String>,
+    /// Who granted it, where that was not the policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
 }
+
+/// Granted by Harbor.
+const BY_HARBOR: &str = "harbor";
 
 impl AccessClaim {
     fn new(access: &ResourceAccess) -> Self {
         Self {
+            by: None,
             kind: access.type_word().to_owned(),
             name: access.name().to_owned(),
             actions: access.action_words().into_iter().map(str::to_owned).collect(),
@@ -105,13 +112,30 @@ pub struct Validity {
     pub jti: String,
 }
 
+/// What a client token grants, by who granted it: what a policy rule grants in one pool is nothing
+/// where Harbor decides, and the other way round, also where the same name leads to both.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenAccess {
+    /// Granted by the policy.
+    pub by_policy: Vec<ResourceAccess>,
+    /// Granted by Harbor.
+    pub by_harbor: Vec<ResourceAccess>,
+}
+
+impl TokenAccess {
+    /// All of it.
+    pub fn iter(&self) -> impl Iterator<Item = &ResourceAccess> {
+        self.by_policy.iter().chain(&self.by_harbor)
+    }
+}
+
 /// A client token that passed every check but its end, which the caller looks at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedToken {
     /// Whose it is.
     pub subject: Subject,
     /// What was granted when it was issued.
-    pub access: Vec<ResourceAccess>,
+    pub access: TokenAccess,
     /// When it was issued, in seconds since the epoch.
     pub issued_at: u64,
     /// When it ends, in seconds since the epoch.
@@ -176,12 +200,18 @@ impl ClientTokens {
     pub fn mint(
         &self,
         subject: &Subject,
-        access: &[ResourceAccess],
+        access: &TokenAccess,
         validity: Validity,
         sealed_secret: Option<String>,
     ) -> Result<String, KeyError> {
         let key = self.ring.active(validity.issued_at).ok_or(KeyError::Unsupported)?;
-        let mut claims = Claims::new(&self.issuer, &self.audience, subject, access, validity);
+        let mut claims = Claims::new(&self.issuer, &self.audience, subject, &access.by_policy, validity);
+        claims.access.extend(
+            access
+                .by_harbor
+                .iter()
+                .map(|access| AccessClaim { by: Some(BY_HARBOR.to_owned()), ..AccessClaim::new(access) }),
+        );
         claims.purpose = USE_CLIENT.to_owned();
         claims.provider = Some(subject.provider().to_owned());
         claims.secret = sealed_secret;
@@ -224,7 +254,12 @@ impl ClientTokens {
         };
         Ok(VerifiedToken {
             subject,
-            access: claims.access.iter().filter_map(read_access).collect(),
+            access: {
+                let (by_harbor, by_policy): (Vec<_>, Vec<_>) =
+                    claims.access.iter().partition(|claim| claim.by.as_deref() == Some(BY_HARBOR));
+                let read = |claims: Vec<&AccessClaim>| claims.into_iter().filter_map(read_access).collect();
+                TokenAccess { by_policy: read(by_policy), by_harbor: read(by_harbor) }
+            },
             issued_at: claims.iat,
             expires_at: claims.exp,
             jti: claims.jti,

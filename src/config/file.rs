@@ -217,6 +217,10 @@ pub(super) struct HarborProvider {
     pub(super) wrong_pause: Option<HumanDuration>,
     /// Logins of the same name and source that may wait.
     pub(super) waiting_max: Option<u32>,
+    /// Unknown passwords of one source that are tried at once.
+    pub(super) per_source_max: Option<u32>,
+    /// Whether accounts that only one node knows count everywhere.
+    pub(super) foreign_accounts: Option<bool>,
 }
 
 /// One user of this file.

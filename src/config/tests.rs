@@ -137,12 +137,13 @@ const MEANING: &[Case] = &[
     (URL, "url: \"http://b\", kind: harbor", 7, "pools[0].members[0]", &["needs an account for probes", "help: add `harbor: {"]),
     (URL, "url: \"http://b\", account: { user: a, password: b }", 7, "pools[0].members[0].account", &["only Harbor nodes have", "help: write `kind: harbor`"]),
     ("    members:", "    harbor: { portal: false }\n    members:", 6, "pools[0].harbor", &["no member of this pool is a Harbor node", "help: write `kind: harbor`"]),
-    ("    members:", "    kind: harbor\n    harbor: { version: 3, account: { user: a, password: b } }\n    credential: exchange\n    members:", 7, "pools[0].harbor.version", &["no Harbor 3", "write instead: 1 or 2"]),
+    ("    members:", "    kind: harbor\n    harbor: { version: 3, account: { user: a, password: b } }\n    credential: { token: { key: secrets/harbor1.pem } }\n    members:", 7, "pools[0].harbor.version", &["no Harbor 3", "write instead: 1 or 2"]),
     ("    members:", "    kind: harbor\n    harbor: { account: { user: a, password: b } }\n    credential: { token: {} }\n    members:", 10, "pools[0].members[0]", &["the key of this node", "help: add `credential: { token: { key: PATH } }`"]),
     ("    members:", "    kind: harbor\n    harbor: { account: { user: a, password: b } }\n    members:", 9, "pools[0].members[0]", &["serves nobody without a credential", "help: add `credential: exchange`"]),
     ("    members:", "    kind: harbor\n    harbor: { account: { user: a, password: b } }\n    credential: none\n    members:", 8, "pools[0].credential", &["would take everybody for one account", "write instead: exchange"]),
     ("    members:", "    kind: harbor\n    harbor: { version: 1, account: { user: a, password: b } }\n    credential: relay\n    members:", 8, "pools[0].credential", &["takes no passwords", "write instead: exchange"]),
     ("    members:", "    kind: harbor\n    harbor: { account: { user: a, password: b } }\n    credential: { token: { key: secrets/node2.key } }\n    members:", 8, "pools[0].credential.token.key", &["RSA keys only", "help: name a copy of the node's private_key.pem"]),
+    ("    members:", "    kind: harbor\n    harbor: { account: { user: a, password: b } }\n    credential: exchange\n    members:", 5, "pools[0]", &["need clients whose passwords", "help: add `- harbor: { pool: main }`"]),
     ("pools:", "identity: [{ harbor: { pool: mein } }]\npools:", 4, "identity[0].harbor.pool", &["no pool \"mein\"", "write instead: main"]),
     ("pools:", "identity: [{ harbor: { pool: main } }]\npools:", 4, "identity[0].harbor.pool", &["no member of this pool is a Harbor node", "help: write `kind: harbor`"]),
     ("    members:", "    health: { rise: 0 }\n    members:", 6, "pools[0].health.rise", &["at least 1", "write instead: 2"]),
@@ -417,7 +418,7 @@ fn the_shipped_examples_are_good_and_name_their_files() {
     ] {
         assert!(watched.contains(&dir.path().join(file)), "{file} in {watched:?}");
     }
-    assert_eq!(reference.policy.rules()[2].label, "policy rule 3 (line 82)");
+    assert_eq!(reference.policy.rules()[2].label, "policy rule 3 (line 84)");
     assert!(reference.policy.rules()[2].catalog);
 }
 

@@ -107,7 +107,7 @@ impl<'a> Patient<'a> {
             let key = token.signing_key(unix_now())?;
             let target = Some(ResourceAccess::repository(repository.clone(), Actions::ALL));
             let access = MemberAccess { target, source: None };
-            return token.probe_authorization(&key, &access, unix_now()).ok();
+            return token.authorization_here(&key, &access, unix_now()).ok();
         }
         match (&self.settings.credential, self.harbor()) {
             (CredentialSettings::Basic(account), _) => basic(account),

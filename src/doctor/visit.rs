@@ -230,7 +230,8 @@ pub(super) async fn try_token(patient: &Patient<'_>, token: &TokenCredential) ->
     let older = token.older_keys(unix_now());
     let older = older.into_iter().filter(|older| older.thumbprint() != key.thumbprint());
     for (at, key) in std::iter::once(Arc::clone(&key)).chain(older).enumerate() {
-        let authorization = match token.probe_authorization(&key, &MemberAccess::default(), unix_now()) {
+        let authorization = match token.probe_authorization(&key, &MemberAccess::default(), unix_now()).await
+        {
             Ok(authorization) => authorization,
             Err(error) => return Minted::Unknown(format!("no token can be minted: {error}")),
         };

@@ -39,16 +39,16 @@ pub fn node_headers(client: &HeaderMap, via: Via<'_>) -> HeaderMap {
     headers
 }
 
-/// The sealed value of the affinity cookie, where exactly one came.
-#[must_use]
-pub fn affinity(client: &HeaderMap) -> Option<&str> {
-    let cookies = client.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut found = cookies
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .filter(|(name, _)| *name == AFFINITY_COOKIE);
-    let (_, value) = found.next()?;
-    found.next().is_none().then_some(value)
+/// The sealed values of affinity cookies. There may be several: a neighbouring site can set one of
+/// any name; only ours opens.
+pub fn affinities(client: &HeaderMap) -> impl Iterator<Item = &str> {
+    let pairs = client.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    pairs.filter_map(|pair| str::from_utf8(affinity_of(pair)?).ok())
+}
+
+/// The value of the affinity cookie, if `pair` is one.
+fn affinity_of(pair: &[u8]) -> Option<&[u8]> {
+    pair.trim_ascii().strip_prefix(AFFINITY_COOKIE.as_bytes())?.trim_ascii_start().strip_prefix(b"=")
 }
 
 /// The `Set-Cookie` that keeps a browser at one node, for as long as the browser is open.
@@ -59,14 +59,13 @@ pub fn affinity_cookie(sealed: &str, https: bool) -> Option<HeaderValue> {
 }
 
 fn without_affinity(value: &HeaderValue) -> Option<HeaderValue> {
-    let Ok(text) = value.to_str() else { return Some(value.clone()) };
-    let is_ours =
-        |pair: &&str| pair.trim().split_once('=').is_some_and(|(name, _)| name.trim() == AFFINITY_COOKIE);
-    if !text.split(';').any(|pair| is_ours(&pair)) {
+    let pairs = || value.as_bytes().split(|byte| *byte == b';');
+    if pairs().all(|pair| affinity_of(pair).is_none()) {
         return Some(value.clone());
     }
-    let others: Vec<&str> = text.split(';').filter(|pair| !is_ours(pair)).map(str::trim).collect();
-    if others.is_empty() { None } else { HeaderValue::try_from(others.join("; ")).ok() }
+    let others: Vec<&[u8]> =
+        pairs().filter(|pair| affinity_of(pair).is_none()).map(<[u8]>::trim_ascii).collect();
+    if others.is_empty() { None } else { HeaderValue::from_bytes(&others.join(&b"; "[..])).ok() }
 }
 
 /// The headers of a node's answer for the client. Core never marks its cookies `Secure`, because
@@ -114,8 +113,8 @@ fn relative(location: &HeaderValue, own: &[&str]) -> Option<HeaderValue> {
     // The fragment is not part of a `Uri`.
     let (_, rest) = text.split_once("://")?;
     let path = rest.find(['/', '?', '#']).map_or("/", |at| &rest[at..]);
-    let slash = if path.starts_with('/') { "" } else { "/" };
-    HeaderValue::try_from(format!("{slash}{path}")).ok()
+    // Two slashes in front would be another host.
+    HeaderValue::try_from(format!("/{}", path.trim_start_matches('/'))).ok()
 }
 
 #[cfg(test)]
@@ -182,12 +181,20 @@ mod tests {
     }
 
     #[test]
-    fn the_affinity_cookie_counts_only_where_there_is_one() {
-        let read = |pairs: &[(&str, &str)]| affinity(&map(pairs)).map(str::to_owned);
-        assert_eq!(read(&[("cookie", "a=b; tidegate_node=x")]).as_deref(), Some("x"));
-        assert_eq!(read(&[("cookie", "a=b")]), None);
-        assert_eq!(read(&[("cookie", "tidegate_node=x; tidegate_node=y")]), None);
-        assert_eq!(read(&[("cookie", "tidegate_node=x"), ("cookie", "tidegate_node=y")]), None);
+    fn our_cookie_is_found_among_others_and_kept_from_nodes_whatever_they_hold() {
+        let read =
+            |pairs: &[(&str, &str)]| affinities(&map(pairs)).map(str::to_owned).collect::<Vec<_>>().join(" ");
+        assert_eq!(read(&[("cookie", "a=b; tidegate_node=x")]), "x");
+        assert_eq!(read(&[("cookie", "a=b")]), "");
+        assert_eq!(
+            read(&[("cookie", "tidegate_node=x; tidegate_node=y"), ("cookie", "tidegate_node=z")]),
+            "x y z"
+        );
+        let mut odd = HeaderMap::new();
+        odd.insert(COOKIE, HeaderValue::from_bytes(b"name=\xe4; tidegate_node=x").expect("a value"));
+        assert_eq!(affinities(&odd).collect::<Vec<_>>(), ["x"]);
+        let left = without_affinity(odd.get(COOKIE).expect("there")).expect("the other cookie");
+        assert_eq!(left.as_bytes(), b"name=\xe4");
     }
 
     #[test]
@@ -216,6 +223,7 @@ mod tests {
             ("http://10.0.0.1:8070/harbor/projects?a=b#x", "/harbor/projects?a=b#x"),
             ("https://HUB:8070", "/"),
             ("https://hub:8070?x=1", "/?x=1"),
+            ("https://hub:8070//evil.example.com/x", "/evil.example.com/x"),
             ("https://login.example.com/auth?state=1", "https://login.example.com/auth?state=1"),
             ("/relative", "/relative"),
         ] {

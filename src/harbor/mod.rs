@@ -5,6 +5,7 @@
 //! [`crate::upstream::harbor`]); whatever else happens is "not now", which is never a refusal. A
 //! password that was right within the last minutes goes on being right until a proven no.
 
+mod ask;
 mod known;
 mod turns;
 
@@ -15,23 +16,25 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 use secrecy::SecretString;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use crate::auth::subject::Subject;
 use crate::identity::{HARBOR, HarborProviderSettings, VerifyLimits};
-use crate::random::{seed, unix_now};
+use crate::random::unix_now;
 use crate::registry::{Actions, ResourceAccess};
 use crate::telemetry::{IdentityFault, Metrics};
-use crate::upstream::harbor::{ClientSecret, Fingerprint, HarborNode, Login, NodeToken, PasswordTurn};
-use crate::upstream::{Member, Pool, Storage};
-use known::{Grants, Known, place_of};
+use crate::upstream::Pool;
+use crate::upstream::harbor::{ClientSecret, Fingerprint};
+use ask::{Asked, Proven};
+use known::{Known, limited, place_of};
+pub use turns::Turn;
 use turns::Turns;
 
-/// How often a password that may lock a name is offered to nodes where the name is in use.
-const BUSY_PAUSE: Duration = Duration::from_millis(25);
 /// The alarm that logins cannot be judged is raised at most this often, in seconds.
 const ALARM_EVERY: u64 = 10;
+/// How long a pair that nobody asks about is remembered as being asked about.
+const ASKED_IDLE: Duration = Duration::from_mins(1);
 
 /// What the nodes say of a client.
 #[derive(Debug, Clone)]
@@ -44,31 +47,38 @@ pub enum Answer {
     Unavailable,
 }
 
-/// What asking the nodes came to.
-enum Asked {
-    Right(Box<Proven>),
-    Wrong,
-    NotNow,
-}
-
-struct Proven {
-    subject: String,
-    grants: Grants,
-    at: Arc<Member>,
-}
-
 /// Asks the nodes of one pool about clients.
 pub struct HarborIdentity {
     settings: HarborProviderSettings,
     pool: Arc<Pool>,
-    checks: Semaphore,
+    budgets: Budgets,
     right: Cache<Fingerprint, Arc<Known>>,
+    /// How long a grant counts, by its own age: others of the same account may be younger.
+    grant_ttl: Duration,
     wrong: Cache<Fingerprint, ()>,
+    /// Pairs that are being asked about: whoever brings the same one waits for that answer.
+    asked: Cache<Fingerprint, Arc<Mutex<()>>>,
     turns: Turns,
     anonymous: Cache<String, Actions>,
     anonymous_none: Cache<String, ()>,
     metrics: Arc<Metrics>,
     alarmed_at: AtomicU64,
+}
+
+/// Questions at once, apart for each kind of client: those who guess, or who need no password at
+/// all, take nothing from those whose password is known to be right.
+struct Budgets {
+    unproven: Arc<Semaphore>,
+    proven: Arc<Semaphore>,
+    anonymous: Arc<Semaphore>,
+}
+
+fn cache<K, V>(max: u64, ttl: Duration) -> Cache<K, V>
+where
+    K: std::hash::Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    Cache::builder().max_capacity(max).time_to_live(ttl).build()
 }
 
 impl HarborIdentity {
@@ -79,65 +89,84 @@ impl HarborIdentity {
         limits: &VerifyLimits,
         pool: Arc<Pool>,
         metrics: Arc<Metrics>,
-    ) -> Self {
+    ) -> Arc<Self> {
         let max = limits.cache_entries_max;
-        Self {
-            checks: Semaphore::new(settings.checks_max.min(Semaphore::MAX_PERMITS)),
-            right: Cache::builder().max_capacity(max).time_to_live(limits.success_ttl).build(),
-            wrong: Cache::builder().max_capacity(max).time_to_live(limits.failure_ttl).build(),
-            anonymous: Cache::builder().max_capacity(max).time_to_live(limits.success_ttl).build(),
-            anonymous_none: Cache::builder().max_capacity(max).time_to_live(limits.failure_ttl).build(),
-            turns: Turns::new(max, settings.waiting_max, settings.wrong_pause),
+        let budget = || Arc::new(Semaphore::new(settings.checks_max.min(Semaphore::MAX_PERMITS)));
+        Arc::new(Self {
+            budgets: Budgets { unproven: budget(), proven: budget(), anonymous: budget() },
+            right: cache(max, limits.success_ttl),
+            grant_ttl: limits.success_ttl,
+            wrong: cache(max, limits.failure_ttl),
+            asked: Cache::builder().max_capacity(max).time_to_idle(ASKED_IDLE).build(),
+            anonymous: cache(max, limits.success_ttl),
+            anonymous_none: cache(max, limits.failure_ttl),
+            turns: Turns::new(max, &settings),
             settings,
             pool,
             metrics,
             alarmed_at: AtomicU64::new(0),
-        }
+        })
     }
 
     /// Whether Harbor decides what this client may do to what the pool at `pool` serves.
     #[must_use]
     pub fn decides(&self, subject: &Subject, pool: Option<usize>) -> bool {
-        pool == Some(self.settings.pool) && (subject.is_anonymous() || subject.provider() == HARBOR)
+        self.is_of(pool) && (subject.is_anonymous() || subject.provider() == HARBOR)
+    }
+
+    /// Whether the nodes of the pool at `pool` are asked.
+    #[must_use]
+    pub fn is_of(&self, pool: Option<usize>) -> bool {
+        pool == Some(self.settings.pool)
+    }
+
+    /// A member takes this pair no longer: the next login asks again.
+    pub fn forget(&self, secret: &ClientSecret) {
+        self.right.invalidate(&secret.fingerprint());
+    }
+
+    /// The turn of a password that only a node sees, such as in a login form; `None` when too many
+    /// of the same source wait, or it does not come in time.
+    pub async fn form_turn(&self, source: IpAddr) -> Option<Turn> {
+        let turn = self.turns.take("", source, Instant::now() + self.settings.timeout).await;
+        if turn.is_none() {
+            self.metrics.count_identity_fault(IdentityFault::Throttled);
+        }
+        turn
     }
 
     /// Checks a name and password, and what of `wanted` it may do.
     pub async fn check(
-        &self,
+        self: &Arc<Self>,
         (name, password): (&str, &SecretString),
         wanted: &[ResourceAccess],
         source: IpAddr,
     ) -> Answer {
+        // Basic ends the name at the first colon, so no account has one; a form could say so.
+        if name.contains(':') {
+            return Answer::Wrong;
+        }
         let secret = ClientSecret::new(name, password);
         let fingerprint = secret.fingerprint();
         let deadline = Instant::now() + self.settings.timeout;
-        let known = self.right.get(&fingerprint);
-        if let Some(known) = &known {
-            return self.go_on(known, &secret, wanted, deadline).await;
+        if let Some(answer) = self.remembered(fingerprint, wanted) {
+            return answer;
         }
-        if self.wrong.contains_key(&fingerprint) {
-            return Answer::Wrong;
+        if self.right.get(&fingerprint).is_some() {
+            return self.ask_apart(secret, wanted.to_vec(), None, deadline).await;
         }
-        let Some(mut turn) = self.turns.take(name, source, deadline).await else {
-            self.metrics.count_identity_fault(IdentityFault::Throttled);
-            return Answer::Unavailable;
-        };
-        // The same pair may have been checked while this one waited.
-        if let Some(known) = self.right.get(&fingerprint) {
-            drop(turn);
-            return self.go_on(&known, &secret, wanted, deadline).await;
+        // Twenty jobs with one right password are one question.
+        let one = self.asked.get_with(fingerprint, Arc::default);
+        let Ok(_one) = timeout_at(deadline, one.lock()).await else { return self.throttled() };
+        if let Some(answer) = self.remembered(fingerprint, wanted) {
+            return answer;
         }
-        if self.wrong.contains_key(&fingerprint) {
-            return Answer::Wrong;
+        if self.right.get(&fingerprint).is_some() {
+            return self.ask_apart(secret, wanted.to_vec(), None, deadline).await;
         }
-        match self.ask_nodes(&secret, None, wanted, deadline).await {
-            Asked::Right(proven) => self.remember(fingerprint, *proven, None, wanted),
-            Asked::Wrong => {
-                turn.was_wrong();
-                self.wrong.insert(fingerprint, ());
-                Answer::Wrong
-            }
-            Asked::NotNow => Answer::Unavailable,
+        match self.turns.take(name, source, deadline).await {
+            Some(turn) => self.ask_apart(secret, wanted.to_vec(), Some(turn), deadline).await,
+            None => self.throttled(),
         }
     }
 
@@ -148,7 +177,7 @@ impl HarborIdentity {
         for access in wanted {
             let place = place_of(access);
             match self.anonymous.get(&place) {
-                Some(actions) => granted.extend(known::limited(access, actions)),
+                Some(actions) => granted.extend(limited(access, actions)),
                 None if self.anonymous_none.contains_key(&place) => {}
                 None => unknown.push(access.clone()),
             }
@@ -163,48 +192,64 @@ impl HarborIdentity {
                 self.anonymous_none.insert(place_of(access), ());
             } else {
                 self.anonymous.insert(place_of(access), actions);
-                granted.extend(known::limited(access, actions));
+                granted.extend(limited(access, actions));
             }
         }
         Some(granted)
     }
 
-    async fn anonymous_token(&self, wanted: &[ResourceAccess]) -> Option<NodeToken> {
-        let deadline = Instant::now() + self.settings.timeout;
-        let _permit = timeout_at(deadline, self.checks.acquire()).await.ok()?.ok()?;
-        for (member, node) in nodes(&self.candidates(wanted)) {
-            let deadline = deadline.min(Instant::now() + self.settings.try_timeout);
-            match node.anonymous_token(member, wanted, deadline).await {
-                Ok(token) => return Some(token),
-                Err(problem) => {
-                    tracing::debug!(member = member.name.as_str(), problem, "no anonymous token");
-                    member.ask_for_probe();
-                }
-            }
-        }
-        self.alarm("no node of the pool gives tokens to clients without credentials");
-        None
+    fn throttled(&self) -> Answer {
+        self.metrics.count_identity_fault(IdentityFault::Throttled);
+        Answer::Unavailable
     }
 
-    /// A pair that was right before: what it may do is known, or asked.
-    async fn go_on(
-        &self,
-        known: &Arc<Known>,
-        secret: &ClientSecret,
-        wanted: &[ResourceAccess],
+    /// What is known without asking, if it is all that is wanted.
+    fn remembered(&self, fingerprint: Fingerprint, wanted: &[ResourceAccess]) -> Option<Answer> {
+        if let Some(known) = self.right.get(&fingerprint) {
+            let granted = known.granted(wanted, Instant::now(), self.grant_ttl)?;
+            return Some(Answer::Known(known.subject.clone(), granted));
+        }
+        self.wrong.contains_key(&fingerprint).then_some(Answer::Wrong)
+    }
+
+    /// Asks on a task of its own: a client that goes away must not free the turn of a password
+    /// that a node is still judging. A turn is given for passwords that may be wrong.
+    async fn ask_apart(
+        self: &Arc<Self>,
+        secret: ClientSecret,
+        wanted: Vec<ResourceAccess>,
+        turn: Option<Turn>,
         deadline: Instant,
     ) -> Answer {
-        if let Some(granted) = known.granted(wanted) {
-            return Answer::Known(known.subject.clone(), granted);
-        }
-        match self.ask_nodes(secret, Some(known), wanted, deadline).await {
-            Asked::Right(proven) => self.remember(secret.fingerprint(), *proven, Some(known), wanted),
+        let this = Arc::clone(self);
+        let asking = tokio::spawn(async move { this.ask(&secret, &wanted, turn, deadline).await });
+        asking.await.unwrap_or(Answer::Unavailable)
+    }
+
+    async fn ask(
+        &self,
+        secret: &ClientSecret,
+        wanted: &[ResourceAccess],
+        turn: Option<Turn>,
+        deadline: Instant,
+    ) -> Answer {
+        let fingerprint = secret.fingerprint();
+        let known = self.right.get(&fingerprint);
+        match self.ask_nodes(secret, known.as_ref(), wanted, deadline).await {
+            Asked::Right(proven) => self.remember(fingerprint, *proven, known.as_ref(), wanted),
             Asked::Wrong => {
-                self.right.invalidate(&secret.fingerprint());
-                self.wrong.insert(secret.fingerprint(), ());
+                if let Some(mut turn) = turn {
+                    turn.was_wrong();
+                }
+                self.right.invalidate(&fingerprint);
+                self.wrong.insert(fingerprint, ());
                 Answer::Wrong
             }
-            Asked::NotNow => Answer::Unavailable,
+            Asked::Busy => self.throttled(),
+            Asked::NotNow(problem) => {
+                self.alarm(&problem);
+                Answer::Unavailable
+            }
         }
     }
 
@@ -219,81 +264,10 @@ impl HarborIdentity {
             tracing::warn!("a node names an account by what cannot be a name; it is refused");
             return Answer::Wrong;
         };
-        let known = Known::new(subject.clone(), proven.at.name.clone(), proven.grants, before);
-        let granted = known.of(wanted);
+        let known = Known::new(subject.clone(), proven.at, proven.grants, before);
+        let granted = known.of(wanted, Instant::now(), self.grant_ttl);
         self.right.insert(fingerprint, Arc::new(known));
         Answer::Known(subject, granted)
-    }
-
-    fn candidates(&self, wanted: &[ResourceAccess]) -> Vec<Arc<Member>> {
-        match self.pool.storage {
-            Storage::Shared => self.pool.candidates(seed()),
-            Storage::Replicated => {
-                let project = wanted.first().map(place_of).unwrap_or_default();
-                self.pool.candidates_from_home(project.trim_end_matches('/'))
-            }
-        }
-    }
-
-    /// One node after the other, until one says yes or a believable no. Nodes without a common
-    /// database know different accounts: there a no is one node's only, and so is what it grants.
-    async fn ask_nodes(
-        &self,
-        secret: &ClientSecret,
-        known: Option<&Arc<Known>>,
-        wanted: &[ResourceAccess],
-        deadline: Instant,
-    ) -> Asked {
-        let Ok(Ok(_permit)) = timeout_at(deadline, self.checks.acquire()).await else {
-            self.metrics.count_identity_fault(IdentityFault::Throttled);
-            return Asked::NotNow;
-        };
-        let mut candidates = self.candidates(wanted);
-        if let Some(known) = known {
-            // Stable: the node that knew it before comes first, the others stay in order.
-            candidates.sort_by_key(|member| member.name != known.at);
-        }
-        let together = self.pool.storage == Storage::Shared;
-        let mut waiting = nodes(&candidates);
-        let mut proven: Option<Proven> = None;
-        let mut refused = 0;
-        let mut problem = "no node of the pool serves".to_owned();
-        while !waiting.is_empty() {
-            let Some((index, _turn)) = next_free(&waiting, secret, known.is_some(), deadline).await else {
-                "others use this name at every node".clone_into(&mut problem);
-                break;
-            };
-            let (member, node) = waiting.remove(index);
-            let try_deadline = deadline.min(Instant::now() + self.settings.try_timeout);
-            match node.login(member, secret, wanted, try_deadline).await {
-                Login::Right(token) => {
-                    let all = merge(&mut proven, &token, member, wanted);
-                    if together || all {
-                        break;
-                    }
-                }
-                Login::Wrong if together => return Asked::Wrong,
-                Login::Wrong => refused += 1,
-                Login::NotNow(reason) => problem = format!("{}: {reason}", member.name),
-                Login::Silent => {
-                    problem = format!("{}: no answer in time; the directory behind it may hang", member.name);
-                    member.ask_for_probe();
-                }
-                Login::NodeFault(reason) => {
-                    problem = format!("{}: {reason}", member.name);
-                    member.ask_for_probe();
-                }
-            }
-        }
-        if let Some(proven) = proven {
-            return Asked::Right(Box::new(proven));
-        }
-        if refused > 0 && refused == self.pool.members.iter().filter(|member| member.harbor.is_some()).count()
-        {
-            return Asked::Wrong;
-        }
-        self.alarm(&problem);
-        Asked::NotNow
     }
 
     fn alarm(&self, problem: &str) {
@@ -310,50 +284,4 @@ impl HarborIdentity {
             );
         }
     }
-}
-
-/// The first node that may be asked now, with the turn of the password; `None` when there is none
-/// before the deadline.
-async fn next_free<'a>(
-    waiting: &[(&'a Arc<Member>, &'a HarborNode)],
-    secret: &ClientSecret,
-    is_known: bool,
-    deadline: Instant,
-) -> Option<(usize, PasswordTurn<'a>)> {
-    if is_known {
-        let (_, node) = waiting.first()?;
-        return Some((0, timeout_at(deadline, node.password_turn(secret)).await.ok()?));
-    }
-    loop {
-        let turn = |(index, (_, node)): (usize, &(_, &'a HarborNode))| {
-            Some((index, node.try_password_turn(secret)?))
-        };
-        if let Some(free) = waiting.iter().enumerate().find_map(turn) {
-            return Some(free);
-        }
-        if Instant::now() + BUSY_PAUSE >= deadline {
-            return None;
-        }
-        tokio::time::sleep(BUSY_PAUSE).await;
-    }
-}
-
-fn nodes(members: &[Arc<Member>]) -> Vec<(&Arc<Member>, &HarborNode)> {
-    members.iter().filter_map(|member| Some((member, member.harbor.as_ref()?))).collect()
-}
-
-/// Takes in what one node grants. Returns whether everything wanted is granted now.
-fn merge(
-    proven: &mut Option<Proven>,
-    token: &NodeToken,
-    member: &Arc<Member>,
-    wanted: &[ResourceAccess],
-) -> bool {
-    let Some(subject) = token.subject.clone() else { return false };
-    let proven =
-        proven.get_or_insert_with(|| Proven { subject, grants: Grants::default(), at: Arc::clone(member) });
-    for access in wanted {
-        proven.grants.add(access, token.granted(access));
-    }
-    wanted.iter().all(|access| proven.grants.covers(access))
 }

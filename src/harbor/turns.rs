@@ -1,14 +1,16 @@
 //! Turns of passwords that nobody has proven yet: one at a time for each name and source, with a
 //! pause after a wrong one, so that a guesser multiplies nothing and keeps out only itself.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use moka::sync::Cache;
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::identity::HarborProviderSettings;
 
 /// How long a name and source that nobody uses are remembered.
 const IDLE: Duration = Duration::from_mins(1);
@@ -16,7 +18,10 @@ const IDLE: Duration = Duration::from_mins(1);
 /// Everybody's turns.
 pub(super) struct Turns {
     entries: Cache<(String, IpAddr), Arc<Entry>>,
+    /// How many unproven passwords of one source are tried at once, over all names.
+    sources: Cache<IpAddr, Arc<Semaphore>>,
     waiting_max: usize,
+    per_source_max: usize,
     pause: Duration,
 }
 
@@ -27,12 +32,13 @@ struct Entry {
     next: Arc<Mutex<Option<Instant>>>,
 }
 
-/// The right to try one password.
+/// The right to try one password that nobody has proven yet.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub struct Turn {
     next: OwnedMutexGuard<Option<Instant>>,
     pause: Duration,
     _waiting: Waiting,
+    _source: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
@@ -45,13 +51,21 @@ impl Drop for Waiting {
 }
 
 impl Turns {
-    pub(super) fn new(entries_max: u64, waiting_max: usize, pause: Duration) -> Self {
-        let entries = Cache::builder().max_capacity(entries_max).time_to_idle(IDLE.max(pause * 2)).build();
-        Self { entries, waiting_max, pause }
+    pub(super) fn new(entries_max: u64, settings: &HarborProviderSettings) -> Self {
+        let pause = settings.wrong_pause;
+        let idle = IDLE.max(pause.saturating_mul(2));
+        Self {
+            entries: Cache::builder().max_capacity(entries_max).time_to_idle(idle).build(),
+            sources: Cache::builder().max_capacity(entries_max).time_to_idle(idle).build(),
+            waiting_max: settings.waiting_max,
+            per_source_max: settings.per_source_max.clamp(1, Semaphore::MAX_PERMITS),
+            pause,
+        }
     }
 
     /// Waits for the turn; `None` when too many wait already, or it does not come in time.
     pub(super) async fn take(&self, name: &str, source: IpAddr, deadline: Instant) -> Option<Turn> {
+        let source = network_of(source);
         let entry = self.entries.get_with((name.to_lowercase(), source), Arc::default);
         let ahead = entry.waiting.fetch_add(1, Ordering::AcqRel);
         let waiting = Waiting(Arc::clone(&entry));
@@ -65,13 +79,26 @@ impl Turns {
             }
             sleep_until(next).await;
         }
-        Some(Turn { next, pause: self.pause, _waiting: waiting })
+        let many = self.sources.get_with(source, || Arc::new(Semaphore::new(self.per_source_max)));
+        let permit = timeout_at(deadline, many.acquire_owned()).await.ok()?.ok()?;
+        Some(Turn { next, pause: self.pause, _waiting: waiting, _source: permit })
+    }
+}
+
+/// Whoever has one address of an IPv6 network has all of its /64.
+fn network_of(source: IpAddr) -> IpAddr {
+    match source {
+        IpAddr::V4(_) => source,
+        IpAddr::V6(address) => match address.to_ipv4_mapped() {
+            Some(address) => IpAddr::V4(address),
+            None => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
+        },
     }
 }
 
 impl Turn {
     /// The password was wrong: the next one waits.
-    pub(super) fn was_wrong(&mut self) {
+    pub fn was_wrong(&mut self) {
         *self.next = Some(Instant::now() + self.pause);
     }
 }
@@ -81,9 +108,37 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
+    fn settings(waiting_max: usize, seconds: u64, per_source_max: usize) -> HarborProviderSettings {
+        let second = Duration::from_secs(1);
+        HarborProviderSettings {
+            pool: 0,
+            timeout: second * 10,
+            try_timeout: second * 5,
+            checks_max: 8,
+            wrong_pause: second * u32::try_from(seconds).expect("small"),
+            waiting_max,
+            per_source_max,
+            foreign_accounts: false,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_source_tries_few_names_at_once_and_an_ipv6_network_is_one_source() {
+        let turns = Turns::new(100, &settings(4, 3, 2));
+        let at = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let soon = || Instant::now() + Duration::from_secs(1);
+        let first = turns.take("a", at("2001:db8::1"), soon()).await;
+        let second = turns.take("b", at("2001:db8::2"), soon()).await;
+        assert!(first.is_some() && second.is_some());
+        assert!(turns.take("c", at("2001:db8::3"), soon()).await.is_none(), "two at once");
+        assert!(turns.take("c", at("2001:db8:1::3"), soon()).await.is_some(), "another network");
+        drop(first);
+        assert!(turns.take("c", at("2001:db8::3"), soon()).await.is_some());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn wrong_passwords_of_one_name_and_source_come_slowly_and_hinder_nobody_else() {
-        let turns = Turns::new(100, 1, Duration::from_secs(3));
+        let turns = Turns::new(100, &settings(1, 3, 8));
         let (here, there) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from([10, 0, 0, 1]));
         let soon = || Instant::now() + Duration::from_secs(10);
         let started = Instant::now();
@@ -106,7 +161,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_turn_that_cannot_come_in_time_is_not_waited_for() {
-        let turns = Turns::new(100, 4, Duration::from_secs(30));
+        let turns = Turns::new(100, &settings(4, 30, 8));
         let here = IpAddr::from(Ipv4Addr::LOCALHOST);
         let soon = || Instant::now() + Duration::from_secs(10);
         turns.take("ci", here, soon()).await.expect("the first").was_wrong();

@@ -41,6 +41,11 @@ pub struct HarborProviderSettings {
     pub wrong_pause: Duration,
     /// Unknown passwords of the same name and source that may wait; more are answered 503.
     pub waiting_max: usize,
+    /// Unknown passwords of one source that are tried at once, over all names; more wait.
+    pub per_source_max: usize,
+    /// Whether an account that the home of a project does not know may do there what another node
+    /// without a common database grants it.
+    pub foreign_accounts: bool,
 }
 
 /// One user of the configuration file.

@@ -1,5 +1,7 @@
 //! Who sends a request, and whether it may go on.
 
+use http::Method;
+
 use super::context::RequestContext;
 use super::error::GatewayError;
 use super::{Downstream, Gateway};
@@ -8,7 +10,7 @@ use crate::auth::credentials::Credentials;
 use crate::auth::subject::Subject;
 use crate::auth::token::TokenError;
 use crate::random::unix_now;
-use crate::registry::{Action, RegistryRequest, Resource, ResourceAccess};
+use crate::registry::{Action, Actions, RegistryRequest, Resource, ResourceAccess};
 use crate::snapshot::{AuthenticatedClient, Grant, Snapshot};
 use crate::token_service::{Login, LoginError, TOKEN_PATHS};
 
@@ -30,7 +32,13 @@ impl Gateway {
         let (subject, grant, pair) = match Credentials::from_headers(&down.head.headers)? {
             Credentials::None => return Err(refused(ChallengeReason::NoCredentials)),
             Credentials::Basic { user, password } => {
-                let wanted = target.challenge_access();
+                let mut wanted = target.challenge_access();
+                if down.head.method == Method::HEAD {
+                    // Who looks before a push is told apart from who reads.
+                    for access in &mut wanted {
+                        access.actions = access.actions.union(Actions::PULL_PUSH);
+                    }
+                }
                 match self.tokens.logins().check(state, (&user, &password), &wanted, source).await {
                     Ok(Login { subject, grant, pair }) => (subject, grant, pair),
                     Err(LoginError::Wrong) => return Err(refused(ChallengeReason::InvalidToken)),

@@ -81,6 +81,14 @@ pub enum GatewayError {
     /// No member of the pool serves now.
     #[error("no member of pool {0} serves")]
     NoMember(PoolName),
+    /// No member that copies this content has it.
+    #[error("member {member} and the others do not have it")]
+    UnknownContent {
+        /// The first that was asked.
+        member: MemberName,
+        /// Whether it is a blob; else it is a manifest.
+        is_blob: bool,
+    },
     /// The home of the repository is out, and only it takes this.
     #[error("member {member}, the home of this project, is out")]
     HomeDown {
@@ -141,6 +149,12 @@ impl ChallengeReason {
 }
 
 impl GatewayError {
+    /// Whether a member has refused the client's own credentials.
+    #[must_use]
+    pub fn is_wrong_password(&self) -> bool {
+        matches!(self, Self::Unauthorized { reason: ChallengeReason::InvalidToken, .. })
+    }
+
     /// The metric's word.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -154,7 +168,7 @@ impl GatewayError {
             Self::PlaintextCredentials | Self::Pin(_) | Self::PinnedMemberGone { .. } | Self::FormBody => {
                 ErrorKind::Client
             }
-            Self::NoRoute | Self::UnknownTarget { .. } => ErrorKind::Client,
+            Self::NoRoute | Self::UnknownTarget { .. } | Self::UnknownContent { .. } => ErrorKind::Client,
             Self::Unauthorized { reason, .. } => match reason {
                 ChallengeReason::NoCredentials | ChallengeReason::InvalidToken => ErrorKind::Unauthorized,
                 ChallengeReason::InsufficientScope => ErrorKind::Denied,
@@ -299,6 +313,8 @@ impl GatewayError {
                 };
                 (status, ErrorCode::Unavailable, "the registry node failed; try again".to_owned())
             }
+            Self::UnknownContent { is_blob: true, .. } => (404, ErrorCode::BlobUnknown, "blob unknown to registry".to_owned()),
+            Self::UnknownContent { is_blob: false, .. } => (404, ErrorCode::ManifestUnknown, "manifest unknown".to_owned()),
             Self::UnknownTarget { .. } => (404, ErrorCode::NameUnknown, "repository name not known to registry".to_owned()),
             Self::BadAnswer { .. } => (504, ErrorCode::Unavailable, "the registry node gave an unusable answer; try again".to_owned()),
             Self::Internal(_) => (500, ErrorCode::Unknown, "the gateway failed; the request id is in its log".to_owned()),

@@ -125,23 +125,26 @@ pub(super) async fn forward(
     let count = candidates.len();
     for (at, member) in candidates.into_iter().enumerate() {
         let more_follow = at + 1 < count && is_repeatable(outgoing);
-        let deadline = if more_follow && answers_quickly(outgoing) {
-            head_deadline.min(Instant::now() + outgoing.limits.first_byte_timeout)
-        } else {
-            head_deadline
+        let patience = match (more_follow, answers_quickly(outgoing)) {
+            (true, true) => Some(outgoing.limits.first_byte_timeout),
+            // The API may think for long, and still another node may be asked in time.
+            (true, false) => Some(outgoing.limits.head_timeout),
+            (false, _) => None,
         };
+        let deadline = patience.map_or(head_deadline, |time| head_deadline.min(Instant::now() + time));
         match try_member(outgoing, &member, body, deadline, ctx).await {
             Attempt::Answered(answer)
                 if outgoing.copies && more_follow && answer.head.status == StatusCode::NOT_FOUND =>
             {
-                missing.get_or_insert(answer);
+                // Not kept: an answer that waits for another member's would hold a connection here.
+                missing = Some(GatewayError::UnknownContent {
+                    member: answer.member.name.clone(),
+                    is_blob: matches!(outgoing.target, Target::Registry(RegistryRequest::Blob { .. })),
+                });
                 body = RequestBody::Empty;
             }
-            Attempt::Answered(answer) => {
-                let confirmed = answer.head.status == StatusCode::NOT_FOUND;
-                return Ok(*missing.filter(|_| confirmed).unwrap_or(answer));
-            }
-            Attempt::Failed(error, None) => return missing.map(|answer| *answer).ok_or(error),
+            Attempt::Answered(answer) => return Ok(*answer),
+            Attempt::Failed(error, None) => return Err(missing.unwrap_or(error)),
             Attempt::Failed(error, Some(returned)) => {
                 tracing::debug!(request_id = ctx.id.as_str(), member = member.name.as_str(), %error, "try failed");
                 last = error;
@@ -152,7 +155,7 @@ pub(super) async fn forward(
             break;
         }
     }
-    missing.map(|answer| *answer).ok_or(last)
+    Err(missing.unwrap_or(last))
 }
 
 /// One member, and once more where a kept connection turned out closed or a minted token stale.
@@ -278,6 +281,13 @@ async fn send_once(
     let streams = matches!(body, RequestBody::Stream { .. });
     // Kept until the member has judged it.
     let mut authorization = Authorization::default();
+    if let (Target::Web(_), Some(node), Some(secret)) = (outgoing.target, &member.harbor, outgoing.secret) {
+        // The header is the client's own; meanwhile no other password of its name is tried there.
+        match timeout_at(deadline, node.password_turn(secret)).await {
+            Ok(turn) => authorization = Authorization::of_turn(turn),
+            Err(_) => return Err(fail(Phase::Queue, UpstreamFault::Timeout, Some(body))),
+        }
+    }
     if let Target::Registry(_) = outgoing.target {
         match member.authorization(outgoing.asking(streams), deadline).await {
             Ok(given) => authorization = given,

@@ -191,7 +191,13 @@ impl Gateway {
         let request_body = outgoing_body(&headers, body, ctx, pool.limits.body_idle_timeout);
         match forward(&outgoing, candidates, request_body, ctx).await {
             Ok(answer) => self.client_response(&admitted, pin, answer),
-            Err(error) => self.failed(&admitted, pin.as_ref(), error),
+            Err(error) => {
+                let harbor = self.tokens.logins().harbor.as_ref();
+                if let (true, Some(secret), Some(harbor)) = (error.is_wrong_password(), &secret, harbor) {
+                    harbor.forget(secret);
+                }
+                self.failed(&admitted, pin.as_ref(), error)
+            }
         }
     }
 

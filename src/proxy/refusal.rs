@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::Method;
+use http::header::{AUTHORIZATION, COOKIE};
 use tokio::time::Instant;
 
 use super::error::GatewayError;
@@ -65,7 +66,9 @@ pub(super) async fn judge_refusal(
 ) -> Refusal {
     if matches!(outgoing.target, Target::Web(_)) {
         // Harbor refuses clients itself there; a node that has lost its database refuses everybody.
-        let is_fault = is_repeatable(outgoing) && !prober::control_passes(member).await;
+        // Who shows nothing is refused rightly; only a shown credential may be a good one.
+        let shown = [AUTHORIZATION, COOKIE].iter().any(|name| outgoing.headers.contains_key(name));
+        let is_fault = shown && is_repeatable(outgoing) && !prober::control_passes(member).await;
         return if is_fault { Refusal::Fault } else { Refusal::PassOn };
     }
     if !member.credential.is_configured() {

@@ -4,24 +4,29 @@
 
 use std::sync::Arc;
 
-use http::header::{COOKIE, SET_COOKIE, UPGRADE};
-use http::{HeaderMap, Response, request};
+use http::header::{CONTENT_TYPE, COOKIE, HeaderValue, SET_COOKIE, UPGRADE};
+use http::{HeaderMap, Method, Response, StatusCode, request};
 use hyper::body::Incoming;
 
 use super::body::{MemberBody, ResponseBody};
 use super::context::RequestContext;
-use super::error::{GatewayError, READ_ONLY};
+use super::error::{GatewayError, READ_ONLY, is_read};
 use super::forward::{Answer, Outgoing, Target, forward};
 use super::{Downstream, Gateway, outgoing_body};
 use crate::auth::credentials::Credentials;
 use crate::auth::seal::{self, Purpose};
 use crate::auth::subject::Subject;
 use crate::forwarding::request::Via;
-use crate::forwarding::web::{affinity, affinity_cookie, client_headers, node_headers};
+use crate::forwarding::web::{affinities, affinity_cookie, client_headers, node_headers};
+use crate::harbor::{self, Turn};
 use crate::random::{nonce, seed, unix_now};
 use crate::registry::{ParseError, WebKind, WebRequest};
 use crate::snapshot::Snapshot;
+use crate::upstream::harbor::ClientSecret;
 use crate::upstream::{HarborVersion, Member, MemberAccess, Pool, Storage};
+
+/// How many affinity cookies of one request are tried.
+const AFFINITIES_MAX: usize = 4;
 
 impl Gateway {
     /// Everything beside `/v2` and what we answer ourselves.
@@ -37,7 +42,8 @@ impl Gateway {
         ctx.route = request.route();
         ctx.note_path(down.head.uri.path());
         // Any other scheme is Harbor's own services' way to call each other.
-        let anonymous = matches!(Credentials::from_headers(&down.head.headers)?, Credentials::None);
+        let credentials = Credentials::from_headers(&down.head.headers)?;
+        let anonymous = matches!(credentials, Credentials::None);
         if asks_for_upgrade(&down.head.headers) {
             return Err(GatewayError::Upgrade);
         }
@@ -46,7 +52,11 @@ impl Gateway {
             return Err(GatewayError::PlaintextCredentials);
         }
         let node = self.node_of(state, &down.head.headers).filter(|_| anonymous);
-        let candidates = candidates(pool, &request, node.as_deref());
+        let Some(secret) = self.password_for_node((down, ctx), credentials).await? else {
+            return Ok(wrong_password());
+        };
+        let turn = self.form_turn(down, &request, ctx).await?;
+        let candidates = candidates(pool, &request, (&down.head.method, node.as_deref()))?;
         if candidates.is_empty() {
             return Err(GatewayError::NoMember(pool.name.clone()));
         }
@@ -63,16 +73,52 @@ impl Gateway {
             headers: &headers,
             subject: &Subject::anonymous(),
             access: &MemberAccess::default(),
-            secret: None,
+            secret: secret.as_ref(),
             limits: &pool.limits,
             copies: false,
         };
         let request_body = outgoing_body(&headers, body, ctx, pool.limits.body_idle_timeout);
         let answer = forward(&outgoing, candidates, request_body, ctx).await?;
+        if let Some(mut turn) = turn.filter(|_| answer.head.status == StatusCode::UNAUTHORIZED) {
+            turn.was_wrong();
+        }
         let cookie = (anonymous && node.as_deref() != Some(answer.member.name.as_str()))
             .then(|| self.affinity_to(state, &answer.member, down.https))
             .flatten();
         Ok(web_response(down, answer, cookie))
+    }
+
+    /// The client's password, once it is known to be right: an unproven one would lock its name at
+    /// the node that sees it. `None` inside where there is none to be sent, outside where it is wrong.
+    #[expect(clippy::option_option, reason = "no password is not a wrong one")]
+    async fn password_for_node(
+        &self,
+        (down, ctx): (&Downstream, &RequestContext),
+        credentials: Credentials,
+    ) -> Result<Option<Option<ClientSecret>>, GatewayError> {
+        let Credentials::Basic { user, password } = credentials else { return Ok(Some(None)) };
+        let is_portal = |pool: &usize| self.pools.get(*pool).is_some_and(|pool| pool.portal);
+        let portal = self.routes.pools_of(down.authority.name()).find(is_portal);
+        let harbor = self.tokens.logins().harbor.as_ref();
+        let Some(harbor) = harbor.filter(|harbor| harbor.is_of(portal)) else { return Ok(Some(None)) };
+        match harbor.check((&user, &password), &[], ctx.connection.peer.ip()).await {
+            harbor::Answer::Known(..) => Ok(Some(Some(ClientSecret::new(&user, &password)))),
+            harbor::Answer::Wrong => Ok(None),
+            harbor::Answer::Unavailable => Err(GatewayError::IdentityUnavailable),
+        }
+    }
+
+    /// A login form's password is seen by the node alone; how many are tried is still ours to say.
+    async fn form_turn(
+        &self,
+        down: &Downstream,
+        request: &WebRequest,
+        ctx: &RequestContext,
+    ) -> Result<Option<Turn>, GatewayError> {
+        let is_form = request.kind() == WebKind::Session && down.head.method == Method::POST;
+        let Some(harbor) = self.tokens.logins().harbor.as_ref().filter(|_| is_form) else { return Ok(None) };
+        let turn = harbor.form_turn(ctx.connection.peer.ip()).await;
+        turn.map(Some).ok_or(GatewayError::IdentityUnavailable)
     }
 
     /// The pool whose pages a host shows: the first of its routes that leads to Harbor nodes.
@@ -96,8 +142,8 @@ impl Gateway {
     /// The name of the node that a browser stays with, where its cookie is ours.
     fn node_of(&self, state: &Snapshot, headers: &HeaderMap) -> Option<String> {
         let context = [self.hosts.primary().as_bytes()];
-        let opened = seal::open(&state.seals, Purpose::Affinity, &context, affinity(headers)?, unix_now());
-        String::from_utf8(opened.ok()?).ok()
+        let open = |sealed| seal::open(&state.seals, Purpose::Affinity, &context, sealed, unix_now()).ok();
+        String::from_utf8(affinities(headers).take(AFFINITIES_MAX).find_map(open)?).ok()
     }
 
     fn affinity_to(&self, state: &Snapshot, member: &Member, https: bool) -> Option<http::HeaderValue> {
@@ -108,17 +154,40 @@ impl Gateway {
     }
 }
 
-/// The nodes to ask: the browser's own while it serves, then the others; for a project where nodes
-/// copy each other, its home before those.
-fn candidates(pool: &Pool, request: &WebRequest, node: Option<&str>) -> Vec<Arc<Member>> {
-    let mut candidates = match (pool.storage, request.project()) {
-        (Storage::Replicated, Some(project)) => pool.candidates_from_home(project),
-        (Storage::Replicated, None) | (Storage::Shared, _) => pool.candidates(seed()),
+/// The nodes to ask: the browser's own while it serves, then the others. Where nodes copy each other,
+/// what is about a project is its home's, and everything else one and the same node's; writes are
+/// nobody else's.
+fn candidates(
+    pool: &Pool,
+    request: &WebRequest,
+    (method, node): (&Method, Option<&str>),
+) -> Result<Vec<Arc<Member>>, GatewayError> {
+    let mut candidates = match pool.storage {
+        Storage::Shared => pool.candidates(seed()),
+        Storage::Replicated => {
+            // A number is another project at every node.
+            let named = |project: &&str| !project.bytes().all(|byte| byte.is_ascii_digit());
+            let key = request.project().filter(named).unwrap_or_default();
+            let lost = pool.home(key).filter(|home| !home.status().serves());
+            if let Some(home) = lost.filter(|_| request.kind() == WebKind::Api && !is_read(method)) {
+                return Err(GatewayError::HomeDown { member: home.name.clone() });
+            }
+            pool.candidates_from_home(key)
+        }
     };
     candidates.retain(|member| member.harbor.is_some());
     // Stable: the others keep their order.
     candidates.sort_by_key(|member| Some(member.name.as_str()) != node);
-    candidates
+    Ok(candidates)
+}
+
+/// What Harbor's API says to a wrong password.
+fn wrong_password() -> Response<ResponseBody> {
+    let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"unauthorized"}]}"#;
+    let mut response = Response::new(ResponseBody::full(body));
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// `h2c` is an offer that may be left unanswered (RFC 9110 7.8); anything else wants another

@@ -159,7 +159,8 @@ fn kind(segments: &[String], first_version: bool) -> Result<WebKind, ParseError>
         "chartrepo" if segments.len() > 1 => Ok(WebKind::Charts),
         "api" => {
             let version = segments.get(1).map_or("", String::as_str);
-            let internal = words.iter().skip(1).take(2).any(|word| word == "internal");
+            let versioned = usize::from(words.get(1).is_some_and(|word| word == "v2.0"));
+            let internal = words.get(1 + versioned).is_some_and(|word| word == "internal");
             let known = first_version || matches!(version, "v2.0" | "version" | "chartrepo");
             if segments.len() < 2 || internal || !known { Err(ParseError::Route) } else { Ok(WebKind::Api) }
         }
@@ -216,6 +217,7 @@ mod tests {
             "/api",
             "/api/",
             "/api/internal/configurations",
+            "/api/Internal/configurations",
             "/api/v2.0/internal/syncquota",
             "/api/%69nternal/syncregistry",
             "/api/v2.0/internalconfig",
@@ -229,6 +231,9 @@ mod tests {
         let first = |path| WebRequest::parse(&Method::GET, path, None, true).map(|request| request.kind());
         assert_eq!(first("/api/ping"), Ok(WebKind::Api));
         assert_eq!(first("/api/internal/configurations"), Err(ParseError::Route));
+        // A project of that name is a project.
+        assert_eq!(first("/api/repositories/internal/app/tags"), Ok(WebKind::Api));
+        assert_eq!(parse("/api/chartrepo/internal/charts").map(|request| request.kind()), Ok(WebKind::Api));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub use settings::*;
 use crate::auth::credentials::Credentials;
 use crate::auth::keys::KeyError;
 use crate::auth::subject::Subject;
-use crate::auth::token::Validity;
+use crate::auth::token::{TokenAccess, Validity};
 use crate::harbor::{Answer, HarborIdentity};
 use crate::identity::{PasswordChecks, Verdict};
 use crate::random::{nonce, token_id, unix_now};
@@ -43,7 +43,7 @@ pub struct Logins {
     /// Password checks against the file.
     pub checks: Arc<PasswordChecks>,
     /// Harbor nodes, where they are a provider.
-    pub harbor: Option<HarborIdentity>,
+    pub harbor: Option<Arc<HarborIdentity>>,
     /// Which pool serves what.
     pub routes: RouteTable,
     /// Whether a member needs the clients' own passwords.
@@ -191,12 +191,18 @@ impl TokenService {
             self.authenticate(snapshot, &parameters, &wanted, (host, source)).await?;
         let groups = snapshot.identity.groups_of(&subject).unwrap_or_else(|| Arc::from([]));
         let client = AuthenticatedClient { subject, groups, source, grant, pair };
-        let permitted = |access: &ResourceAccess| {
+        let mut granted = TokenAccess::default();
+        for access in &wanted {
             let decider = self.logins.decider(host, &client.subject, &access.resource);
             let actions = access.actions.intersection(snapshot.permitted(&client, &access.resource, decider));
-            (!actions.is_empty()).then(|| ResourceAccess { resource: access.resource.clone(), actions })
-        };
-        let granted: Vec<_> = wanted.iter().filter_map(permitted).collect();
+            let by = match decider {
+                Decider::Policy => &mut granted.by_policy,
+                Decider::Harbor => &mut granted.by_harbor,
+            };
+            if !actions.is_empty() {
+                by.push(ResourceAccess { resource: access.resource.clone(), actions });
+            }
+        }
         self.mint(snapshot, client, &granted, parameters.by_post)
     }
 
@@ -250,7 +256,7 @@ impl TokenService {
         &self,
         snapshot: &Snapshot,
         client: AuthenticatedClient,
-        granted: &[ResourceAccess],
+        granted: &TokenAccess,
         by_post: bool,
     ) -> Result<IssuedToken, TokenRequestError> {
         let now = unix_now();

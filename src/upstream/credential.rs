@@ -274,6 +274,12 @@ impl From<HeaderValue> for Authorization<'_> {
 }
 
 impl<'a> Authorization<'a> {
+    /// No header of ours, in the turn of a client's own password.
+    #[must_use]
+    pub fn of_turn(turn: PasswordTurn<'a>) -> Self {
+        Self { header: None, _turn: Some(turn) }
+    }
+
     /// A client's own password, sent in the turn of its name.
     #[must_use]
     pub fn in_turn(header: HeaderValue, turn: PasswordTurn<'a>) -> Self {
@@ -310,11 +316,11 @@ impl TokenCredential {
         self.proven.store(Some(key));
     }
 
-    /// The `Authorization` of a probe under `key`.
+    /// The same as [`Self::probe_authorization`], signed where it is called: for commands.
     ///
     /// # Errors
     /// [`KeyError`] when it cannot be minted.
-    pub fn probe_authorization(
+    pub fn authorization_here(
         &self,
         key: &SigningKey,
         access: &MemberAccess,
@@ -322,6 +328,20 @@ impl TokenCredential {
     ) -> Result<HeaderValue, KeyError> {
         let subject = Subject::new("tidegate", "probe").map_err(|_| KeyError::Unsupported)?;
         bearer(&self.unsigned(&subject, access, now).sign(key)?)
+    }
+
+    /// The `Authorization` of a probe under `key`, signed off the worker where that takes long.
+    ///
+    /// # Errors
+    /// [`KeyError`] when it cannot be minted.
+    pub async fn probe_authorization(
+        &self,
+        key: &Arc<SigningKey>,
+        access: &MemberAccess,
+        now: u64,
+    ) -> Result<HeaderValue, KeyError> {
+        let subject = Subject::new("tidegate", "probe").map_err(|_| KeyError::Unsupported)?;
+        bearer(&self.unsigned(&subject, access, now).sign_apart(Arc::clone(key)).await?)
     }
 
     /// The key that signs for this member now: the one that it accepts.
@@ -352,18 +372,12 @@ impl TokenCredential {
             }
             self.cache.invalidate(&cache_key).await;
         }
-        // RSA takes milliseconds: not on a worker, and only once for all who need the same token.
+        // Only once for all who need the same token.
         let access = cache_key.access.clone();
         let minted = Box::pin(self.cache.try_get_with(cache_key, async {
             let request = self.unsigned(asking.subject, &access, now);
-            let token = match key.algorithm() {
-                Algorithm::Es256 => request.sign(&key),
-                Algorithm::Rs256 => {
-                    let signed = tokio::task::spawn_blocking(move || request.sign(&key)).await;
-                    signed.map_err(|_| KeyError::Crypto).and_then(std::convert::identity)
-                }
-            };
-            token.and_then(|token| Ok(Minted { header: bearer(&token)?, at: now }))
+            let token = request.sign_apart(key).await?;
+            Ok(Minted { header: bearer(&token)?, at: now })
         }));
         minted.await.map(|minted| minted.header).map_err(|error| *error)
     }
@@ -395,6 +409,17 @@ struct Unsigned {
 }
 
 impl Unsigned {
+    /// RSA takes milliseconds, which a worker does not have.
+    async fn sign_apart(self, key: Arc<SigningKey>) -> Result<String, KeyError> {
+        match key.algorithm() {
+            Algorithm::Es256 => self.sign(&key),
+            Algorithm::Rs256 => {
+                let signed = tokio::task::spawn_blocking(move || self.sign(&key)).await;
+                signed.map_err(|_| KeyError::Crypto).and_then(std::convert::identity)
+            }
+        }
+    }
+
     fn sign(self, key: &SigningKey) -> Result<String, KeyError> {
         self.tokens.mint(key, &self.subject, &self.access, self.validity)
     }

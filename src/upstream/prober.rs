@@ -185,7 +185,7 @@ async fn probe_with_keys(member: &Member, token: &TokenCredential, deadline: Ins
     }
     let mut last = Seen::bad("there is no member key".to_owned());
     for key in keys {
-        let authorization = match token.probe_authorization(&key, &MemberAccess::default(), now) {
+        let authorization = match token.probe_authorization(&key, &MemberAccess::default(), now).await {
             Ok(authorization) => authorization,
             Err(error) => return Seen::bad(format!("no token can be minted: {error}")),
         };

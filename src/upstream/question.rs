@@ -2,7 +2,8 @@
 //!
 //! Each goes over a connection of its own, outside the limit, so that a full or stuck pool can
 //! neither make a member look sick nor keep anybody from logging in. How many there are at once is
-//! bounded by whoever asks.
+//! bounded by whoever asks: by the budgets of logins, by the fetches of a node, or by the request
+//! that waits for the answer.
 
 use std::time::Duration;
 

@@ -30,18 +30,24 @@ fn access() -> Vec<ResourceAccess> {
     parse_scopes(["repository:a/b:pull,push registry:catalog:*"], 9).expect("within the limit")
 }
 
+fn granted() -> TokenAccess {
+    let by_harbor = parse_scopes(["repository:team/app:pull"], 9).expect("within the limit");
+    TokenAccess { by_policy: access(), by_harbor }
+}
+
 #[test]
 fn a_minted_token_is_read_back_under_both_algorithms() {
     for key in KEYS.iter() {
         let tokens = tokens(key);
-        let token = tokens.mint(&eve(), &access(), validity(), None).expect("minted");
+        let token = tokens.mint(&eve(), &granted(), validity(), None).expect("minted");
         let verified = tokens.verify(&token, 1000).expect("valid");
         assert_eq!(verified.subject, eve());
-        assert_eq!(verified.access, access());
+        assert_eq!(verified.access, granted(), "who granted what is kept apart");
         assert_eq!((verified.issued_at, verified.expires_at), (1000, 1600));
         assert!(tokens.verify(&token, 99_999).is_ok(), "the end is the caller's to judge");
         assert_eq!(tokens.verify(&token, 900), Err(TokenError::NotYetValid));
-        let anonymous = tokens.mint(&Subject::anonymous(), &[], validity(), None).expect("minted");
+        let anonymous =
+            tokens.mint(&Subject::anonymous(), &TokenAccess::default(), validity(), None).expect("minted");
         assert!(tokens.verify(&anonymous, 1000).expect("valid").subject.is_anonymous());
     }
 }
@@ -49,7 +55,7 @@ fn a_minted_token_is_read_back_under_both_algorithms() {
 #[test]
 fn every_changed_character_is_noticed() {
     let tokens = tokens(&KEYS[0]);
-    let token = tokens.mint(&eve(), &access(), validity(), None).expect("minted");
+    let token = tokens.mint(&eve(), &granted(), validity(), None).expect("minted");
     for at in 0..token.len() {
         let mut changed = token.clone().into_bytes();
         changed[at] = match changed[at] {
@@ -67,16 +73,16 @@ fn every_changed_character_is_noticed() {
 #[test]
 fn tokens_of_others_are_told_apart() {
     let ours = tokens(&KEYS[0]);
-    let other_key = tokens(&KEYS[1]).mint(&eve(), &[], validity(), None).expect("minted");
+    let other_key = tokens(&KEYS[1]).mint(&eve(), &TokenAccess::default(), validity(), None).expect("minted");
     assert!(matches!(ours.verify(&other_key, 1000), Err(TokenError::ForeignKey { .. })));
     let entry = || vec![RingEntry { key: Arc::clone(&KEYS[1]), activate_at: 0 }];
     let foreign = ClientTokens::new(Ring::new(entry(), 1), "else".to_owned(), "hub".to_owned());
-    let foreign = foreign.mint(&eve(), &[], validity(), None).expect("minted");
+    let foreign = foreign.mint(&eve(), &TokenAccess::default(), validity(), None).expect("minted");
     assert_eq!(ours.verify(&foreign, 1000), Err(TokenError::UnknownKey));
     for (issuer, audience) in [("else", "hub"), ("tidegate", "other")] {
         let entry = vec![RingEntry { key: Arc::clone(&KEYS[0]), activate_at: 0 }];
         let same_key = ClientTokens::new(Ring::new(entry, 1), issuer.to_owned(), audience.to_owned());
-        let token = same_key.mint(&eve(), &[], validity(), None).expect("minted");
+        let token = same_key.mint(&eve(), &TokenAccess::default(), validity(), None).expect("minted");
         assert_eq!(ours.verify(&token, 1000), Err(TokenError::Invalid), "{issuer} {audience}");
     }
 }
@@ -99,7 +105,7 @@ fn a_member_token_is_never_a_client_token() {
 #[test]
 fn headers_that_bring_their_own_key_or_algorithm_are_refused() {
     let tokens = tokens(&KEYS[0]);
-    let token = tokens.mint(&eve(), &[], validity(), None).expect("minted");
+    let token = tokens.mint(&eve(), &TokenAccess::default(), validity(), None).expect("minted");
     let (_, rest) = token.split_once('.').expect("three parts");
     let kid = KEYS[0].thumbprint();
     for header in [

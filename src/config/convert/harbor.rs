@@ -5,10 +5,12 @@ use std::time::Duration;
 use crate::config::convert::{Context, describe, policy};
 use crate::config::document::KeyPath;
 use crate::config::error::Fix;
-use crate::config::file::{Account, File, Harbor, HarborProvider, Kind, Member, Pool};
+use crate::config::file::{Account, File, Harbor, HarborProvider, Kind, Member, Pool, Provider};
 use crate::config::suggest::nearest;
 use crate::identity::HarborProviderSettings;
-use crate::upstream::{AccountSettings, HarborSettings, HarborVersion, MemberKind};
+use crate::upstream::{
+    AccountSettings, CredentialSettings, HarborSettings, HarborVersion, MemberKind, MemberSettings,
+};
 
 /// docker gives a token request this long and tries no second time.
 const DOCKER_PATIENCE: Duration = Duration::from_secs(15);
@@ -70,6 +72,27 @@ pub(super) fn has_nodes(pool: &Pool) -> bool {
     pool.members.iter().any(|member| kind_of(pool, member) == Kind::Harbor)
 }
 
+/// Members that need the clients' own passwords get them only for clients of the provider that
+/// asks this very pool: any other would send its clients' passwords to somebody else's nodes.
+pub(super) fn check_passwords(
+    cx: &mut Context<'_>,
+    (path, pool): (&KeyPath, usize),
+    file: &File,
+    members: &[MemberSettings],
+) {
+    let by_password = |member: &MemberSettings| {
+        matches!(member.credential, CredentialSettings::Exchange | CredentialSettings::Relay)
+    };
+    let name = &file.pools[pool].name;
+    let asked = |provider: &Provider| matches!(provider, Provider::Harbor(keys) if keys.pool == *name);
+    if members.iter().any(by_password) && !file.identity.iter().any(asked) {
+        let problem = "`exchange` and `relay` need clients whose passwords are checked at these nodes";
+        let fix =
+            format!("add `- harbor: {{ pool: {} }}` to `identity`, or use `token`", name.escape_debug());
+        cx.error(path, problem, Fix::Advice(fix));
+    }
+}
+
 /// A section for Harbor nodes where there is none.
 pub(super) fn check_section(cx: &mut Context<'_>, path: &KeyPath, pool: &Pool) {
     if pool.harbor.is_some() && !has_nodes(pool) {
@@ -125,5 +148,7 @@ pub(super) fn provider(
         checks_max: cx.count(&path.key("checks_max"), keys.checks_max, 64) as usize,
         wrong_pause: keys.wrong_pause.map_or(Duration::from_secs(3), |time| time.0),
         waiting_max: cx.count(&path.key("waiting_max"), keys.waiting_max, 4) as usize,
+        per_source_max: cx.count(&path.key("per_source_max"), keys.per_source_max, 8) as usize,
+        foreign_accounts: keys.foreign_accounts.unwrap_or(false),
     })
 }

@@ -49,6 +49,7 @@ pub(super) fn pools(
             .collect();
         let health = health(cx, &path.key("health"), &pool.health);
         let limits = upstream_limits(cx, &path.key("upstream"), &pool.upstream, Some(&default_limits));
+        harbor::check_passwords(cx, (&path, at), file, &members);
         if let Ok(name) = PoolName::try_from(pool.name.as_str()) {
             let storage = match pool.storage {
                 Some(StorageKey::Replicated) => Storage::Replicated,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::token::{NodeToken, TokenAnswer};
 use super::{ClientSecret, HarborNode, LOCK};
@@ -14,6 +14,9 @@ use crate::upstream::prober;
 
 /// A refusal that comes faster than this was not about the password: a refused one takes 1.5 s.
 const HASTY: Duration = Duration::from_secs(1);
+/// A refusal that comes later than this was not the lock alone: a directory that cannot be reached
+/// takes its time too, and then Harbor says no to everybody.
+const LATE: Duration = Duration::from_millis(2800);
 /// How long to let a lock pass.
 const LOCK_MARGIN: Duration = Duration::from_millis(100);
 
@@ -46,7 +49,7 @@ enum Refusal {
 fn judge(took: Duration, account_passes: bool, waited: bool) -> Refusal {
     if !account_passes {
         Refusal::NodeFault
-    } else if took >= HASTY {
+    } else if (HASTY..LATE).contains(&took) {
         Refusal::Wrong
     } else if waited {
         Refusal::Persistent
@@ -75,15 +78,18 @@ struct SystemInfo {
 }
 
 impl HarborNode {
-    /// Asks the node for a token with a client's password. The caller holds the turn of the name.
+    /// Asks the node for a token with a client's password, which `was_right` a moment ago or never
+    /// yet. The caller holds the turn of the name.
     pub async fn login(
         &self,
         member: &Member,
         secret: &ClientSecret,
         wanted: &[ResourceAccess],
+        was_right: bool,
         deadline: Instant,
     ) -> Login {
-        match self.try_password(member, secret, &Question::Token(wanted), deadline).await {
+        let question = Question::Token(wanted);
+        match self.try_password(member, secret, (&question, was_right), deadline).await {
             Ok(Some(token)) => Login::Right(token),
             Ok(None) => Login::NodeFault("its token service gave no token".to_owned()),
             Err(login) => login,
@@ -101,7 +107,7 @@ impl HarborNode {
         secret: &ClientSecret,
         deadline: Instant,
     ) -> Result<(), Login> {
-        self.try_password(member, secret, &Question::Ping, deadline).await.map(drop)
+        self.try_password(member, secret, (&Question::Ping, true), deadline).await.map(drop)
     }
 
     /// A token for clients without credentials.
@@ -126,7 +132,7 @@ impl HarborNode {
         &self,
         member: &Member,
         secret: &ClientSecret,
-        question: &Question<'_>,
+        (question, was_right): (&Question<'_>, bool),
         deadline: Instant,
     ) -> Result<Option<NodeToken>, Login> {
         let Some(authorization) = secret.basic() else { return Err(Login::Wrong) };
@@ -139,7 +145,8 @@ impl HarborNode {
                 Said::Yes(token) => return Ok(token),
                 Said::No(took) => took,
             };
-            match judge(took, prober::control_passes(member).await, waited) {
+            let control = timeout_at(deadline, prober::control_passes(member)).await;
+            match judge(took, control.map_err(|_| Login::Silent)?, waited) {
                 Refusal::Wrong => return Err(Login::Wrong),
                 Refusal::NodeFault => {
                     return Err(Login::NodeFault(
@@ -151,7 +158,7 @@ impl HarborNode {
                 Refusal::WaitForLock => tokio::time::sleep(LOCK + LOCK_MARGIN).await,
             }
         }
-        Err(self.explain(member, deadline).await)
+        Err(self.explain(member, secret, was_right, deadline).await)
     }
 
     async fn ask_once(
@@ -184,12 +191,19 @@ impl HarborNode {
     /// A name was refused at once, twice, with the lock waited out in between. With a directory or
     /// a database that means that it is not there; with OIDC, where the node compares a secret of
     /// its own and locks nothing, that the secret is wrong.
-    async fn explain(&self, member: &Member, deadline: Instant) -> Login {
+    async fn explain(
+        &self,
+        member: &Member,
+        secret: &ClientSecret,
+        was_right: bool,
+        deadline: Instant,
+    ) -> Login {
         let target = format!("{}/systeminfo", self.api());
         let info = self.ask(member, &target, None, deadline).await;
         let mode = info.ok().and_then(|reply| serde_json::from_slice::<SystemInfo>(&reply.body).ok());
         match mode.as_ref().map(|info| info.auth_mode.as_str()) {
-            Some("oidc_auth") => Login::Wrong,
+            // Not for a secret that was right a moment ago, nor for the one local account.
+            Some("oidc_auth") if !was_right && secret.name() != "admin" => Login::Wrong,
             Some("db_auth") => {
                 Login::NotNow("the name is locked there by wrong passwords of somebody else".to_owned())
             }
@@ -210,6 +224,7 @@ mod tests {
     #[test]
     fn a_no_counts_only_when_it_is_slow_and_our_own_account_passes() {
         let (fast, slow) = (Duration::from_millis(3), Duration::from_millis(1502));
+        let late = Duration::from_millis(3100);
         for (took, passes, waited, expected) in [
             (slow, true, false, Refusal::Wrong),
             (slow, true, true, Refusal::Wrong),
@@ -217,6 +232,9 @@ mod tests {
             (fast, false, false, Refusal::NodeFault),
             (fast, true, false, Refusal::WaitForLock),
             (fast, true, true, Refusal::Persistent),
+            (late, true, false, Refusal::WaitForLock),
+            (late, true, true, Refusal::Persistent),
+            (late, false, true, Refusal::NodeFault),
         ] {
             assert_eq!(judge(took, passes, waited), expected, "{took:?} {passes} {waited}");
         }

@@ -4,25 +4,33 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use moka::future::Cache;
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 
 use super::{ClientSecret, Fingerprint, HarborNode, Login, NodeToken, PasswordTurn};
 use crate::auth::subject::Subject;
 use crate::random::unix_now;
 use crate::registry::{Actions, ResourceAccess};
-use crate::upstream::credential::{Asking, Authorization, CredentialError, MemberAccess};
+use crate::upstream::credential::{Asking, Authorization, CredentialError};
 use crate::upstream::member::Member;
+use crate::upstream::settings::HarborVersion;
 
 /// A token is renewed this long before its end, or after three quarters of a short life.
 const RENEW_BEFORE: u64 = 60;
 
-type Key = (Subject, Option<Fingerprint>, MemberAccess);
+/// Whose, with which password, and what for: in Harbor 2.x rights are the project's, and a token for
+/// one of its repositories opens them all.
+type Key = (Subject, Option<Fingerprint>, String);
 
 /// The node's tokens that are still good, one request in flight for each.
 #[derive(Debug)]
 pub(super) struct Exchanged {
     tokens: Cache<Key, Held>,
+    fetches: Semaphore,
 }
+
+/// Tokens that are fetched from one node at once; a node signs some hundred a second.
+const FETCHES_MAX: usize = 32;
 
 #[derive(Debug, Clone)]
 struct Held {
@@ -33,7 +41,7 @@ struct Held {
 
 impl Exchanged {
     pub(super) fn new(entries_max: u64) -> Self {
-        Self { tokens: Cache::new(entries_max) }
+        Self { tokens: Cache::new(entries_max), fetches: Semaphore::new(FETCHES_MAX) }
     }
 }
 
@@ -56,7 +64,7 @@ impl HarborNode {
         asking: Asking<'_>,
         deadline: Instant,
     ) -> Result<HeaderValue, CredentialError> {
-        let (key, now) = (key(asking), unix_now());
+        let (key, now) = (self.key(asking), unix_now());
         if let Some(held) = self.exchanged.tokens.get(&key).await {
             if held.until > now {
                 return Ok(held.authorization);
@@ -64,6 +72,8 @@ impl HarborNode {
             self.exchanged.tokens.invalidate(&key).await;
         }
         let fetch = async {
+            // As many as fit; the rest waits within its time.
+            let _permit = timeout_at(deadline, self.exchanged.fetches.acquire()).await;
             let token = self.fetch(member, asking, deadline).await?;
             Ok::<_, CredentialError>(Held::new(token, now))
         };
@@ -111,7 +121,7 @@ impl HarborNode {
 
     /// Forgets the token for this client and access.
     pub(in crate::upstream) async fn forget(&self, asking: Asking<'_>) {
-        self.exchanged.tokens.invalidate(&key(asking)).await;
+        self.exchanged.tokens.invalidate(&self.key(asking)).await;
     }
 
     async fn fetch(
@@ -127,7 +137,7 @@ impl HarborNode {
         } else {
             let secret = asking.secret.ok_or_else(|| CredentialError::NoPassword(asking.subject.clone()))?;
             let _turn = self.turn_in_time(secret, deadline).await?;
-            match self.login(member, secret, &wanted, deadline).await {
+            match self.login(member, secret, &wanted, true, deadline).await {
                 Login::Right(token) if is_of(&token, asking.subject) => token,
                 Login::Right(_) => return Err(CredentialError::WrongPassword),
                 login => return Err(failed(&login)),
@@ -140,6 +150,19 @@ impl HarborNode {
         }
     }
 
+    fn key(&self, asking: Asking<'_>) -> Key {
+        let mut places = String::new();
+        for access in asking.access.entries() {
+            let name = access.name();
+            let project = name.split_once('/').filter(|_| self.version == HarborVersion::Two);
+            places.push_str(project.map_or(name, |(project, _)| project));
+            places.push_str(if project.is_some() { "/:" } else { ":" });
+            places.push_str(&access.actions.to_string());
+            places.push(' ');
+        }
+        (asking.subject.clone(), asking.secret.map(ClientSecret::fingerprint), places)
+    }
+
     async fn turn_in_time(
         &self,
         secret: &ClientSecret,
@@ -148,11 +171,6 @@ impl HarborNode {
         let turn = tokio::time::timeout_at(deadline, self.password_turn(secret)).await;
         turn.map_err(|_| CredentialError::NotNow("others are trying passwords of this name".to_owned()))
     }
-}
-
-fn key(asking: Asking<'_>) -> Key {
-    let fingerprint = asking.secret.map(ClientSecret::fingerprint);
-    (asking.subject.clone(), fingerprint, asking.access.clone())
 }
 
 /// Names of Harbor and of directories differ by case only where they are the same.

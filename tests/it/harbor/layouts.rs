@@ -28,6 +28,11 @@ struct Independent {
 
 impl Independent {
     async fn start(kind: CredentialKind) -> Self {
+        Self::start_with(kind, "").await
+    }
+
+    /// With further keys of the provider.
+    async fn start_with(kind: CredentialKind, provider: &str) -> Self {
         let port = ReservedPort::on_loopback();
         let dir = TempDir::with_prefix("tidegate-independent-").expect("a temporary directory");
         let certificates = Certificates::new(dir.path());
@@ -37,7 +42,7 @@ impl Independent {
         let mut config = ConfigBuilder::new(dir.path())
             .external_url(&format!("https://{authority}"))
             .tls_listener(port.address(), &leaf)
-            .provider("{ harbor: { pool: main } }")
+            .provider(&format!("{{ harbor: {{ pool: main{provider} }} }}"))
             .storage("replicated")
             .pool_key("kind: harbor")
             .pool_key(&harbor_section(&accounts, ""));
@@ -130,7 +135,7 @@ async fn nodes_without_a_common_database_have_a_home_for_each_project() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_one_node_alone_knows_gets_in_and_works() {
-    let site = Independent::start(CredentialKind::Token).await;
+    let site = Independent::start_with(CredentialKind::Token, ", foreign_accounts: true").await;
     let secret = random_secret();
     for (number, database) in site.databases.iter().enumerate() {
         let name = format!("robot$only{number}");
@@ -153,6 +158,37 @@ async fn an_account_that_one_node_alone_knows_gets_in_and_works() {
         // Wrong everywhere is wrong.
         let wrong = site.client().token_answer(&name, "wrong", &[]).await.expect("an answer");
         assert_eq!(wrong.status, 401, "{}", wrong.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_node_grants_counts_for_nothing_at_the_home_of_a_project() {
+    let site = Independent::start(CredentialKind::Token).await;
+    let (both, one) = (random_secret(), random_secret());
+    let image = Image::random(&[9_000]);
+    for number in 0..4 {
+        let project = format!("secret{number}");
+        // The project is at one node; at the other one somebody makes one of the same name and is its administrator there. Which of the
+        // two is the project's home, its name says.
+        for (database, admin) in [(&site.databases[0], "mallory"), (&site.databases[1], "eve")] {
+            database.add_project(&project, false);
+            for (name, password) in [("mallory", &both), ("eve", &both)] {
+                database.add_user(name, password);
+            }
+            database.grant(admin, &project, Role::ProjectAdmin);
+        }
+        // Known at the second node alone.
+        site.databases[1].add_user("only-there", &one);
+        site.databases[1].grant("only-there", &project, Role::ProjectAdmin);
+        let scope = format!("repository:{project}/app:pull,push");
+        let mut pushed = Vec::new();
+        for (user, password) in [("mallory", &both), ("eve", &both), ("only-there", &one)] {
+            let client = site.authorized(user, password, &[&scope]).await;
+            if push(&client, &format!("{project}/app"), "v1", &image).await.is_ok() {
+                pushed.push(user);
+            }
+        }
+        assert!(pushed == ["mallory"] || pushed == ["eve", "only-there"], "{project}: {pushed:?}");
     }
 }
 
