@@ -7,5 +7,6 @@ mod guesser;
 mod layouts;
 mod logins;
 mod relay;
+mod round_robin;
 mod section8;
 mod web;

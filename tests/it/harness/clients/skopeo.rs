@@ -17,14 +17,29 @@ use crate::harness::process;
 pub(crate) struct Skopeo {
     endpoint: Endpoint,
     auth_file: PathBuf,
+    transport: Transport,
     dir: TempDir,
+}
+
+/// What skopeo is told about the way to the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transport {
+    /// Certificates count, and only those of the endpoint's authority.
+    Tls,
+    /// As `--tls-verify=false`, with which skopeo goes on over plain HTTP where nobody speaks TLS.
+    Plain,
 }
 
 impl Skopeo {
     pub(crate) fn new(endpoint: &Endpoint) -> Self {
         let dir = TempDir::with_prefix("tidegate-skopeo-").expect("a temporary directory");
         let auth_file = dir.path().join("auth.json");
-        Self { endpoint: endpoint.clone(), auth_file, dir }
+        Self { endpoint: endpoint.clone(), auth_file, transport: Transport::Tls, dir }
+    }
+
+    /// skopeo for a registry without TLS.
+    pub(crate) fn plain(endpoint: &Endpoint) -> Self {
+        Self { transport: Transport::Plain, ..Self::new(endpoint) }
     }
 
     /// skopeo with the logins that another client of its family made.
@@ -32,13 +47,14 @@ impl Skopeo {
         Self { auth_file: auth_file.to_owned(), ..Self::new(endpoint) }
     }
 
-    fn command(&self, subcommand: &str, cert_option: &str) -> Command {
+    /// `side` is what the options of the transport begin with: `dest-`, `src-`, or nothing where there is one side only.
+    fn command(&self, subcommand: &str, side: &str) -> Command {
         let mut command = process::command("skopeo");
-        command
-            .args([subcommand, "--authfile"])
-            .arg(&self.auth_file)
-            .arg(cert_option)
-            .arg(&self.endpoint.ca_dir);
+        command.args([subcommand, "--authfile"]).arg(&self.auth_file);
+        match self.transport {
+            Transport::Tls => command.arg(format!("--{side}cert-dir")).arg(&self.endpoint.ca_dir),
+            Transport::Plain => command.arg(format!("--{side}tls-verify=false")),
+        };
         command
     }
 
@@ -70,7 +86,7 @@ impl RealClient for Skopeo {
     }
 
     async fn login(&mut self) -> Result<()> {
-        let mut command = self.command("login", "--cert-dir");
+        let mut command = self.command("login", "");
         command.args([
             "--username",
             &self.endpoint.user,
@@ -85,7 +101,7 @@ impl RealClient for Skopeo {
     async fn push(&mut self, image: &Image, repository: &str, tag: &str) -> Result<()> {
         let layout = TempDir::new_in(self.dir.path())?;
         image.write_oci_layout(layout.path(), tag);
-        let mut command = self.command("copy", "--dest-cert-dir");
+        let mut command = self.command("copy", "dest-");
         command.args(["--quiet", "--preserve-digests", &format!("oci:{}:{tag}", layout.path().display())]);
         command.arg(self.remote(repository, tag));
         process::run(command, COMMAND_LIMIT).await?;
@@ -94,7 +110,7 @@ impl RealClient for Skopeo {
 
     async fn pull(&mut self, image: &Image, repository: &str, tag: &str) -> Result<()> {
         let target = TempDir::new_in(self.dir.path())?;
-        let mut command = self.command("copy", "--src-cert-dir");
+        let mut command = self.command("copy", "src-");
         command.args(["--quiet", &self.remote(repository, tag), &format!("dir:{}", target.path().display())]);
         process::run(command, COMMAND_LIMIT).await?;
         let manifest = std::fs::read(target.path().join("manifest.json"))?;
@@ -110,14 +126,14 @@ impl RealClient for Skopeo {
     }
 
     async fn list(&mut self, repository: &str) -> Result<Vec<String>> {
-        let mut command = self.command("list-tags", "--cert-dir");
+        let mut command = self.command("list-tags", "");
         command.arg(format!("docker://{}/{repository}", self.endpoint.authority));
         let answer: Value = serde_json::from_str(&process::run(command, COMMAND_LIMIT).await?)?;
         Ok(serde_json::from_value(answer["Tags"].clone())?)
     }
 
     async fn delete(&mut self, repository: &str, tag: &str) -> Result<()> {
-        let mut command = self.command("delete", "--cert-dir");
+        let mut command = self.command("delete", "");
         command.arg(self.remote(repository, tag));
         process::run(command, COMMAND_LIMIT).await?;
         Ok(())
