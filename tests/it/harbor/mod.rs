@@ -6,6 +6,7 @@ pub(crate) mod fixture;
 mod guesser;
 mod layouts;
 mod logins;
+mod real_clients;
 mod relay;
 mod round_robin;
 mod section8;
