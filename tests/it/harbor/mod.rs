@@ -1,6 +1,7 @@
 //! Unmodified Harbor nodes behind the gateway: nobody's account changes, and no node's token, key or lock can refuse a client.
 
 mod content;
+mod expiry;
 mod faults;
 pub(crate) mod fixture;
 mod guesser;

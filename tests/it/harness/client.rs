@@ -8,15 +8,17 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use data_encoding::BASE64;
+use futures_util::stream;
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderMap, Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full, combinators::BoxBody};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -30,6 +32,16 @@ pub(crate) type TestBody = BoxBody<Bytes, std::io::Error>;
 /// A body that is known and whole.
 pub(crate) fn whole(bytes: impl Into<Bytes>) -> TestBody {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+/// A body of unknown length that goes on when the test says so.
+pub(crate) fn chunked() -> (mpsc::Sender<Bytes>, TestBody) {
+    let (chunks, inbox) = mpsc::channel(1);
+    let next = |mut inbox: mpsc::Receiver<Bytes>| async move {
+        let chunk = inbox.recv().await?;
+        Some((Ok::<_, std::io::Error>(Frame::data(chunk)), inbox))
+    };
+    (chunks, StreamBody::new(stream::unfold(inbox, next)).boxed())
 }
 
 /// An answer read to its end.

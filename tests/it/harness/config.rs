@@ -15,6 +15,7 @@ pub(crate) struct ConfigBuilder {
     external_url: String,
     listeners: Vec<String>,
     service: String,
+    tokens: String,
     users: Vec<String>,
     policy: Vec<String>,
     storage: String,
@@ -34,6 +35,7 @@ impl ConfigBuilder {
             external_url: "https://127.0.0.1".to_owned(),
             listeners: Vec::new(),
             service: "tidegate-test".to_owned(),
+            tokens: String::new(),
             users: Vec::new(),
             policy: Vec::new(),
             storage: "shared".to_owned(),
@@ -65,6 +67,12 @@ impl ConfigBuilder {
     /// Any listener, as a YAML flow mapping.
     pub(crate) fn listener(mut self, yaml: &str) -> Self {
         self.listeners.push(yaml.to_owned());
+        self
+    }
+
+    /// Further keys of `tokens`, as they stand in a YAML flow mapping.
+    pub(crate) fn tokens(mut self, yaml: &str) -> Self {
+        self.tokens = format!("{yaml}, ");
         self
     }
 
@@ -160,12 +168,12 @@ impl ConfigBuilder {
         let users = if users.is_empty() { users } else { format!("  - users:\n{users}") };
         let identity = users + &items(2, &self.providers);
         let identity = if identity.is_empty() { "  []\n".to_owned() } else { identity };
-        let (pool, log_filter) = (&self.pool, &self.log_filter);
+        let (pool, tokens, log_filter) = (&self.pool, &self.tokens, &self.log_filter);
         format!(
             "external_url: {url}
 listeners:
 {listeners}admin: {{ address: \"127.0.0.1:0\" }}
-tokens: {{ service: {service}, issuer: tidegate, keys: {dir}/keys }}
+tokens: {{ {tokens}service: {service}, issuer: tidegate, keys: {dir}/keys }}
 uploads: {{ seal_keys: {dir}/seal }}
 identity:
 {identity}policy:

@@ -1,30 +1,16 @@
 //! Rules 16 and 18: bodies are neither changed nor held back, and nobody waits longer than clients do.
 
 use bytes::Bytes;
-use futures_util::stream;
 use http::Method;
-use http_body_util::{BodyExt as _, StreamBody};
-use hyper::body::Frame;
-use tokio::sync::mpsc;
 
 use super::fixture::{
     FakeSite, bearer_of, hub, location, open_upload, push_blob, push_scope, with_parameter,
 };
-use crate::harness::client::TestBody;
+use crate::harness::client::chunked;
 use crate::harness::config::ConfigBuilder;
 use crate::harness::fake_member::{FakeMember, Recorded, Reply, answer};
 use crate::harness::image::{Blob, digest_of};
 use crate::harness::wait;
-
-/// A body of unknown length that goes on when the test says so.
-fn chunked() -> (mpsc::Sender<Bytes>, TestBody) {
-    let (chunks, inbox) = mpsc::channel(1);
-    let next = |mut inbox: mpsc::Receiver<Bytes>| async move {
-        let chunk = inbox.recv().await?;
-        Some((Ok::<_, std::io::Error>(Frame::data(chunk)), inbox))
-    };
-    (chunks, StreamBody::new(stream::unfold(inbox, next)).boxed())
-}
 
 #[tokio::test]
 async fn rule_16_an_upload_reaches_the_member_while_it_is_being_sent() {
