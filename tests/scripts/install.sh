@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what the integration tests and the demo need: the stock registry and the real clients from Debian packages, and a
-# virtual environment with python-dxf. It may be run any number of times; it does nothing where nothing is missing, and leaves no
+# Installs what the integration tests and the demo need: the stock registry, the real clients and a browser from Debian packages,
+# and a virtual environment with python-dxf. It may be run any number of times; it does nothing where nothing is missing, and leaves no
 # service running that it did not find running.
 #
 #   tests/scripts/install.sh          everything
@@ -9,7 +9,8 @@ set -euo pipefail
 
 readonly DEMO_TOOLS=(docker-registry:docker-registry skopeo:skopeo openssl:openssl curl:curl htpasswd:apache2-utils)
 readonly TEST_TOOLS=(podman:podman buildah:buildah dockerd:docker.io docker:docker.io containerd:containerd ctr:containerd
-  runc:runc umoci:umoci ip:iproute2 jq:jq nghttp:nghttp2-client nsenter:util-linux mount:mount setpriv:util-linux)
+  runc:runc umoci:umoci ip:iproute2 jq:jq nghttp:nghttp2-client nsenter:util-linux mount:mount setpriv:util-linux
+  chromium:chromium chromedriver:chromium-driver certutil:libnss3-tools)
 readonly DXF_VERSION=12.1.1
 readonly POLICY=/usr/sbin/policy-rc.d
 # The units of these packages; apt would start them, the tests start their own.

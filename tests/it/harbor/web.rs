@@ -75,7 +75,7 @@ impl Browser {
 }
 
 /// The names of the nodes that pages and API requests reached since the last look.
-fn nodes_asked(site: &HarborSite) -> Vec<String> {
+pub(super) fn nodes_asked(site: &HarborSite) -> Vec<String> {
     let pages = |request: &SeenRequest| {
         !request.target.starts_with("/v2")
             && !request.target.ends_with("/health")

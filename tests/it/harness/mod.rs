@@ -3,6 +3,7 @@
 // Each behaviour file uses its own part of the harness.
 #![expect(dead_code, reason = "a harness offers more than any one test uses")]
 
+pub(crate) mod browser;
 pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod clients;

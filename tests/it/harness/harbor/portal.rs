@@ -7,7 +7,7 @@ use super::node::Node;
 
 const HTML: &str = "text/html";
 
-/// Enough of the portal for a browser: it logs in, shows who is logged in and creates a project. The token against forged requests
+/// Enough of the portal for a browser: it logs in and out, shows who is logged in and creates a project. The token against forged requests
 /// is kept as the real one keeps it: the last one of any answer, in the local storage; after a 403 the call is made once more.
 const SCRIPT: &str = r"'use strict';
 const CSRF_HEADER = 'X-Harbor-CSRF-Token', CSRF_KEY = '__csrf';
@@ -40,10 +40,16 @@ async function createProject() {
   const name = document.getElementById('project_name').value || 'p' + Date.now();
   const body = JSON.stringify({ project_name: name, metadata: { public: 'false' } });
   const answer = await call('POST', '/api/v2.0/projects', body, 'application/json');
-  show('result', String(answer.status));
+  show('result', answer.status + ' ' + name);
+}
+async function logOut() {
+  const answer = await call('GET', '/c/log_out');
+  show('result', 'logout ' + answer.status);
+  await showUser();
 }
 document.getElementById('login_form').addEventListener('submit', logIn);
 document.getElementById('create_project').addEventListener('click', createProject);
+document.getElementById('log_out').addEventListener('click', logOut);
 showUser();
 ";
 
@@ -64,7 +70,7 @@ fn index(build: &str) -> String {
 <input id="login_password" name="login_password" type="password" autocomplete="off">
 <button id="log_in" type="submit">LOG IN</button>
 </form>
-<p>User: <span id="current_user"></span></p>
+<p>User: <span id="current_user"></span> <button id="log_out" type="button">LOG OUT</button></p>
 <p><input id="project_name"><button id="create_project" type="button">NEW PROJECT</button></p>
 <p id="result"></p>
 <script src="runtime.{build}.js" defer></script>
