@@ -8,7 +8,7 @@ use crate::harness::clients::docker::{Docker, Dockerd};
 use crate::harness::clients::skopeo::Skopeo;
 use crate::harness::clients::{Endpoint, RealClient};
 use crate::harness::gateway::Gateway;
-use crate::harness::harbor::{HarborNodeBuilder, PlainRoundRobin};
+use crate::harness::harbor::{HarborNode, HarborNodeBuilder, PlainRoundRobin};
 
 const LOGINS: usize = 10;
 const TOKEN_USES: usize = 20;
@@ -78,6 +78,7 @@ async fn two_nodes_that_a_round_robin_makes_refuse_everybody_refuse_nobody_behin
 
     // The same nodes, which still name the balancer as the way to them.
     let passed = balancer.passed();
+    site.nodes.iter().for_each(HarborNode::clear_requests);
     let with_keys = site.config.render();
     for kind in CREDENTIAL_KINDS {
         let config = site.nodes.iter().fold(with_keys.clone(), |config, node| {
@@ -93,4 +94,5 @@ async fn two_nodes_that_a_round_robin_makes_refuse_everybody_refuse_nobody_behin
         site.gateway.stop().await;
     }
     assert_eq!(balancer.passed(), passed, "somebody was sent to the balancer");
+    assert_eq!(site.refusals_at_nodes(), Vec::<String>::new(), "and no node refused even the gateway");
 }
