@@ -12,7 +12,7 @@ use tidegate::auth::keys::{Algorithm, KidStyle, Ring, RingEntry, SigningKey};
 use tidegate::auth::policy::{Client, Pattern, Policy, Rule, SubjectMatch};
 use tidegate::auth::seal::SealKey;
 use tidegate::auth::subject::Subject;
-use tidegate::auth::token::{ClientTokens, MemberTokens, Validity};
+use tidegate::auth::token::{ClientTokens, MemberTokens, TokenAccess, Validity};
 use tidegate::balance::{Load, order_by_load};
 use tidegate::forwarding::request::{Via, member_headers};
 use tidegate::pin::{NONCE_BYTES, Pin, PinContext};
@@ -79,6 +79,7 @@ fn tokens(criterion: &mut Criterion) {
         ResourceAccess::repository(repository("team/project/app"), Actions::PULL_PUSH),
         ResourceAccess::repository(repository("base/debian"), Actions::PULL),
     ];
+    let granted = TokenAccess { by_policy: access.to_vec(), by_harbor: Vec::new() };
     let validity =
         || Validity { issued_at: NOW, expires_at: NOW + 900, jti: "c0ffeec0ffeec0ffeec0ff".to_owned() };
     for (name, algorithm) in [("es256", Algorithm::Es256), ("rs256", Algorithm::Rs256)] {

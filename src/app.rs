@@ -116,7 +116,7 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
     let pools = Arc::new(Pools::build(&config.pools, &shared)?);
     let logins = Logins {
         checks: Arc::new(PasswordChecks::new(&config.identity.limits)),
-        harbor: harbor_identity(config, &pools, metrics),
+        harbor: harbor_identity(config, &pools, (metrics, &tasks)),
         routes: config.routes.clone(),
         members_need_passwords: pools.all().iter().any(|pool| pool.needs_passwords),
     };
@@ -143,14 +143,18 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
         .and_then(|parts| with_certificates(parts, config))
 }
 
-fn harbor_identity(config: &Config, pools: &Pools, metrics: &Arc<Metrics>) -> Option<Arc<HarborIdentity>> {
+fn harbor_identity(
+    config: &Config,
+    pools: &Pools,
+    (metrics, tasks): (&Arc<Metrics>, &TaskTracker),
+) -> Option<Arc<HarborIdentity>> {
     let identity = &config.identity;
     let settings = identity.providers.iter().find_map(|provider| match provider {
         ProviderSettings::Harbor(settings) => Some(settings),
         ProviderSettings::Users(_) | ProviderSettings::Htpasswd { .. } => None,
     })?;
     let pool = Arc::clone(pools.get(settings.pool)?);
-    Some(HarborIdentity::new(settings.clone(), &identity.limits, pool, Arc::clone(metrics)))
+    Some(HarborIdentity::new(settings.clone(), &identity.limits, pool, (Arc::clone(metrics), tasks.clone())))
 }
 
 fn with_certificates(mut parts: Parts, config: &Config) -> anyhow::Result<Parts> {

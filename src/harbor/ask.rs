@@ -86,7 +86,7 @@ impl HarborIdentity {
             let budget = if known.is_some() { &self.budgets.proven } else { &self.budgets.unproven };
             let Ok(Ok(_permit)) = timeout_at(deadline, budget.acquire()).await else { return Asked::Busy };
             let try_deadline = deadline.min(Instant::now() + self.settings.try_timeout);
-            match node.login(member, secret, wanted, known.is_some(), try_deadline).await {
+            match node.login(member, (secret, known.is_some()), wanted, try_deadline).await {
                 Login::Right(token) => {
                     let counts = Counts::of(home, member, self.settings.foreign_accounts && refused > 0);
                     return proven(&token, member, wanted, counts);

@@ -18,6 +18,7 @@ use moka::sync::Cache;
 use secrecy::SecretString;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
 
 use crate::auth::subject::Subject;
 use crate::identity::{HARBOR, HarborProviderSettings, VerifyLimits};
@@ -63,6 +64,8 @@ pub struct HarborIdentity {
     anonymous_none: Cache<String, ()>,
     metrics: Arc<Metrics>,
     alarmed_at: AtomicU64,
+    /// Owns the questions, which outlive the requests that asked them.
+    tasks: TaskTracker,
 }
 
 /// Questions at once, apart for each kind of client: those who guess, or who need no password at
@@ -88,7 +91,7 @@ impl HarborIdentity {
         settings: HarborProviderSettings,
         limits: &VerifyLimits,
         pool: Arc<Pool>,
-        metrics: Arc<Metrics>,
+        (metrics, tasks): (Arc<Metrics>, TaskTracker),
     ) -> Arc<Self> {
         let max = limits.cache_entries_max;
         let budget = || Arc::new(Semaphore::new(settings.checks_max.min(Semaphore::MAX_PERMITS)));
@@ -105,6 +108,7 @@ impl HarborIdentity {
             pool,
             metrics,
             alarmed_at: AtomicU64::new(0),
+            tasks,
         })
     }
 
@@ -222,7 +226,7 @@ impl HarborIdentity {
         deadline: Instant,
     ) -> Answer {
         let this = Arc::clone(self);
-        let asking = tokio::spawn(async move { this.ask(&secret, &wanted, turn, deadline).await });
+        let asking = self.tasks.spawn(async move { this.ask(&secret, &wanted, turn, deadline).await });
         asking.await.unwrap_or(Answer::Unavailable)
     }
 

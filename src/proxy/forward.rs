@@ -267,6 +267,27 @@ struct Sending {
     body: Option<RequestBody>,
 }
 
+/// Our credential for the member; for pages and the API only the turn of the client's own.
+async fn authorize<'a>(
+    outgoing: &Outgoing<'_>,
+    member: &'a Member,
+    streams: bool,
+    deadline: Instant,
+) -> Result<Authorization<'a>, (Phase, UpstreamFault)> {
+    match (outgoing.target, &member.harbor, outgoing.secret) {
+        (Target::Registry(_), ..) => {
+            let asked = member.authorization(outgoing.asking(streams), deadline).await;
+            asked.map_err(|error| (Phase::Credential, error.into()))
+        }
+        (Target::Web(_), Some(node), Some(secret)) => {
+            // Meanwhile no other password of its name is tried there.
+            let turn = timeout_at(deadline, node.password_turn(secret)).await;
+            turn.map(Authorization::of_turn).map_err(|_| (Phase::Queue, UpstreamFault::Timeout))
+        }
+        (Target::Web(_), ..) => Ok(Authorization::default()),
+    }
+}
+
 async fn send_once(
     outgoing: &Outgoing<'_>,
     member: &Arc<Member>,
@@ -280,20 +301,10 @@ async fn send_once(
     };
     let streams = matches!(body, RequestBody::Stream { .. });
     // Kept until the member has judged it.
-    let mut authorization = Authorization::default();
-    if let (Target::Web(_), Some(node), Some(secret)) = (outgoing.target, &member.harbor, outgoing.secret) {
-        // The header is the client's own; meanwhile no other password of its name is tried there.
-        match timeout_at(deadline, node.password_turn(secret)).await {
-            Ok(turn) => authorization = Authorization::of_turn(turn),
-            Err(_) => return Err(fail(Phase::Queue, UpstreamFault::Timeout, Some(body))),
-        }
-    }
-    if let Target::Registry(_) = outgoing.target {
-        match member.authorization(outgoing.asking(streams), deadline).await {
-            Ok(given) => authorization = given,
-            Err(error) => return Err(fail(Phase::Credential, error.into(), Some(body))),
-        }
-    }
+    let mut authorization = match authorize(outgoing, member, streams, deadline).await {
+        Ok(authorization) => authorization,
+        Err((phase, fault)) => return Err(fail(phase, fault, Some(body))),
+    };
     let in_flight = InFlight::new(member);
     let acquired = timeout_at(deadline, member.connections.acquire(ctx.connection.worker, deadline)).await;
     let mut lease = match acquired {

@@ -90,7 +90,6 @@ impl Gateway {
 
     /// The client's password, once it is known to be right: an unproven one would lock its name at
     /// the node that sees it. `None` inside where there is none to be sent, outside where it is wrong.
-    #[expect(clippy::option_option, reason = "no password is not a wrong one")]
     async fn password_for_node(
         &self,
         (down, ctx): (&Downstream, &RequestContext),

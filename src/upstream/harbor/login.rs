@@ -83,9 +83,8 @@ impl HarborNode {
     pub async fn login(
         &self,
         member: &Member,
-        secret: &ClientSecret,
+        (secret, was_right): (&ClientSecret, bool),
         wanted: &[ResourceAccess],
-        was_right: bool,
         deadline: Instant,
     ) -> Login {
         let question = Question::Token(wanted);

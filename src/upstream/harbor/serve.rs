@@ -137,7 +137,7 @@ impl HarborNode {
         } else {
             let secret = asking.secret.ok_or_else(|| CredentialError::NoPassword(asking.subject.clone()))?;
             let _turn = self.turn_in_time(secret, deadline).await?;
-            match self.login(member, secret, &wanted, true, deadline).await {
+            match self.login(member, (secret, true), &wanted, deadline).await {
                 Login::Right(token) if is_of(&token, asking.subject) => token,
                 Login::Right(_) => return Err(CredentialError::WrongPassword),
                 login => return Err(failed(&login)),

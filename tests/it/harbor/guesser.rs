@@ -122,3 +122,58 @@ async fn a_guesser_multiplies_nothing() {
     // One at a time for the name and address, three seconds apart after each wrong one.
     assert!(tried <= 1 + started.elapsed().as_secs() / 3, "{tried} in {:?}", started.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guesser_who_hangs_up_early_waits_like_any_other() {
+    let site = HarborSite::start(2, super::fixture::CredentialKind::Token).await;
+    let asked = || {
+        let at_nodes = site.nodes.iter().flat_map(crate::harness::harbor::HarborNode::requests);
+        at_nodes.filter(|request| request.path() == "/service/token").count() as u64
+    };
+    let started = Instant::now();
+    for turn in 0..30 {
+        let client = site.client();
+        let mut guess = JoinSet::new();
+        guess.spawn(async move { client.token_answer("alice", &random_secret(), &[]).await.is_ok() });
+        if turn == 0 {
+            crate::harness::wait::until("a node judges the first one", async || (asked() > 0).then_some(()))
+                .await;
+        }
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        // The connection is gone before any node has said anything.
+        guess.shutdown().await;
+    }
+    let tried = asked();
+    assert!(tried <= 1 + started.elapsed().as_secs() / 3, "{tried} in {:?}", started.elapsed());
+    // The owner of the name is not kept out.
+    site.client().token("alice", &site.accounts.alice, &[]).await.expect("she gets in");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_guessed_at_the_api_hinder_nobody() {
+    let site = HarborSite::start(2, super::fixture::CredentialKind::Relay).await;
+    site.client().token("ci", &site.accounts.ci, &[]).await.expect("ci is known before anybody guesses");
+    let client = site.client();
+    let mut guesser = JoinSet::new();
+    guesser.spawn(async move {
+        loop {
+            let client = client.clone().with_basic("ci", &random_secret());
+            let status = client.get("/api/v2.0/users/current").await.expect("an answer").status.as_u16();
+            assert!([401, 503].contains(&status), "{status}");
+        }
+    });
+    let started = Instant::now();
+    let mut rounds = 0;
+    while rounds < 5 || started.elapsed() < Duration::from_secs(6) {
+        let repository = format!("team/app-{}", &random_secret()[..8]);
+        let image = Image::random(&[9_000]);
+        let client =
+            site.authorized("ci", &site.accounts.ci, &[&format!("repository:{repository}:pull,push")]).await;
+        push(&client, &repository, "v1", &image).await.expect("pushed");
+        pull(&client, &repository, "v1", &image).await.expect("pulled");
+        let api = site.client().with_basic("ci", &site.accounts.ci);
+        api.get("/api/v2.0/users/current").await.expect("an answer").expect(200).expect("it is ci");
+        rounds += 1;
+    }
+    assert!(guesser.try_join_next().is_none(), "the guesser still guesses");
+}

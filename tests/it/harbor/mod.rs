@@ -5,6 +5,7 @@ mod content;
 mod expiry;
 mod faults;
 pub(crate) mod fixture;
+mod grants;
 mod guesser;
 mod layouts;
 mod logins;

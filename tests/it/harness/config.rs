@@ -24,6 +24,8 @@ pub(crate) struct ConfigBuilder {
     members: Vec<String>,
     health: String,
     log_filter: String,
+    further_pools: Vec<String>,
+    first_routes: Vec<String>,
     extra: String,
 }
 
@@ -44,6 +46,8 @@ impl ConfigBuilder {
             members: Vec::new(),
             health: "{ interval: 500ms, timeout: 20s, rise: 1, fall: 2 }".to_owned(),
             log_filter: "info".to_owned(),
+            further_pools: Vec::new(),
+            first_routes: Vec::new(),
             extra: String::new(),
         }
     }
@@ -104,6 +108,18 @@ impl ConfigBuilder {
     pub(crate) fn replace_pool_key(mut self, find: &str, replacement: &str) -> Self {
         assert!(self.pool.contains(find), "{}", self.pool);
         self.pool = self.pool.replace(find, replacement);
+        self
+    }
+
+    /// One more pool, as a YAML flow mapping.
+    pub(crate) fn further_pool(mut self, yaml: &str) -> Self {
+        self.further_pools.push(yaml.to_owned());
+        self
+    }
+
+    /// A route before that of the main pool, as a YAML flow mapping.
+    pub(crate) fn first_route(mut self, yaml: &str) -> Self {
+        self.first_routes.push(yaml.to_owned());
         self
     }
 
@@ -168,6 +184,7 @@ impl ConfigBuilder {
         let users = if users.is_empty() { users } else { format!("  - users:\n{users}") };
         let identity = users + &items(2, &self.providers);
         let identity = if identity.is_empty() { "  []\n".to_owned() } else { identity };
+        let (further_pools, first_routes) = (items(2, &self.further_pools), items(2, &self.first_routes));
         let (pool, tokens, log_filter) = (&self.pool, &self.tokens, &self.log_filter);
         format!(
             "external_url: {url}
@@ -182,8 +199,8 @@ identity:
     storage: {storage}
 {pool}    members:
 {members}    health: {health}
-routes:
-  - {{ repository: \"**\", pool: main }}
+{further_pools}routes:
+{first_routes}  - {{ repository: \"**\", pool: main }}
 log: {{ format: json, filter: {log_filter} }}
 {extra}"
         )
