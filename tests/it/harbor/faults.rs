@@ -178,4 +178,7 @@ async fn a_key_that_is_not_the_nodes_is_a_fault_of_the_member_that_says_so() {
     assert_eq!(healthy(&site).await, [false, true]);
     site.nodes[0].replace_private_key(&own);
     wait_for(&site, &[true, true]).await;
+    // A probe finds it too, before any client comes.
+    site.nodes[0].replace_private_key(&other);
+    wait_for(&site, &[false, true]).await;
 }

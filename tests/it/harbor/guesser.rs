@@ -176,4 +176,8 @@ async fn passwords_guessed_at_the_api_hinder_nobody() {
         rounds += 1;
     }
     assert!(guesser.try_join_next().is_none(), "the guesser still guesses");
+    let pages = site.nodes.iter().flat_map(crate::harness::harbor::HarborNode::requests);
+    let reached =
+        pages.filter(|request| request.path() == "/api/v2.0/users/current" && request.status == 401);
+    assert_eq!(reached.count(), 0, "no unproven password reaches a node's API");
 }
