@@ -3,8 +3,10 @@
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 use super::fixture::{Told, ask, config};
+
 use crate::harness::certs::{Certificates, Leaf};
 use crate::harness::clients::COMMAND_LIMIT;
 use crate::harness::fake_member::{FakeMember, answer};
@@ -82,8 +84,8 @@ async fn members_that_cannot_be_reached_are_told_apart() {
         .says(&["did not answer GET /v2/ in time", "--timeout"]);
 }
 
-/// A port with TLS behind it that is closed as soon as something else than TLS comes.
-async fn closing_tls(leaf: &Leaf) -> std::net::SocketAddr {
+/// A port with TLS behind it that is closed as soon as something else than TLS comes, and what serves it.
+async fn closing_tls(leaf: &Leaf) -> (std::net::SocketAddr, JoinSet<()>) {
     let certificates = CertificateDer::pem_file_iter(&leaf.cert).expect("a file");
     let certificates = certificates.collect::<Result<_, _>>().expect("certificates");
     let key = PrivateKeyDer::from_pem_file(&leaf.key).expect("a key");
@@ -97,7 +99,8 @@ async fn closing_tls(leaf: &Leaf) -> std::net::SocketAddr {
     let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
-    let serve = async move {
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
         loop {
             let (socket, _) = listener.accept().await.expect("a connection");
             let mut first = [0];
@@ -105,10 +108,8 @@ async fn closing_tls(leaf: &Leaf) -> std::net::SocketAddr {
                 drop(acceptor.accept(socket).await);
             }
         }
-    };
-    #[expect(clippy::disallowed_methods, reason = "it ends with the runtime of the test")]
-    tokio::spawn(serve);
-    address
+    });
+    (address, serving)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,7 +136,8 @@ async fn http_and_https_mixed_up_is_said_in_both_directions() {
         .expect(&[("node1", "speaks_tls")])
         .says(&["only sends those who ask over to https://hub.example.com"]);
     // TLS that closes without a word on those who do not speak it.
-    let closing = closing_tls(&Certificates::new(dir.path()).leaf("closing", &["registry.internal"])).await;
+    let leaf = Certificates::new(dir.path()).leaf("closing", &["registry.internal"]);
+    let (closing, _serving) = closing_tls(&leaf).await;
     ask_about(&format!("http://{closing}"), "", &[]).await.expect(&[("node1", "speaks_tls")]);
 }
 
@@ -234,7 +236,10 @@ async fn minted_tokens_that_a_registry_refuses_are_explained() {
         .await
         .expect(&[("one", "token_refused")])
         .says(&["wants a password, and `credential` is `token`"]);
-    // A new key that the registry has not been told of.
+    // A new key that the registry has not been told of. Keys are dated by the second: in that of the first one it would not be newer.
+    let second = || jiff::Timestamp::now().as_second();
+    let before = second();
+    crate::harness::wait::until("the next second", async || (second() > before).then_some(())).await;
     let rotate = ["keys", "rotate", "--only", "member", "--activate-after", "0s", "--dir"];
     let mut rotate = rotate.to_vec();
     rotate.push(keys.to_str().expect("a path"));
