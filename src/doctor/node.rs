@@ -9,9 +9,10 @@ use super::call::Question;
 use super::clocks;
 use super::facts;
 use super::finding::{Check, Checkup, Code, Finding};
-use super::patient::{Patient, basic};
+use super::patient::Patient;
 use super::visit::{Minted, Said, Visit, challenge_realm, try_token};
 use crate::upstream::harbor::LOCK;
+use crate::upstream::harbor::basic;
 use crate::upstream::{
     AccountSettings, Credential, CredentialSettings, HarborSettings, HarborVersion, Storage,
 };

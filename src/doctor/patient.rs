@@ -12,10 +12,10 @@ use crate::auth::keys::KidStyle;
 use crate::forwarding::hosts::Hosts;
 use crate::random::unix_now;
 use crate::registry::{Actions, RepositoryName, ResourceAccess};
-use crate::upstream::harbor::{ClientSecret, SESSION_COOKIE};
+use crate::upstream::harbor::{SESSION_COOKIE, basic};
 use crate::upstream::{
-    AccountSettings, Credential, CredentialSettings, HarborSettings, Member, MemberAccess, MemberKind,
-    MemberSettings, PoolSettings,
+    Credential, CredentialSettings, HarborSettings, Member, MemberAccess, MemberKind, MemberSettings,
+    PoolSettings,
 };
 
 /// One member, and what is known of it from the configuration.
@@ -128,9 +128,4 @@ impl<'a> Patient<'a> {
             .with(AUTHORIZATION, self.writer(repository))
             .with(ACCEPT, Some(HeaderValue::from_static(accept)))
     }
-}
-
-/// A name and password as `Authorization`.
-pub(super) fn basic(account: &AccountSettings) -> Option<HeaderValue> {
-    ClientSecret::new(&account.user, &account.password).basic()
 }

@@ -10,9 +10,10 @@ use super::clocks;
 use super::facts;
 use super::finding::{Check, Checkup, Code, Finding};
 use super::node;
-use super::patient::{Patient, basic};
+use super::patient::Patient;
 use super::reach;
 use crate::random::unix_now;
+use crate::upstream::harbor::basic;
 use crate::upstream::{Credential, CredentialSettings, MemberAccess, TokenCredential};
 
 /// What the first visit has shown.

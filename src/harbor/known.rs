@@ -31,12 +31,10 @@ const PLACES_MAX: usize = 256;
 /// What rights are kept by: the project with its slash, the whole name where there is no project,
 /// a word that is no name for the catalog.
 pub(super) fn place_of(access: &ResourceAccess) -> String {
-    match &access.resource {
-        Resource::Catalog => String::from("*"),
-        Resource::Repository(name) => match name.as_str().split_once('/') {
-            Some((project, _)) => format!("{project}/"),
-            None => name.as_str().to_owned(),
-        },
+    match (&access.resource, access.project()) {
+        (Resource::Catalog, _) => String::from("*"),
+        (Resource::Repository(_), Some(project)) => format!("{project}/"),
+        (Resource::Repository(name), None) => name.as_str().to_owned(),
     }
 }
 

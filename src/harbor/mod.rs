@@ -71,9 +71,9 @@ pub struct HarborIdentity {
 /// Questions at once, apart for each kind of client: those who guess, or who need no password at
 /// all, take nothing from those whose password is known to be right.
 struct Budgets {
-    unproven: Arc<Semaphore>,
-    proven: Arc<Semaphore>,
-    anonymous: Arc<Semaphore>,
+    unproven: Semaphore,
+    proven: Semaphore,
+    anonymous: Semaphore,
 }
 
 fn cache<K, V>(max: u64, ttl: Duration) -> Cache<K, V>
@@ -94,7 +94,7 @@ impl HarborIdentity {
         (metrics, tasks): (Arc<Metrics>, TaskTracker),
     ) -> Arc<Self> {
         let max = limits.cache_entries_max;
-        let budget = || Arc::new(Semaphore::new(settings.checks_max.min(Semaphore::MAX_PERMITS)));
+        let budget = || Semaphore::new(settings.checks_max.min(Semaphore::MAX_PERMITS));
         Arc::new(Self {
             budgets: Budgets { unproven: budget(), proven: budget(), anonymous: budget() },
             right: cache(max, limits.success_ttl),
@@ -151,22 +151,15 @@ impl HarborIdentity {
             return Answer::Wrong;
         }
         let secret = ClientSecret::new(name, password);
-        let fingerprint = secret.fingerprint();
         let deadline = Instant::now() + self.settings.timeout;
-        if let Some(answer) = self.remembered(fingerprint, wanted) {
+        if let Some(answer) = self.without_turn(&secret, wanted, deadline).await {
             return answer;
-        }
-        if self.right.get(&fingerprint).is_some() {
-            return self.ask_apart(secret, wanted.to_vec(), None, deadline).await;
         }
         // Twenty jobs with one right password are one question.
-        let one = self.asked.get_with(fingerprint, Arc::default);
+        let one = self.asked.get_with(secret.fingerprint(), Arc::default);
         let Ok(_one) = timeout_at(deadline, one.lock()).await else { return self.throttled() };
-        if let Some(answer) = self.remembered(fingerprint, wanted) {
+        if let Some(answer) = self.without_turn(&secret, wanted, deadline).await {
             return answer;
-        }
-        if self.right.get(&fingerprint).is_some() {
-            return self.ask_apart(secret, wanted.to_vec(), None, deadline).await;
         }
         match self.turns.take(name, source, deadline).await {
             Some(turn) => self.ask_apart(secret, wanted.to_vec(), Some(turn), deadline).await,
@@ -207,13 +200,22 @@ impl HarborIdentity {
         Answer::Unavailable
     }
 
-    /// What is known without asking, if it is all that is wanted.
-    fn remembered(&self, fingerprint: Fingerprint, wanted: &[ResourceAccess]) -> Option<Answer> {
-        if let Some(known) = self.right.get(&fingerprint) {
-            let granted = known.granted(wanted, Instant::now(), self.grant_ttl)?;
-            return Some(Answer::Known(known.subject.clone(), granted));
+    /// What can be said of a pair that was asked about before: a right one may still have to be
+    /// asked for more, which locks nobody. `None` for a pair that may be wrong.
+    async fn without_turn(
+        self: &Arc<Self>,
+        secret: &ClientSecret,
+        wanted: &[ResourceAccess],
+        deadline: Instant,
+    ) -> Option<Answer> {
+        let fingerprint = secret.fingerprint();
+        let Some(known) = self.right.get(&fingerprint) else {
+            return self.wrong.contains_key(&fingerprint).then_some(Answer::Wrong);
+        };
+        match known.granted(wanted, Instant::now(), self.grant_ttl) {
+            Some(granted) => Some(Answer::Known(known.subject.clone(), granted)),
+            None => Some(self.ask_apart(secret.clone(), wanted.to_vec(), None, deadline).await),
         }
-        self.wrong.contains_key(&fingerprint).then_some(Answer::Wrong)
     }
 
     /// Asks on a task of its own: a client that goes away must not free the turn of a password

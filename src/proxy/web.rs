@@ -37,7 +37,7 @@ impl Gateway {
         body: &mut Option<Incoming>,
         ctx: &mut RequestContext,
     ) -> Result<Response<ResponseBody>, GatewayError> {
-        let pool = self.portal_of(down.authority.name()).ok_or(GatewayError::NotFound)?;
+        let (index, pool) = self.portal_of(down.authority.name()).ok_or(GatewayError::NotFound)?;
         let request = self.parse_web(pool, &down.head)?;
         ctx.route = request.route();
         ctx.note_path(down.head.uri.path());
@@ -52,7 +52,7 @@ impl Gateway {
             return Err(GatewayError::PlaintextCredentials);
         }
         let node = self.node_of(state, &down.head.headers).filter(|_| anonymous);
-        let Some(secret) = self.password_for_node((down, ctx), credentials).await? else {
+        let Some(secret) = self.password_for_node(index, credentials, ctx).await? else {
             return Ok(wrong_password());
         };
         let turn = self.form_turn(down, &request, ctx).await?;
@@ -92,14 +92,13 @@ impl Gateway {
     /// the node that sees it. `None` inside where there is none to be sent, outside where it is wrong.
     async fn password_for_node(
         &self,
-        (down, ctx): (&Downstream, &RequestContext),
+        portal: usize,
         credentials: Credentials,
+        ctx: &RequestContext,
     ) -> Result<Option<Option<ClientSecret>>, GatewayError> {
         let Credentials::Basic { user, password } = credentials else { return Ok(Some(None)) };
-        let is_portal = |pool: &usize| self.pools.get(*pool).is_some_and(|pool| pool.portal);
-        let portal = self.routes.pools_of(down.authority.name()).find(is_portal);
         let harbor = self.tokens.logins().harbor.as_ref();
-        let Some(harbor) = harbor.filter(|harbor| harbor.is_of(portal)) else { return Ok(Some(None)) };
+        let Some(harbor) = harbor.filter(|harbor| harbor.is_of(Some(portal))) else { return Ok(Some(None)) };
         match harbor.check((&user, &password), &[], ctx.connection.peer.ip()).await {
             harbor::Answer::Known(..) => Ok(Some(Some(ClientSecret::new(&user, &password)))),
             harbor::Answer::Wrong => Ok(None),
@@ -120,9 +119,11 @@ impl Gateway {
         turn.map(Some).ok_or(GatewayError::IdentityUnavailable)
     }
 
-    /// The pool whose pages a host shows: the first of its routes that leads to Harbor nodes.
-    fn portal_of(&self, host: &str) -> Option<&Arc<Pool>> {
-        self.routes.pools_of(host).filter_map(|pool| self.pools.get(pool)).find(|pool| pool.portal)
+    /// The pool whose pages a host shows, with its position: the first of its routes that leads to
+    /// Harbor nodes.
+    fn portal_of(&self, host: &str) -> Option<(usize, &Arc<Pool>)> {
+        let mut pools = self.routes.pools_of(host).filter_map(|at| Some((at, self.pools.get(at)?)));
+        pools.find(|(_, pool)| pool.portal)
     }
 
     fn parse_web(&self, pool: &Pool, head: &request::Parts) -> Result<WebRequest, GatewayError> {

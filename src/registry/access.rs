@@ -146,6 +146,15 @@ pub struct ResourceAccess {
 }
 
 impl ResourceAccess {
+    /// The project of the repository, where it has one (see [`RepositoryName::project`]).
+    #[must_use]
+    pub fn project(&self) -> Option<&str> {
+        match &self.resource {
+            Resource::Repository(name) => name.project(),
+            Resource::Catalog => None,
+        }
+    }
+
     /// Access to a repository.
     #[must_use]
     pub fn repository(name: RepositoryName, actions: Actions) -> Self {

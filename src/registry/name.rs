@@ -73,6 +73,14 @@ checked_string!(
     /// A repository name: lower-case path components, at most 255 bytes.
     RepositoryName, is_repository_name, NameError::Repository
 );
+
+impl RepositoryName {
+    /// The first component where there are more: what Harbor calls the project.
+    #[must_use]
+    pub fn project(&self) -> Option<&str> {
+        self.0.split_once('/').map(|(project, _)| project)
+    }
+}
 checked_string!(
     /// A tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
     Tag, is_tag, NameError::Tag

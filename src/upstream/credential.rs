@@ -6,7 +6,6 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use moka::future::Cache;
-use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use super::harbor::{ClientSecret, PasswordTurn, basic};
@@ -43,14 +42,8 @@ impl MemberAccess {
     /// As Harbor reads it: by project alone, and of two entries of one project only the later one.
     /// So each entry gets the actions of all entries of its project.
     fn project_wide(&self) -> Self {
-        let project = |access: &ResourceAccess| match &access.resource {
-            Resource::Repository(name) => {
-                name.as_str().split_once('/').map(|(project, _)| project.to_owned())
-            }
-            Resource::Catalog => None,
-        };
         let (Some(target), Some(source)) = (&self.target, &self.source) else { return self.clone() };
-        if project(target).is_none() || project(target) != project(source) {
+        if target.project().is_none() || target.project() != source.project() {
             return self.clone();
         }
         let actions = target.actions.union(source.actions);
@@ -170,8 +163,7 @@ impl Credential {
             CredentialSettings::Exchange => Ok(Self::Exchange),
             CredentialSettings::Relay => Ok(Self::Relay),
             CredentialSettings::Basic(account) => {
-                let pair = format!("{}:{}", account.user, account.password.expose_secret());
-                Ok(Self::Basic(basic(&pair).ok_or(KeyError::Unsupported)?))
+                Ok(Self::Basic(basic(account).ok_or(KeyError::Unsupported)?))
             }
             CredentialSettings::Token(token) => {
                 let tokens = MemberTokens {
@@ -257,7 +249,7 @@ impl Member {
         match &self.credential {
             Credential::Basic(value) => Ok(Some(value.clone())),
             Credential::Token(token) => {
-                let subject = Subject::new("tidegate", "probe").map_err(|error| error.to_string())?;
+                let subject = probe_subject().map_err(|error| error.to_string())?;
                 let access = MemberAccess { target: Some(access.clone()), source: None };
                 let asking = Asking { subject: &subject, secret: None, access: &access, streams: false };
                 token.authorization(asking, unix_now()).await.map(Some).map_err(|error| error.to_string())
@@ -326,8 +318,7 @@ impl TokenCredential {
         access: &MemberAccess,
         now: u64,
     ) -> Result<HeaderValue, KeyError> {
-        let subject = Subject::new("tidegate", "probe").map_err(|_| KeyError::Unsupported)?;
-        bearer(&self.unsigned(&subject, access, now).sign(key)?)
+        bearer(&self.unsigned(&probe_subject()?, access, now).sign(key)?)
     }
 
     /// The `Authorization` of a probe under `key`, signed off the worker where that takes long.
@@ -340,8 +331,7 @@ impl TokenCredential {
         access: &MemberAccess,
         now: u64,
     ) -> Result<HeaderValue, KeyError> {
-        let subject = Subject::new("tidegate", "probe").map_err(|_| KeyError::Unsupported)?;
-        bearer(&self.unsigned(&subject, access, now).sign_apart(Arc::clone(key)).await?)
+        bearer(&self.unsigned(&probe_subject()?, access, now).sign_apart(Arc::clone(key)).await?)
     }
 
     /// The key that signs for this member now: the one that it accepts.
@@ -423,6 +413,11 @@ impl Unsigned {
     fn sign(self, key: &SigningKey) -> Result<String, KeyError> {
         self.tokens.mint(key, &self.subject, &self.access, self.validity)
     }
+}
+
+/// In whose name our own questions are asked.
+fn probe_subject() -> Result<Subject, KeyError> {
+    Subject::new("tidegate", "probe").map_err(|_| KeyError::Unsupported)
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, KeyError> {

@@ -165,9 +165,7 @@ impl Pool {
     /// What decides on the home of a repository: its project in Harbor, else its whole name.
     #[must_use]
     pub fn home_key<'a>(&self, repository: &'a RepositoryName) -> &'a str {
-        let name = repository.as_str();
-        let project = name.split_once('/').map(|(project, _)| project);
-        project.filter(|_| self.has_nodes).unwrap_or(name)
+        repository.project().filter(|_| self.has_nodes).unwrap_or_else(|| repository.as_str())
     }
 
     /// The members that serve, the home of a key first, in an order of the key's own.

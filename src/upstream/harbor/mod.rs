@@ -102,28 +102,27 @@ impl ClientSecret {
     /// As `Authorization`; `None` when no header can hold it.
     #[must_use]
     pub fn basic(&self) -> Option<HeaderValue> {
-        basic(self.pair.expose_secret())
+        let pair = BASE64.encode(self.pair.expose_secret().as_bytes());
+        let mut value = HeaderValue::try_from(format!("Basic {pair}")).ok()?;
+        value.set_sensitive(true);
+        Some(value)
     }
 }
 
-/// `user:password` as `Authorization`; `None` when no header can hold it.
-pub(super) fn basic(pair: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::try_from(format!("Basic {}", BASE64.encode(pair.as_bytes()))).ok()?;
-    value.set_sensitive(true);
-    Some(value)
+/// An account as `Authorization`; `None` when no header can hold it.
+#[must_use]
+pub fn basic(account: &AccountSettings) -> Option<HeaderValue> {
+    ClientSecret::new(&account.user, &account.password).basic()
 }
 
 impl HarborNode {
     /// A node with these settings; `None` when an account cannot stand in a header.
     #[must_use]
     pub fn new(settings: &HarborSettings, entries_max: u64) -> Option<Self> {
-        let header = |account: &AccountSettings| {
-            basic(&format!("{}:{}", account.user, account.password.expose_secret()))
-        };
         Some(Self {
             version: settings.version,
-            account: header(&settings.account)?,
-            catalog_account: header(&settings.catalog_account)?,
+            account: basic(&settings.account)?,
+            catalog_account: basic(&settings.catalog_account)?,
             names: NameGates::default(),
             session: Mutex::new(None),
             exchanged: Exchanged::new(entries_max),
@@ -152,11 +151,8 @@ impl HarborNode {
             return Ok(account.into());
         }
         let wanted: Vec<ResourceAccess> = access.entries().cloned().collect();
-        let asked = Box::pin(self.request_token(member, Some(account), &wanted, deadline)).await;
-        match asked.map_err(CredentialError::Member)? {
-            (TokenAnswer::Token(token), _) if token.subject.is_some() => Ok(token.authorization.into()),
-            _ => Err(CredentialError::NotGranted),
-        }
+        let asked = Box::pin(self.token_of(account, member, &wanted, deadline)).await;
+        asked.map_err(CredentialError::Member)?.map(Into::into).ok_or(CredentialError::NotGranted)
     }
 
     /// The right to send a password to the node that is known to be right: no other of that name
@@ -204,7 +200,18 @@ impl HarborNode {
         wanted: &[ResourceAccess],
         deadline: Instant,
     ) -> Result<Option<HeaderValue>, String> {
-        let (answer, _) = self.request_token(member, Some(self.account.clone()), wanted, deadline).await?;
+        self.token_of(self.account.clone(), member, wanted, deadline).await
+    }
+
+    /// A token of one of our accounts; `None` when it is refused.
+    async fn token_of(
+        &self,
+        account: HeaderValue,
+        member: &Member,
+        wanted: &[ResourceAccess],
+        deadline: Instant,
+    ) -> Result<Option<HeaderValue>, String> {
+        let (answer, _) = self.request_token(member, Some(account), wanted, deadline).await?;
         Ok(match answer {
             TokenAnswer::Token(token) => token.subject.is_some().then_some(token.authorization),
             TokenAnswer::Refused => None,

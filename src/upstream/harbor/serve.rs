@@ -153,9 +153,8 @@ impl HarborNode {
     fn key(&self, asking: Asking<'_>) -> Key {
         let mut places = String::new();
         for access in asking.access.entries() {
-            let name = access.name();
-            let project = name.split_once('/').filter(|_| self.version == HarborVersion::Two);
-            places.push_str(project.map_or(name, |(project, _)| project));
+            let project = access.project().filter(|_| self.version == HarborVersion::Two);
+            places.push_str(project.unwrap_or_else(|| access.name()));
             places.push_str(if project.is_some() { "/:" } else { ":" });
             places.push_str(&access.actions.to_string());
             places.push(' ');
