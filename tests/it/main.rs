@@ -4,6 +4,7 @@ mod check;
 mod clients;
 mod command_line;
 mod doctor;
+mod failover;
 mod harbor;
 mod harbor_contract;
 mod harness;
