@@ -18,11 +18,12 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking};
 
-use crate::admin::{Admin, Readiness};
+use crate::admin::{Admin, Control, ControlSocket, Readiness};
 use crate::auth::keys::{Ring, SigningKey};
 use crate::config::Config;
 use crate::harbor::HarborIdentity;
@@ -80,6 +81,8 @@ pub fn run(config: Config, surroundings: Surroundings) -> anyhow::Result<()> {
     let endpoints = bind_all(&config, &parts, &metrics)?;
     let workers = spawn_workers(endpoints, &parts)?;
     let ended = control.block_on(supervise(config, surroundings, &parts, &metrics));
+    // Also after an error, when nobody else has told the listeners.
+    parts.stop.cancel();
     parts.finished.cancel();
     for worker in workers {
         if worker.join().is_err() {
@@ -288,6 +291,8 @@ async fn supervise(
     let admin_tasks = TaskTracker::new();
     let mut admin = JoinSet::new();
     if let Some(settings) = &config.admin {
+        // First: that another gateway runs with these files is the clearest thing to say.
+        let socket = settings.socket.as_deref().map(ControlSocket::bind).transpose()?;
         let listener = tokio::net::TcpListener::bind(settings.address).await;
         let listener = listener.with_context(|| format!("listen on {} (admin)", settings.address))?;
         tracing::info!(kind = "admin", address = %listener.local_addr()?, "listening");
@@ -295,8 +300,14 @@ async fn supervise(
             pools: Arc::clone(&parts.gateway.pools),
             metrics: Arc::clone(metrics),
             readiness: Arc::clone(&readiness),
+            started: Instant::now(),
             access_log_dropped: surroundings.access_dropped,
         });
+        if let Some(socket) = socket {
+            tracing::info!(path = %socket.path().display(), "the control socket is open");
+            let control = Arc::new(Control { admin: Arc::clone(&shown) });
+            admin.spawn(control.run(socket, admin_stop.clone(), admin_tasks.clone()));
+        }
         admin.spawn(shown.run(listener, admin_stop.clone(), admin_tasks.clone()));
     }
     let mut signals = Signals::new()?;
@@ -316,7 +327,7 @@ async fn supervise(
         certificates,
         (Arc::clone(metrics), parts.seen.clone()),
     );
-    readiness.set(true);
+    readiness.begin();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     loop {
         tokio::select! {
@@ -328,11 +339,12 @@ async fn supervise(
             () = parts.stop.cancelled() => bail!("a listener has ended"),
         }
     }
-    readiness.set(false);
+    readiness.end();
     tracing::info!(lead_time = ?shutdown.lead_time, "told to end: not ready any more");
     tokio::time::sleep(shutdown.lead_time).await;
     drain(parts, metrics, shutdown.grace_period, &mut signals).await;
     admin_stop.cancel();
+    while admin.join_next().await.is_some() {}
     Ok(())
 }
 

@@ -44,7 +44,7 @@ use crate::snapshot::{AuthenticatedClient, Snapshot};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::token_service::{TOKEN_PATHS, TokenRequestError, TokenService};
 use crate::upstream::harbor::ClientSecret;
-use crate::upstream::{Member, MemberAccess, Pool, Pools, RequestBody, Storage};
+use crate::upstream::{Member, MemberAccess, Pool, Pools, RequestBody, Storage, leave_out_draining};
 use body::MemberBody;
 use forward::{Answer, Outgoing, Target, forward};
 
@@ -262,7 +262,11 @@ impl Gateway {
             NeedsHome::Always if !serves => Err(GatewayError::HomeDown { member: home.name.clone() }),
             NeedsHome::Always => Ok(vec![Arc::clone(home)]),
             NeedsHome::WhileItServes if serves => Ok(vec![Arc::clone(home)]),
-            NeedsHome::WhileItServes | NeedsHome::Never => Ok(pool.candidates_from_home(key)),
+            NeedsHome::WhileItServes | NeedsHome::Never => {
+                let mut candidates = pool.candidates_from_home(key);
+                leave_out_draining(&mut candidates);
+                Ok(candidates)
+            }
         }
     }
 

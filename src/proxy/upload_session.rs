@@ -79,10 +79,13 @@ impl Gateway {
             return Err(bad());
         }
         let pin = match pin {
-            Some(pin) => Pin { upload: id.clone(), ..pin },
+            Some(pin) => {
+                self.uploads.seen(id, pin.deadline, member);
+                Pin { upload: id.clone(), ..pin }
+            }
             None => {
                 let deadline = unix_now().saturating_add(self.limits.upload_grace.as_secs());
-                self.uploads.opened(id, deadline);
+                self.uploads.opened(id, deadline, member);
                 let (member, subject) = (member.name.as_str().to_owned(), admitted.client.subject.clone());
                 Pin { member, upload: id.clone(), subject, deadline }
             }

@@ -42,6 +42,8 @@ pub struct Metrics {
     member_state: IntGaugeVec,
     member_in_flight: IntGaugeVec,
     member_connections: IntGaugeVec,
+    member_draining: IntGaugeVec,
+    member_uploads: IntGaugeVec,
     probes: IntCounterVec,
     tokens_refused: IntCounterVec,
     pins: IntCounterVec,
@@ -89,6 +91,10 @@ pub struct MemberMetrics {
     pub in_flight: IntGauge,
     /// Open connections to the member.
     pub connections: IntGauge,
+    /// 1 while it gets no new work.
+    pub draining: IntGauge,
+    /// Open upload sessions at the member.
+    pub open_uploads: IntGauge,
 }
 
 /// Keeps a gauge one higher while it lives.
@@ -193,6 +199,16 @@ impl Metrics {
                 "Open connections to a member",
                 &["pool", "member"],
             )?,
+            member_draining: make.gauges(
+                "tidegate_member_draining",
+                "1 while a member is being drained",
+                &["pool", "member"],
+            )?,
+            member_uploads: make.gauges(
+                "tidegate_member_open_uploads",
+                "Upload sessions that are open at a member",
+                &["pool", "member"],
+            )?,
             probes: make.counters(
                 "tidegate_probes_total",
                 "Health probes, by result",
@@ -267,6 +283,8 @@ impl Metrics {
             probes: results.map(|result| self.probes.with_label_values(&[pool, member, result.as_str()])),
             in_flight: self.member_in_flight.with_label_values(&[pool, member]),
             connections: self.member_connections.with_label_values(&[pool, member]),
+            draining: self.member_draining.with_label_values(&[pool, member]),
+            open_uploads: self.member_uploads.with_label_values(&[pool, member]),
         }
     }
 

@@ -178,6 +178,18 @@ impl Connections {
         &self.target
     }
 
+    /// Requests that wait for the right to be sent.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Most connections at once.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limits.connections_max
+    }
+
     /// Waits for the right to send a request and for a connection to send it on.
     ///
     /// # Errors

@@ -38,7 +38,7 @@ pub struct Member {
     /// How it is probed.
     pub probe: HealthSettings,
     /// What changes while it is in use.
-    pub state: MemberState,
+    pub state: Arc<MemberState>,
 }
 
 /// What changes of a member while it is in use.
@@ -51,6 +51,10 @@ pub struct MemberState {
     status: AtomicU8,
     health: Mutex<(Health, Option<String>)>,
     in_flight: AtomicUsize,
+    /// Upload sessions that were begun there and have not ended, as far as this process knows.
+    pub(super) open_uploads: AtomicUsize,
+    /// Whether it gets no new work.
+    pub(super) draining: AtomicBool,
     missing_credential: AtomicBool,
 }
 
@@ -65,6 +69,8 @@ impl MemberState {
             status: AtomicU8::new(Status::Starting as u8),
             health: Mutex::new((Health::default(), None)),
             in_flight: AtomicUsize::new(0),
+            open_uploads: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
             missing_credential: AtomicBool::new(false),
         }
     }

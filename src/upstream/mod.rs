@@ -3,6 +3,7 @@
 mod body;
 mod connection;
 mod credential;
+mod drain;
 mod error;
 pub mod harbor;
 mod member;
@@ -18,6 +19,7 @@ pub use connection::{Connections, Lease, SendError, Target};
 pub use credential::{
     Asking, Authorization, Credential, CredentialError, MemberAccess, MemberKeys, TokenCredential,
 };
+pub use drain::{DrainError, OpenUpload, leave_out_draining};
 pub use error::{Phase, UpstreamError, UpstreamFault};
 pub use member::{InFlight, Member, MemberState, label};
 pub use name::{InvalidName, MemberName, PoolName};

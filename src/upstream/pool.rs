@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::{Connections, Target};
 use super::credential::{Credential, MemberKeys};
+use super::drain::leave_out_draining;
 use super::harbor::HarborNode;
 use super::member::{Member, MemberState};
 use super::name::{MemberName, PoolName};
@@ -159,7 +160,9 @@ impl Pool {
             .map(|(index, member)| Load { index, in_flight: member.in_flight(), weight: member.weight })
             .collect();
         order_by_load(&mut loads, seed);
-        loads.iter().map(|load| Arc::clone(&self.members[load.index])).collect()
+        let mut candidates = loads.iter().map(|load| Arc::clone(&self.members[load.index])).collect();
+        leave_out_draining(&mut candidates);
+        candidates
     }
 
     /// What decides on the home of a repository: its project in Harbor, else its whole name.
@@ -242,7 +245,7 @@ fn build_member(
             (shared.cache_entries_max, harbor.is_some()),
         )?,
         harbor,
-        state: MemberState::starting(&metrics),
+        state: Arc::new(MemberState::starting(&metrics)),
         metrics,
         probe: pool.health.clone(),
     }))

@@ -3,7 +3,9 @@
 mod check;
 mod clients;
 mod command_line;
+mod control;
 mod doctor;
+mod drain;
 mod harbor;
 mod harbor_contract;
 mod harness;
