@@ -190,7 +190,8 @@ impl Control {
             form_urlencoded::parse(query).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
         };
         let name = parameter("member").unwrap_or_default();
-        let pools = &self.admin.pools;
+        let topology = self.admin.topology.load();
+        let pools = &topology.pools;
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/status") => json_response(&self.admin.status()),
             (&Method::GET, "/member") => of_member(pools.named(&name).map(|(_, member)| member)),

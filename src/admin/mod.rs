@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -29,7 +30,7 @@ pub use control::{Control, ControlError, ControlSocket};
 pub use settings::*;
 
 use crate::telemetry::Metrics;
-use crate::upstream::Pools;
+use crate::upstream::Topology;
 
 /// A request's head comes within this.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,7 +68,7 @@ impl Readiness {
 /// What the admin listener shows.
 pub struct Admin {
     /// The members.
-    pub pools: Arc<Pools>,
+    pub topology: Arc<ArcSwap<Topology>>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Whether the process wants requests.
@@ -136,8 +137,14 @@ impl Admin {
         if !self.readiness.is_ready() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "starting or draining\n");
         }
-        let out: Vec<&str> =
-            self.pools.all().iter().filter(|pool| !pool.can_serve()).map(|pool| pool.name.as_str()).collect();
+        let topology = self.topology.load();
+        let out: Vec<&str> = topology
+            .pools
+            .all()
+            .iter()
+            .filter(|pool| !pool.can_serve())
+            .map(|pool| pool.name.as_str())
+            .collect();
         if out.is_empty() {
             return text(StatusCode::OK, "ok\n");
         }

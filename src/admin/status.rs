@@ -9,7 +9,8 @@ use crate::upstream::{Member, Pool, label};
 impl Admin {
     /// The whole status.
     pub(super) fn status(&self) -> Value {
-        let pools: Vec<Value> = self.pools.all().iter().map(|pool| pool_status(pool)).collect();
+        let topology = self.topology.load();
+        let pools: Vec<Value> = topology.pools.all().iter().map(|pool| pool_status(pool)).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),

@@ -51,7 +51,8 @@ impl Running {
         if let Some(socket) = &self.socket {
             return Ok(socket.clone());
         }
-        let loaded = config::load(&self.config).map_err(|errors| {
+        // Certificates do not matter here, and broken ones are no reason to do nothing.
+        let loaded = config::load_for_reload(&self.config).map_err(|errors| {
             format!("{errors}the configuration cannot be used; name the control socket with --socket")
         })?;
         let socket = loaded.config.admin.and_then(|admin| admin.socket);

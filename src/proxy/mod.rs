@@ -38,13 +38,12 @@ use crate::registry::{
     Action, Actions, Reference, RegistryRequest, RepositoryName, Resource, ResourceAccess, RouteKind,
     UploadMethod,
 };
-use crate::routing::RouteTable;
 use crate::secret::ExposeSecret as _;
 use crate::snapshot::{AuthenticatedClient, Snapshot};
 use crate::telemetry::{AccessLog, Metrics};
-use crate::token_service::{TOKEN_PATHS, TokenRequestError, TokenService};
+use crate::token_service::{Place, TOKEN_PATHS, TokenRequestError, TokenService};
 use crate::upstream::harbor::ClientSecret;
-use crate::upstream::{Member, MemberAccess, Pool, Pools, RequestBody, Storage, leave_out_draining};
+use crate::upstream::{Member, MemberAccess, Pool, RequestBody, Storage, Topology, leave_out_draining};
 use body::MemberBody;
 use forward::{Answer, Outgoing, Target, forward};
 
@@ -52,10 +51,8 @@ use forward::{Answer, Outgoing, Target, forward};
 pub struct Gateway {
     /// The host names that are served.
     pub hosts: Hosts,
-    /// Which pool serves what.
-    pub routes: RouteTable,
-    /// The members.
-    pub pools: Arc<Pools>,
+    /// Pools, members and routes in force.
+    pub topology: Arc<ArcSwap<Topology>>,
     /// Identities, policy and keys in force.
     pub state: Arc<ArcSwap<Snapshot>>,
     /// The token endpoint.
@@ -87,8 +84,16 @@ pub struct GatewayLimits {
 struct Downstream {
     head: request::Parts,
     authority: Authority,
+    /// Pools and routes, the same ones to the end of the request.
+    topology: Arc<Topology>,
     /// Whether the client sees https.
     https: bool,
+}
+
+impl Downstream {
+    fn place(&self) -> Place<'_> {
+        Place { host: self.authority.name(), topology: &self.topology }
+    }
 }
 
 /// A request that may go to a member, in the name of an authenticated client.
@@ -220,20 +225,17 @@ impl Gateway {
             }
             return Err(GatewayError::PlaintextCredentials);
         }
-        Ok(Downstream { head, authority, https })
+        Ok(Downstream { head, authority, topology: self.topology.load_full(), https })
     }
 
     /// The members to try: the pinned one, or those of the route's pool.
     fn plan(&self, admitted: &Admitted) -> Result<Plan, GatewayError> {
         if let Some(pin) = self.open_pin(&admitted.state, &admitted.target, unix_now()) {
-            return self.pinned_plan(pin, &admitted.client.subject);
+            return self.pinned_plan(pin, &admitted.client.subject, &admitted.down.topology);
         }
         let host = admitted.down.authority.name();
-        let pool = match admitted.target.repository() {
-            Some(repository) => self.routes.pool_of(host, repository),
-            None => self.routes.catalog_pool(host),
-        };
-        let pool = pool.and_then(|pool| self.pools.get(pool)).ok_or(GatewayError::NoRoute)?;
+        let pool = admitted.down.topology.pool_of(host, admitted.target.repository());
+        let pool = pool.ok_or(GatewayError::NoRoute)?;
         let mut candidates = match (pool.storage, admitted.target.repository()) {
             (Storage::Shared, _) | (Storage::Replicated, None) => pool.candidates(seed()),
             (Storage::Replicated, Some(repository)) => self.candidates_by_home(admitted, pool, repository)?,
@@ -285,19 +287,12 @@ impl Gateway {
         // Whoever may push and finds a blob elsewhere would not bring it to the home.
         let resource = Resource::Repository(repository.clone());
         let decider =
-            self.tokens.logins().decider(admitted.down.authority.name(), &admitted.client.subject, &resource);
+            self.tokens.logins().decider(admitted.down.place(), &admitted.client.subject, &resource);
         let pushes = || admitted.state.permitted(&admitted.client, &resource, decider).contains(Action::Push);
         match (by_digest, *method == Method::HEAD && pushes()) {
             (true, true) | (false, _) => NeedsHome::WhileItServes,
             (true, false) => NeedsHome::Never,
         }
-    }
-
-    /// Whether a mount within a pool stays on one member.
-    fn share_a_home(&self, pool: Option<usize>, from: &RepositoryName, to: &RepositoryName) -> bool {
-        let Some(pool) = pool.and_then(|pool| self.pools.get(pool)) else { return false };
-        let home = |name| pool.home(pool.home_key(name)).map(|member| &member.name);
-        pool.storage == Storage::Shared || home(from) == home(to)
     }
 
     /// The client's own name and password, where a member of the pool needs them.
@@ -420,6 +415,17 @@ impl Gateway {
         let status = response.status().as_u16();
         response.map(|body| body.observed(ctx, status))
     }
+}
+
+/// Whether a mount within a pool stays on one member.
+fn share_a_home(
+    down: &Downstream,
+    pool: Option<usize>,
+    (from, to): (&RepositoryName, &RepositoryName),
+) -> bool {
+    let Some(pool) = pool.and_then(|pool| down.topology.pools.get(pool)) else { return false };
+    let home = |name| pool.home(pool.home_key(name)).map(|member| &member.name);
+    pool.storage == Storage::Shared || home(from) == home(to)
 }
 
 /// Harbor keeps a list of its own of what is pushed: what a plain registry of the pool took, Harbor

@@ -352,6 +352,12 @@ impl MemberMetrics {
         }
     }
 
+    /// Says that there is no such member any more.
+    pub fn clear(&self) {
+        self.state.iter().for_each(|gauge| gauge.set(0));
+        self.draining.set(0);
+    }
+
     /// Counts a probe.
     pub fn count_probe(&self, result: ProbeResult) {
         self.probes[result as usize].inc();

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -43,8 +44,10 @@ pub struct Target {
 /// The connections to one member.
 pub struct Connections {
     target: Target,
-    limits: UpstreamLimits,
+    limits: ArcSwap<UpstreamLimits>,
     permits: Arc<Semaphore>,
+    /// Permits that are out and too many since the limit was lowered.
+    debt: AtomicUsize,
     waiting: AtomicUsize,
     open: Arc<Slots>,
     idle: Box<[Mutex<Vec<Idle>>]>,
@@ -99,7 +102,23 @@ pub struct Lease {
     reused: bool,
     worker: usize,
     connections: Arc<Connections>,
-    _permit: OwnedSemaphorePermit,
+    permit: Permit,
+}
+
+/// The right to have a request at the member. It ends with the request where the limit was lowered.
+struct Permit {
+    permit: Option<OwnedSemaphorePermit>,
+    connections: Arc<Connections>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take()
+            && self.connections.owes()
+        {
+            permit.forget();
+        }
+    }
 }
 
 /// A request that failed; it comes back if no byte of it was sent.
@@ -133,8 +152,10 @@ impl Lease {
 
     /// Gives the connection back for the next request. Only after the answer's body has ended.
     pub fn give_back(self) {
-        let Self { sender, worker, connections, _permit: permit, .. } = self;
-        if !sender.is_closed() {
+        let Self { sender, worker, connections, permit, .. } = self;
+        // Beyond a lowered limit the connection ends with its request.
+        let wanted = connections.open.open.load(Ordering::Acquire) <= connections.limit();
+        if wanted && !sender.is_closed() {
             connections.idle_of(worker).push(Idle { sender, since: Instant::now() });
             // Somebody may be looking through the lists and have passed this one already.
             if connections.open.waiting.load(Ordering::Acquire) > 0 {
@@ -159,7 +180,8 @@ impl Connections {
         Arc::new(Self {
             target,
             permits: Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS))),
-            limits,
+            limits: ArcSwap::from_pointee(limits),
+            debt: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             open: Arc::new(Slots {
                 open: AtomicUsize::new(0),
@@ -187,7 +209,36 @@ impl Connections {
     /// Most connections at once.
     #[must_use]
     pub fn limit(&self) -> usize {
-        self.limits.connections_max
+        self.limits.load().connections_max
+    }
+
+    /// Takes other limits. A lower number of connections holds for every request that begins from
+    /// now on: what runs beyond it is not cut, and nothing begins in its place.
+    pub fn set_limits(&self, limits: &UpstreamLimits) {
+        let before = self.limits.swap(Arc::new(limits.clone())).connections_max.min(Semaphore::MAX_PERMITS);
+        let now = limits.connections_max.min(Semaphore::MAX_PERMITS);
+        if now > before {
+            let more = now - before;
+            let pay = |debt: usize| Some(debt.saturating_sub(more));
+            let debt = self.debt.fetch_update(Ordering::AcqRel, Ordering::Acquire, pay).unwrap_or(0);
+            self.permits.add_permits(more.saturating_sub(debt));
+        } else if now < before {
+            let fewer = before - now;
+            // First, so that a permit that comes back meanwhile is counted once.
+            self.debt.fetch_add(fewer, Ordering::AcqRel);
+            while self.debt.load(Ordering::Acquire) > 0 && self.permits.forget_permits(1) == 1 {
+                if !self.owes() {
+                    self.permits.add_permits(1);
+                }
+            }
+            self.close_idle();
+        }
+    }
+
+    /// Pays one permit of the debt, if there is any.
+    fn owes(&self) -> bool {
+        let pay = |debt: usize| debt.checked_sub(1);
+        self.debt.fetch_update(Ordering::AcqRel, Ordering::Acquire, pay).is_ok()
     }
 
     /// Waits for the right to send a request and for a connection to send it on.
@@ -195,8 +246,9 @@ impl Connections {
     /// # Errors
     /// [`UpstreamError`] when the queue is full or too slow, or no connection can be made.
     pub async fn acquire(self: &Arc<Self>, worker: usize, deadline: Instant) -> Result<Lease, UpstreamError> {
-        let queue_deadline = deadline.min(Instant::now() + self.limits.queue_timeout);
-        let permit = self.permit(queue_deadline).await?;
+        let queue_deadline = deadline.min(Instant::now() + self.limits.load().queue_timeout);
+        let permit = Some(self.permit(queue_deadline).await?);
+        let permit = Permit { permit, connections: Arc::clone(self) };
         loop {
             if let Some((sender, reused)) = self.find(worker, deadline).await? {
                 return Ok(self.lease(sender, reused, worker, permit));
@@ -227,7 +279,7 @@ impl Connections {
             return Ok(Some((sender, true)));
         }
         if let Some(slot) = self.slot() {
-            let patience = Instant::now() + self.limits.connect_timeout;
+            let patience = Instant::now() + self.limits.load().connect_timeout;
             let connected = self.connect(Some(slot), deadline.min(patience)).await;
             return match connected {
                 // The request ran out of time in the queue; that says nothing about the member.
@@ -256,7 +308,7 @@ impl Connections {
 
     /// Closes connections that have been idle for too long.
     pub fn sweep(&self) {
-        let Some(oldest) = Instant::now().checked_sub(self.limits.idle_timeout) else { return };
+        let Some(oldest) = Instant::now().checked_sub(self.limits.load().idle_timeout) else { return };
         for worker in 0..self.idle.len() {
             self.idle_of(worker).retain(|idle| idle.since > oldest && !idle.sender.is_closed());
         }
@@ -274,16 +326,16 @@ impl Connections {
         sender: SendRequest<RequestBody>,
         reused: bool,
         worker: usize,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
     ) -> Lease {
-        Lease { sender, reused, worker, connections: Arc::clone(self), _permit: permit }
+        Lease { sender, reused, worker, connections: Arc::clone(self), permit }
     }
 
     async fn permit(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, UpstreamError> {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(permit);
         }
-        if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.limits.queue_max {
+        if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.limits.load().queue_max {
             self.waiting.fetch_sub(1, Ordering::AcqRel);
             return Err(self.error(Phase::Queue, UpstreamFault::QueueFull));
         }
@@ -300,7 +352,7 @@ impl Connections {
     }
 
     async fn take_idle(&self, worker: usize) -> Option<SendRequest<RequestBody>> {
-        let oldest = Instant::now().checked_sub(self.limits.idle_timeout);
+        let oldest = Instant::now().checked_sub(self.limits.load().idle_timeout);
         loop {
             // The youngest first: it is the least likely to be closed by the member.
             let Idle { mut sender, since } = self.idle_of(worker).pop()?;
@@ -311,7 +363,7 @@ impl Connections {
     }
 
     fn slot(&self) -> Option<Slot> {
-        let max = self.limits.connections_max;
+        let max = self.limit();
         let taken = self
             .open
             .open

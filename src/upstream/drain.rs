@@ -111,7 +111,7 @@ impl Pools {
     /// [`DrainError`]; `force` is for the last member of a pool.
     pub fn drain(&self, name: &str, force: bool) -> Result<&Arc<Member>, DrainError> {
         let (pool, member) = self.named(name)?;
-        let spare = self.get(pool).is_some_and(|pool| pool.can_spare(member));
+        let spare = pool.can_spare(member);
         if !force && !spare && !member.is_draining() && member.status().serves() {
             return Err(DrainError::Last { member: member.name.clone(), pool: member.pool.clone() });
         }
@@ -133,8 +133,9 @@ impl Pools {
     ///
     /// # Errors
     /// [`DrainError`] when there is no such member.
-    pub fn named(&self, name: &str) -> Result<(usize, &Arc<Member>), DrainError> {
-        self.member(name).ok_or_else(|| {
+    pub fn named(&self, name: &str) -> Result<(&Arc<Pool>, &Arc<Member>), DrainError> {
+        let placed = self.member(name).filter(|placed| !placed.retired);
+        placed.map(|placed| (placed.pool, placed.member)).ok_or_else(|| {
             let members: Vec<&str> = self.members().map(|member| member.name.as_str()).collect();
             DrainError::Unknown { name: name.to_owned(), members: members.join(", ") }
         })

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::connection::Connections;
 use super::credential::Credential;
 use super::harbor::HarborNode;
+use super::likeness::Likeness;
 use super::name::{MemberName, PoolName};
 use super::settings::{HealthSettings, MemberAddress};
 use crate::balance::health::{Health, Observation, Status, Thresholds};
@@ -37,6 +38,8 @@ pub struct Member {
     pub metrics: MemberMetrics,
     /// How it is probed.
     pub probe: HealthSettings,
+    /// What it was made from.
+    pub(super) likeness: Likeness,
     /// What changes while it is in use.
     pub state: Arc<MemberState>,
 }
@@ -110,6 +113,15 @@ impl Member {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.state.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Says in the metrics how it stands.
+    pub(super) fn publish_state(&self) {
+        // Under the lock, as where it changes.
+        let health = self.state.health.lock().unwrap_or_else(PoisonError::into_inner);
+        self.metrics.set_state(label(self.status()));
+        self.metrics.draining.set(i64::from(self.is_draining()));
+        drop(health);
     }
 
     /// What was last wrong with it.

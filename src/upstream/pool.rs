@@ -1,8 +1,9 @@
-//! The pools and their members, built once from the settings.
+//! The pools and their members, built from the settings; on a reload, from those that run.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -14,6 +15,7 @@ use super::connection::{Connections, Target};
 use super::credential::{Credential, MemberKeys};
 use super::drain::leave_out_draining;
 use super::harbor::HarborNode;
+use super::likeness::Likeness;
 use super::member::{Member, MemberState};
 use super::name::{MemberName, PoolName};
 use super::settings::{
@@ -50,6 +52,25 @@ pub struct Pool {
 pub struct Pools {
     pools: Vec<Arc<Pool>>,
     by_member: HashMap<String, (usize, Arc<Member>)>,
+    retired: Vec<Retired>,
+}
+
+/// A member that was taken out of the configuration. Its upload sessions still go on there.
+struct Retired {
+    /// By then every pin that names it has ended, seconds since the epoch.
+    until: u64,
+    pool: Arc<Pool>,
+    member: Arc<Member>,
+}
+
+/// A member and where it is.
+pub struct Placed<'a> {
+    /// The pool it is in, or was.
+    pub pool: &'a Arc<Pool>,
+    /// The member.
+    pub member: &'a Arc<Member>,
+    /// Whether it was taken out of the configuration.
+    pub retired: bool,
 }
 
 /// Why a member cannot be built.
@@ -97,11 +118,50 @@ impl Pools {
     /// # Errors
     /// [`BuildError`] when a key, certificate or host is unusable.
     pub fn build(settings: &[PoolSettings], shared: &Shared) -> Result<Self, BuildError> {
+        Self::build_from(
+            &Self { pools: Vec::new(), by_member: HashMap::new(), retired: Vec::new() },
+            settings,
+            shared,
+        )
+    }
+
+    /// Builds the pools anew. A member whose settings are equal is the same one; one that changed
+    /// goes on with what its change leaves as it is; one that is gone can still be reached by its
+    /// upload sessions until `until`, when their pins have ended.
+    ///
+    /// # Errors
+    /// [`BuildError`] when a key, certificate or host is unusable.
+    pub fn rebuild(
+        &self,
+        settings: &[PoolSettings],
+        shared: &Shared,
+        (now, until): (u64, u64),
+    ) -> Result<Self, BuildError> {
+        let built = Self::build_from(self, settings, shared);
+        let mut pools = built.inspect_err(|_| {
+            // A new state of a member may have said that it is starting.
+            self.members().for_each(|member| member.publish_state());
+        })?;
+        let running =
+            self.pools.iter().flat_map(|pool| pool.members.iter().map(move |member| (pool, member)));
+        let gone = running.map(|(pool, member)| (until, pool, member));
+        let earlier = self.retired.iter().map(|retired| (retired.until, &retired.pool, &retired.member));
+        for (until, pool, member) in gone.chain(earlier) {
+            if until > now && pools.member(member.name.as_str()).is_none() {
+                let (pool, member) = (Arc::clone(pool), Arc::clone(member));
+                pools.retired.push(Retired { until, pool, member });
+            }
+        }
+        Ok(pools)
+    }
+
+    fn build_from(before: &Self, settings: &[PoolSettings], shared: &Shared) -> Result<Self, BuildError> {
         let mut pools = Vec::new();
         let mut by_member = HashMap::new();
         for (at, pool) in settings.iter().enumerate() {
             let build = |member: &MemberSettings| {
-                build_member(pool, member, shared)
+                let running = before.member(member.name.as_str()).map(|placed| placed.member);
+                build_member((pool, member), shared, running)
                     .map_err(|problem| BuildError { member: member.name.clone(), problem })
             };
             let members = pool.members.iter().map(build).collect::<Result<Vec<_>, _>>()?;
@@ -124,7 +184,7 @@ impl Pools {
                 members,
             }));
         }
-        Ok(Self { pools, by_member })
+        Ok(Self { pools, by_member, retired: Vec::new() })
     }
 
     /// The pool at a position of the configuration.
@@ -144,10 +204,25 @@ impl Pools {
         self.pools.iter().flat_map(|pool| &pool.members)
     }
 
-    /// A member by its name, with its pool's position.
+    /// A member by its name, also one that was taken out.
     #[must_use]
-    pub fn member(&self, name: &str) -> Option<(usize, &Arc<Member>)> {
-        self.by_member.get(name).map(|(pool, member)| (*pool, member))
+    pub fn member(&self, name: &str) -> Option<Placed<'_>> {
+        if let Some((pool, member)) = self.by_member.get(name) {
+            return Some(Placed { pool: self.pools.get(*pool)?, member, retired: false });
+        }
+        let retired = self.retired.iter().find(|retired| retired.member.name.as_str() == name)?;
+        Some(Placed { pool: &retired.pool, member: &retired.member, retired: true })
+    }
+
+    /// The members that were taken out and may still have upload sessions.
+    pub fn retired(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.retired.iter().map(|retired| &retired.member)
+    }
+
+    /// Whether any member needs the clients' own passwords.
+    #[must_use]
+    pub fn need_passwords(&self) -> bool {
+        self.pools.iter().any(|pool| pool.needs_passwords)
     }
 }
 
@@ -201,23 +276,37 @@ impl Pool {
 }
 
 fn build_member(
-    pool: &PoolSettings,
-    settings: &MemberSettings,
+    (pool, settings): (&PoolSettings, &MemberSettings),
     shared: &Shared,
+    running: Option<&Arc<Member>>,
 ) -> Result<Arc<Member>, BuildProblem> {
+    let likeness = Likeness::of(pool, settings);
+    if let Some(running) = running.filter(|running| running.likeness == likeness) {
+        return Ok(Arc::clone(running));
+    }
     let metrics = shared.metrics.member(pool.name.as_str(), settings.name.as_str());
     let target = Target {
         member: settings.name.clone(),
         address: settings.address.clone(),
         tls: tls::build(&settings.address, &settings.tls)?,
     };
-    let connections = Connections::new(
-        target,
-        pool.limits.clone(),
-        shared.workers,
-        shared.drivers.clone(),
-        metrics.connections.clone(),
-    );
+    let same_reach = running.filter(|running| running.likeness.reach == likeness.reach);
+    let connections = same_reach.map(|running| Arc::clone(&running.connections)).unwrap_or_else(|| {
+        Connections::new(
+            target,
+            pool.limits.clone(),
+            shared.workers,
+            shared.drivers.clone(),
+            metrics.connections.clone(),
+        )
+    });
+    let same_health = same_reach.filter(|running| running.likeness.credential == likeness.credential);
+    let state = same_health.map(|running| Arc::clone(&running.state)).unwrap_or_else(|| {
+        let state = MemberState::starting(&metrics);
+        let draining = running.is_some_and(|running| running.is_draining());
+        state.draining.store(draining, Ordering::Release);
+        Arc::new(state)
+    });
     let keys = match &settings.credential {
         CredentialSettings::Token(token) => Some(member_keys(&token.key, shared)?),
         CredentialSettings::None
@@ -245,7 +334,8 @@ fn build_member(
             (shared.cache_entries_max, harbor.is_some()),
         )?,
         harbor,
-        state: Arc::new(MemberState::starting(&metrics)),
+        likeness,
+        state,
         metrics,
         probe: pool.health.clone(),
     }))

@@ -16,5 +16,6 @@ mod members;
 mod observability;
 mod protocol;
 mod reload;
+mod reload_members;
 mod tokens_v3;
 mod uploads;
