@@ -3,7 +3,9 @@
 mod check;
 mod clients;
 mod command_line;
+mod control;
 mod doctor;
+mod drain;
 mod failover;
 mod harbor;
 mod harbor_contract;
@@ -15,5 +17,6 @@ mod members;
 mod observability;
 mod protocol;
 mod reload;
+mod reload_members;
 mod tokens_v3;
 mod uploads;
