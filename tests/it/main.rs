@@ -4,6 +4,7 @@ mod check;
 mod clients;
 mod command_line;
 mod doctor;
+mod fault_matrix;
 mod harbor;
 mod harbor_contract;
 mod harness;
