@@ -13,7 +13,7 @@ use tidegate::auth::policy::{Client, Pattern, Policy, Rule, SubjectMatch};
 use tidegate::auth::seal::SealKey;
 use tidegate::auth::subject::Subject;
 use tidegate::auth::token::{ClientTokens, MemberTokens, TokenAccess, Validity};
-use tidegate::balance::{Load, order_by_load};
+use tidegate::balance::{Choice, Seen, Standing, Tier, key_hash, order};
 use tidegate::forwarding::request::{Via, member_headers};
 use tidegate::pin::{NONCE_BYTES, Pin, PinContext};
 use tidegate::registry::{Actions, RegistryRequest, RepositoryName, ResourceAccess, UploadId, parse_scopes};
@@ -124,8 +124,13 @@ fn pins(criterion: &mut Criterion) {
     let repository = repository("team/project/app");
     let context = PinContext { host: "hub.example.com", repository: &repository };
     let upload = UploadId::try_from("8d8b6a2e-3b0e-4d4a-9f0c-0a3f5f8d2b11").expect("an id");
-    let pin =
-        Pin { member: "node1".to_owned(), upload: upload.clone(), subject: subject(), deadline: NOW + 7200 };
+    let pin = Pin {
+        member: "node1".to_owned(),
+        upload: upload.clone(),
+        subject: subject(),
+        deadline: NOW + 7200,
+        offset: Some(0),
+    };
     let nonce = [9; NONCE_BYTES];
     let sealed = pin.seal(&ring, context, NOW, nonce).expect("a key");
     criterion.bench_function("pins/seal", |bencher| {
@@ -195,17 +200,24 @@ fn headers(criterion: &mut Criterion) {
 }
 
 fn balance(criterion: &mut Criterion) {
-    let loads: Vec<Load> = (0..ENTRIES)
-        .map(|index| Load { index, in_flight: index * 7 % 11, weight: 1 + u32::from(index % 3 == 0) })
+    let seen: Vec<Seen> = (0..ENTRIES)
+        .map(|index| Seen {
+            index,
+            hash: key_hash(&format!("node{index}")),
+            weight: 1.0 + f64::from(u32::from(index % 3 == 0)),
+            tier: Tier::Primary,
+            standing: Standing::Serves,
+            load: (index * 7 % 11) as f64,
+            latency: 0.001 * (index % 5) as f64,
+            quarantined: false,
+        })
         .collect();
-    criterion.bench_function("balance/order_50_members", |bencher| {
-        bencher.iter_batched(
-            || loads.clone(),
-            |mut loads| {
-                order_by_load(&mut loads, black_box(NOW));
-                loads
-            },
-            BatchSize::SmallInput,
-        );
-    });
+    let key = key_hash("sha256:0123");
+    for (name, choice) in
+        [("order_cheapest_50_members", Choice::Cheapest), ("order_key_50_members", Choice::Key(key))]
+    {
+        criterion.bench_function(&format!("balance/{name}"), |bencher| {
+            bencher.iter(|| order(black_box(&seen), choice, true, 50, black_box(NOW)));
+        });
+    }
 }

@@ -28,13 +28,15 @@ use crate::config::Config;
 use crate::harbor::HarborIdentity;
 use crate::identity::{PasswordChecks, ProviderSettings};
 use crate::key_store;
-use crate::proxy::{ConnectionInfo, Gateway, GatewayLimits, OpenUploads};
+use crate::proxy::{
+    ConnectionInfo, ContentChecks, Flights, Gateway, GatewayLimits, OpenUploads, UploadChecks,
+};
 use crate::random::unix_now;
 use crate::reload::{Fingerprint, Reloader, build_state, fingerprint};
-use crate::server::{Acceptor, Certificates, Listener, ListenerKind, Redirect, bind};
+use crate::server::{Accepted, Acceptor, Certificates, Listener, ListenerKind, Redirect, bind};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::token_service::{Logins, TokenService};
-use crate::upstream::{Pools, Shared, prober};
+use crate::upstream::{BodyError, Pools, Shared, prober};
 
 /// How often open uploads are looked through for abandoned ones.
 const UPLOAD_SWEEP: Duration = Duration::from_secs(10);
@@ -130,6 +132,9 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
         metrics: Arc::clone(metrics),
         access_log: Arc::new(AccessLog::new(access_writer, config.log.format)),
         uploads: Arc::new(OpenUploads::new(config.uploads.tracked_max, Arc::clone(metrics))),
+        checks: Arc::new(ContentChecks::new(&config.verify, Arc::clone(metrics))),
+        flights: Flights::new(&config.coalesce),
+        upload_checks: UploadChecks::new(config.uploads.tracked_max, config.uploads.grace.as_secs()),
         tasks,
         limits: GatewayLimits {
             upload_grace: config.uploads.grace,
@@ -256,7 +261,7 @@ async fn work(
     let mut listeners = JoinSet::new();
     for (listener, acceptor) in endpoints {
         let gateway = Arc::clone(&gateway);
-        listeners.spawn(listener.run(acceptor, move |request, accepted| {
+        let handler = move |request, accepted: Accepted| {
             let connection = ConnectionInfo {
                 worker,
                 peer: accepted.peer,
@@ -264,7 +269,8 @@ async fn work(
                 credentials_allowed: accepted.credentials_allowed,
             };
             Arc::clone(&gateway).handle(request, connection)
-        }));
+        };
+        listeners.spawn(listener.run(acceptor, handler, BodyError::resets_connection));
     }
     while let Some(ended) = listeners.join_next().await {
         if !stop.is_cancelled() {
@@ -304,7 +310,7 @@ async fn supervise(
     for member in parts.gateway.pools.members() {
         maintenance.spawn(prober::run(Arc::clone(member)));
     }
-    maintenance.spawn(sweep_uploads(Arc::clone(&parts.gateway.uploads)));
+    maintenance.spawn(sweep_uploads(Arc::clone(&parts.gateway)));
     let state = (Arc::clone(&parts.gateway.state), Arc::clone(&parts.member_ring));
     let shutdown = config.shutdown.clone();
     let mut poll = tokio::time::interval(config.reload_interval);
@@ -346,10 +352,11 @@ async fn first_probes(pools: &Pools) {
     while probes.join_next().await.is_some() {}
 }
 
-async fn sweep_uploads(uploads: Arc<OpenUploads>) -> Infallible {
+async fn sweep_uploads(gateway: Arc<Gateway>) -> Infallible {
     loop {
         tokio::time::sleep(UPLOAD_SWEEP).await;
-        uploads.sweep(unix_now());
+        gateway.uploads.sweep(unix_now());
+        gateway.upload_checks.sweep(unix_now());
     }
 }
 

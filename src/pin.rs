@@ -23,7 +23,13 @@ pub struct Pin {
     pub subject: Subject,
     /// When the session ends at the latest, in seconds since the epoch.
     pub deadline: u64,
+    /// How many bytes the member had when it last said so; `None` where it did not. Whoever hashes
+    /// the session knows by this whether it has seen them all.
+    pub offset: Option<u64>,
 }
+
+/// Stands for an unknown offset in a sealed pin.
+const OFFSET_UNKNOWN: u64 = u64::MAX;
 
 /// Where a pin is valid.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +72,7 @@ impl Pin {
     ) -> Option<String> {
         let mut text = Vec::with_capacity(128);
         text.extend_from_slice(&self.deadline.to_be_bytes());
+        text.extend_from_slice(&self.offset.unwrap_or(OFFSET_UNKNOWN).to_be_bytes());
         for part in [&self.member, self.upload.as_str(), self.subject.provider(), self.subject.name()] {
             let length = u16::try_from(part.len()).ok()?;
             text.extend_from_slice(&length.to_be_bytes());
@@ -107,8 +114,11 @@ impl Pin {
     }
 
     fn decode(text: &[u8]) -> Option<Self> {
-        let (deadline, mut rest) = text.split_at_checked(8)?;
+        let (deadline, rest) = text.split_at_checked(8)?;
         let deadline = u64::from_be_bytes(deadline.try_into().ok()?);
+        let (offset, mut rest) = rest.split_at_checked(8)?;
+        let offset = Some(u64::from_be_bytes(offset.try_into().ok()?));
+        let offset = offset.filter(|offset| *offset != OFFSET_UNKNOWN);
         let mut next = || {
             let (length, after) = rest.split_at_checked(2)?;
             let length = usize::from(u16::from_be_bytes(length.try_into().ok()?));
@@ -122,7 +132,8 @@ impl Pin {
         } else {
             Subject::new(provider, name).ok()?
         };
-        Some(Self { member: member.to_owned(), upload: UploadId::try_from(upload).ok()?, subject, deadline })
+        let upload = UploadId::try_from(upload).ok()?;
+        Some(Self { member: member.to_owned(), upload, subject, deadline, offset })
     }
 }
 
@@ -154,6 +165,7 @@ mod tests {
                 upload: upload.clone(),
                 subject: subject.clone(),
                 deadline: 100,
+                offset: if subject.name() == "eve" { Some(7) } else { None },
             };
             let sealed = pin.seal(&ring, context, 0, [9; 12]).expect("a key");
             let open = |context, sealed, upload, now| Pin::open(&ring, context, sealed, upload, now);

@@ -1,13 +1,23 @@
-//! Randomness for ids, nonces and jitter, and the wall clock: what pure modules are handed.
+//! Randomness for ids, nonces and jitter, and the clocks: what pure modules are handed.
 
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use tokio::time::Instant;
 
 /// Seconds since the epoch.
 #[must_use]
 pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Milliseconds of a clock that never goes back, for health, load and budgets.
+#[must_use]
+pub fn monotonic_ms() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    // From 1: 0 stands for "never" in some places.
+    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
 }
 
 /// A new `jti`: 128 random bits.

@@ -216,6 +216,8 @@ fn restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
         ("password_checks", differs(&old.identity.limits, &new.identity.limits)),
         ("reload_interval", old.reload_interval != new.reload_interval),
         ("routes", differs(&old.routes, &new.routes)),
+        ("coalesce", differs(&old.coalesce, &new.coalesce)),
+        ("verify", differs(&old.verify, &new.verify)),
         ("log", differs(&old.log, &new.log)),
         ("shutdown", differs(&old.shutdown, &new.shutdown)),
     ]

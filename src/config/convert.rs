@@ -25,7 +25,9 @@ use crate::telemetry::{LogFormat, LogSettings};
 
 pub(super) use identity::verify_limits;
 pub(super) use listeners::{connection_limits, workers};
-pub(super) use pools::{member_address, plain_pool};
+pub(super) use pools::{
+    coalesce as coalesce_settings, member_address, plain_pool, verify as verify_settings,
+};
 pub(super) use tokens::{token_settings, upload_settings};
 
 /// The admin listener where the file does not name one.
@@ -79,6 +81,8 @@ pub(super) fn convert(
     let policy = policy::policy(&mut cx, &root.key("policy"), file, &identity);
     let pools = pools::pools(&mut cx, &root.key("pools"), file, &tokens);
     let routes = routes::table(&mut cx, &root.key("routes"), file);
+    let verify = pools::verify(&mut cx, &root.key("verify"), &file.verify);
+    let coalesce = pools::coalesce(&mut cx, &root.key("coalesce"), &file.coalesce);
     let log = log_settings(&mut cx, &root.key("log"), &file.log);
     let shutdown = shutdown_settings(&file.shutdown);
     let reload_interval =
@@ -98,6 +102,8 @@ pub(super) fn convert(
         policy,
         pools,
         routes,
+        verify,
+        coalesce,
         log,
         shutdown,
         reload_interval,

@@ -2,9 +2,13 @@
 //!
 //! Defaults are in `convert`; `docs/configuration.md` and `config/reference.yaml` name every key, which a test holds true.
 
+mod pools;
+
 use std::path::PathBuf;
 
 use serde::Deserialize;
+
+pub(super) use pools::*;
 
 use super::value::{HumanDuration, Secret, Size};
 
@@ -51,6 +55,12 @@ pub(super) struct File {
     /// Which pool a repository goes to; the first route that matches decides.
     #[serde(default)]
     pub(super) routes: Vec<Route>,
+    /// How content is verified on its way.
+    #[serde(default)]
+    pub(super) verify: Verify,
+    /// How reads of the same are shared.
+    #[serde(default)]
+    pub(super) coalesce: Coalesce,
     /// Logs.
     #[serde(default)]
     pub(super) log: Log,
@@ -275,207 +285,6 @@ pub(super) struct PolicyRule {
     pub(super) allow: Vec<String>,
 }
 
-/// Bounds on upstream connections.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Upstream {
-    /// Most connections to one member.
-    pub(super) connections_max: Option<u32>,
-    /// Most requests that wait for a connection.
-    pub(super) queue_max: Option<u32>,
-    /// How long a request waits for a connection.
-    pub(super) queue_timeout: Option<HumanDuration>,
-    /// A connection, with TLS, is made within this.
-    pub(super) connect_timeout: Option<HumanDuration>,
-    /// An idle connection is closed after this.
-    pub(super) idle_timeout: Option<HumanDuration>,
-    /// A member's answer begins within this.
-    pub(super) first_byte_timeout: Option<HumanDuration>,
-    /// Queue, connects and tries together.
-    pub(super) head_timeout: Option<HumanDuration>,
-    /// A member finishes an upload within this.
-    pub(super) finish_timeout: Option<HumanDuration>,
-    /// A body makes progress within this.
-    pub(super) body_idle_timeout: Option<HumanDuration>,
-}
-
-/// Members that serve the same content.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Pool {
-    /// Its name.
-    pub(super) name: String,
-    /// What the members are.
-    pub(super) kind: Option<Kind>,
-    /// What only Harbor nodes need.
-    pub(super) harbor: Option<Harbor>,
-    /// How the members share their content.
-    pub(super) storage: Option<Storage>,
-    /// How Tidegate authenticates itself to the members that say nothing else.
-    pub(super) credential: Option<Credential>,
-    /// The members.
-    #[serde(default)]
-    pub(super) members: Vec<Member>,
-    /// How members are probed.
-    #[serde(default)]
-    pub(super) health: Health,
-    /// Bounds on upstream connections of this pool.
-    #[serde(default)]
-    pub(super) upstream: Upstream,
-}
-
-/// What a member is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Kind {
-    /// A stock registry.
-    Registry,
-    /// A Harbor node.
-    Harbor,
-}
-
-/// What only the Harbor nodes of a pool need.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Harbor {
-    /// The first number of their version.
-    pub(super) version: Option<u32>,
-    /// The account of probes.
-    pub(super) account: Option<Account>,
-    /// The account that lists all repositories.
-    pub(super) catalog_account: Option<Account>,
-    /// Whether their web pages and API are served too.
-    pub(super) portal: Option<bool>,
-}
-
-/// An account of a Harbor node.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Account {
-    /// Its name.
-    pub(super) user: String,
-    /// Its password.
-    pub(super) password: Secret,
-}
-
-/// How the members of a pool share their content.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Storage {
-    /// All members see the same bytes.
-    Shared,
-    /// Members copy each other.
-    Replicated,
-}
-
-/// One member.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Member {
-    /// Its name, unique over all pools.
-    pub(super) name: String,
-    /// `http://host:port` or `https://host:port`.
-    pub(super) url: String,
-    /// Its share of the work, 1 to 100.
-    pub(super) weight: Option<u32>,
-    /// What it is, where that is not the pool's kind.
-    pub(super) kind: Option<Kind>,
-    /// The account of this Harbor node's probes.
-    pub(super) account: Option<Account>,
-    /// The account that lists this Harbor node's repositories.
-    pub(super) catalog_account: Option<Account>,
-    /// How Tidegate authenticates itself to this member.
-    pub(super) credential: Option<Credential>,
-    /// TLS towards an https member.
-    pub(super) tls: Option<MemberTls>,
-}
-
-/// TLS towards a member.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct MemberTls {
-    /// PEM file with the authorities to trust instead of the system's.
-    pub(super) ca_file: Option<PathBuf>,
-    /// The name in the member's certificate.
-    pub(super) server_name: Option<String>,
-    /// What Tidegate shows to the member.
-    pub(super) client_certificate: Option<CertificatePair>,
-}
-
-/// How Tidegate authenticates itself to a member.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Credential {
-    /// Not at all.
-    None,
-    /// A service account.
-    Basic(BasicCredential),
-    /// A token that Tidegate mints.
-    Token(TokenCredential),
-    /// A token that the Harbor node gives for the client's own password.
-    Exchange,
-    /// The client's own password.
-    Relay,
-}
-
-/// A service account.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct BasicCredential {
-    /// The account.
-    pub(super) user: String,
-    /// Its password.
-    pub(super) password: Secret,
-}
-
-/// Tokens for a member.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct TokenCredential {
-    /// PEM private key; Tidegate's own key ring without it.
-    pub(super) key: Option<PathBuf>,
-    /// PEM certificate of that key.
-    pub(super) certificate: Option<PathBuf>,
-    /// `iss` that the member expects.
-    pub(super) issuer: Option<String>,
-    /// `aud` that the member expects.
-    pub(super) audience: Option<String>,
-    /// How the `kid` is made.
-    pub(super) kid: Option<Kid>,
-    /// Whether the certificate goes along.
-    pub(super) x5c: Option<bool>,
-    /// How long a token is valid.
-    pub(super) lifetime: Option<HumanDuration>,
-}
-
-/// How the `kid` of a member's tokens is made.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Kid {
-    /// For docker-registry 2.x.
-    Libtrust,
-    /// For docker-registry 3.x.
-    Thumbprint,
-}
-
-/// How members are probed.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Health {
-    /// Between two probes of a healthy member.
-    pub(super) interval: Option<HumanDuration>,
-    /// Between two probes of a member that fails or comes back.
-    pub(super) fast_interval: Option<HumanDuration>,
-    /// A probe is answered within this.
-    pub(super) timeout: Option<HumanDuration>,
-    /// Good probes that bring a member back.
-    pub(super) rise: Option<u32>,
-    /// Bad probes that take a member out.
-    pub(super) fall: Option<u32>,
-    /// A manifest that must be readable.
-    pub(super) canary: Option<String>,
-}
-
 /// One route.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -486,6 +295,32 @@ pub(super) struct Route {
     pub(super) repository: Option<String>,
     /// The pool's name.
     pub(super) pool: String,
+}
+
+/// How content is verified on its way.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Verify {
+    /// Content up to this size is verified before the answer begins.
+    pub(super) hold: Option<Size>,
+    /// Memory for content that is held, and for manifests on their way to members.
+    pub(super) buffer_bytes_max: Option<Size>,
+    /// How long a member is not asked for content that it had broken.
+    pub(super) quarantine: Option<HumanDuration>,
+    /// How many of these are remembered.
+    pub(super) quarantine_entries_max: Option<u32>,
+}
+
+/// How reads of the same are shared.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Coalesce {
+    /// Whether they are.
+    pub(super) enabled: Option<bool>,
+    /// How much of some content is kept for those that read it together.
+    pub(super) window: Option<Size>,
+    /// How many contents are read together at once.
+    pub(super) windows_max: Option<u32>,
 }
 
 /// Logs.

@@ -26,7 +26,7 @@ use crate::routing::RouteTable;
 use crate::server::{ListenerKind, ServerSettings};
 use crate::telemetry::LogSettings;
 use crate::token_service::{TokenSettings, UploadSettings};
-use crate::upstream::{CredentialSettings, MemberKeySource, PoolSettings};
+use crate::upstream::{CoalesceSettings, CredentialSettings, MemberKeySource, PoolSettings, VerifySettings};
 
 use convert::Scope;
 use document::Document;
@@ -55,6 +55,10 @@ pub struct Config {
     pub pools: Vec<PoolSettings>,
     /// Which pool a repository goes to.
     pub routes: RouteTable,
+    /// How content is verified on its way.
+    pub verify: VerifySettings,
+    /// How reads of the same are shared.
+    pub coalesce: CoalesceSettings,
     /// Logs.
     pub log: LogSettings,
     /// How the process ends.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::Config;
 use super::convert::{
-    Context, connection_limits, log_settings, member_address, plain_pool, shutdown_settings, token_settings,
-    upload_settings, verify_limits, workers,
+    Context, coalesce_settings, connection_limits, log_settings, member_address, plain_pool,
+    shutdown_settings, token_settings, upload_settings, verify_limits, verify_settings, workers,
 };
 use super::document::{Document, KeyPath};
 use super::error::{ConfigError, ConfigErrors, Fix};
-use super::file::{Limits, Log, PasswordChecks, Shutdown, Tokens, Uploads};
+use super::file::{Coalesce, Limits, Log, PasswordChecks, Shutdown, Tokens, Uploads, Verify};
 use crate::admin::AdminSettings;
 use crate::auth::policy::{Pattern, Policy};
 use crate::forwarding::hosts::{AllowedHost, Hosts};
@@ -62,6 +62,8 @@ pub fn from_member_urls(urls: &[String], data_dir: &Path) -> Result<Config, Conf
         policy: Policy::default(),
         pools: vec![plain_pool(&mut cx, name, members)],
         routes: RouteTable::new(everything.collect()),
+        verify: verify_settings(&mut cx, &path, &Verify::default()),
+        coalesce: coalesce_settings(&mut cx, &path, &Coalesce::default()),
         log: log_settings(&mut cx, &path, &Log::default()),
         shutdown: shutdown_settings(&Shutdown::default()),
         reload_interval: Duration::from_secs(2),

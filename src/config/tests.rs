@@ -500,7 +500,8 @@ fn no_input_makes_it_panic() {
 fn mirror_types() -> BTreeMap<String, Vec<(String, String)>> {
     let mut types: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
     let mut current: Option<String> = None;
-    for line in include_str!("file.rs").lines() {
+    let source = concat!(include_str!("file.rs"), include_str!("file/pools.rs"));
+    for line in source.replace("pub(in crate::config)", "pub(super)").lines() {
         if let Some(rest) =
             line.strip_prefix("pub(super) struct ").or_else(|| line.strip_prefix("pub(super) enum "))
         {

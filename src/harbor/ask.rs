@@ -7,10 +7,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::HarborIdentity;
 use super::known::{Grants, Known, place_of};
-use crate::random::seed;
 use crate::registry::{Action, Actions, ResourceAccess};
 use crate::upstream::harbor::{ClientSecret, HarborNode, Login, NodeToken, PasswordTurn};
-use crate::upstream::{Member, MemberName, Storage};
+use crate::upstream::{Member, MemberName, Request, Storage};
 
 /// How often a password that may lock a name is offered to nodes where the name is in use.
 const BUSY_PAUSE: Duration = Duration::from_millis(25);
@@ -127,7 +126,7 @@ impl HarborIdentity {
 
     fn candidates(&self, wanted: &[ResourceAccess]) -> Vec<Arc<Member>> {
         match self.pool.storage {
-            Storage::Shared => self.pool.candidates(seed()),
+            Storage::Shared => self.pool.candidates(Request::change()),
             Storage::Replicated => self.pool.candidates_from_home(&home_key(wanted)),
         }
     }

@@ -12,7 +12,11 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::coalesce::SharedReader;
 use super::context::{BodyEnd, RequestContext};
+use super::resume::ContentBody;
 use crate::upstream::{BodyError, BodyProgress, IdleTimer, InFlight, Lease};
 
 /// The body of an answer.
@@ -24,7 +28,16 @@ pub struct ResponseBody {
 enum Source {
     Empty,
     Full(Option<Bytes>),
+    Held(Held),
     Member(Box<MemberBody>),
+    Content(Box<ContentBody>),
+    Shared(Box<SharedReader>),
+}
+
+/// Verified content, and the memory that it takes.
+struct Held {
+    bytes: Option<Bytes>,
+    _memory: Arc<OwnedSemaphorePermit>,
 }
 
 /// Says how the answer ended.
@@ -40,8 +53,11 @@ struct Observer {
 pub struct MemberBody {
     incoming: Incoming,
     remaining: Option<u64>,
+    /// Read from it and not wanted yet.
+    put_back: Option<Bytes>,
     idle: IdleTimer,
     hold: Option<Hold>,
+    failed: bool,
 }
 
 /// What is given back when a member's answer has ended.
@@ -69,7 +85,8 @@ impl MemberBody {
     #[must_use]
     pub fn new(incoming: Incoming, idle: Duration, hold: Hold) -> Self {
         let remaining = incoming.size_hint().exact();
-        let mut body = Self { incoming, remaining, idle: IdleTimer::new(idle), hold: Some(hold) };
+        let idle = IdleTimer::new(idle);
+        let mut body = Self { incoming, remaining, put_back: None, idle, hold: Some(hold), failed: false };
         if body.incoming.is_end_stream() || remaining == Some(0) {
             body.end();
         }
@@ -82,11 +99,38 @@ impl MemberBody {
         }
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// Bytes that are still to come, where the member said how many.
+    #[must_use]
+    pub fn remaining(&self) -> Option<u64> {
+        let kept = self.put_back.as_ref().map_or(0, |kept| kept.len() as u64);
+        self.remaining.map(|remaining| remaining + kept)
+    }
+
+    /// Whether it came to grief.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// The next read begins with this.
+    pub fn put_back(&mut self, data: Bytes) {
+        self.put_back = Some(data);
+    }
+
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(data) = self.put_back.take() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
         let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Pending => {
                 return match self.idle.poll_idle(cx) {
-                    Poll::Ready(()) => Poll::Ready(Some(Err(BodyError::Idle))),
+                    Poll::Ready(()) => {
+                        (self.failed, self.hold) = (true, None);
+                        Poll::Ready(Some(Err(BodyError::Idle)))
+                    }
                     Poll::Pending => Poll::Pending,
                 };
             }
@@ -95,8 +139,11 @@ impl MemberBody {
         self.idle.progressed();
         match &frame {
             None => self.end(),
-            Some(Err(_)) => self.hold = None,
+            Some(Err(_)) => (self.failed, self.hold) = (true, None),
             Some(Ok(frame)) => {
+                if let (Some(hold), Some(data)) = (&mut self.hold, frame.data_ref()) {
+                    hold.in_flight.bytes_came(data.len());
+                }
                 if let (Some(remaining), Some(data)) = (&mut self.remaining, frame.data_ref()) {
                     *remaining = remaining.saturating_sub(data.len() as u64);
                 }
@@ -106,6 +153,26 @@ impl MemberBody {
             }
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+    }
+}
+
+impl Body for MemberBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Self::poll_frame(self.get_mut(), cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.put_back.is_none() && self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.remaining().map_or_else(|| self.incoming.size_hint(), SizeHint::with_exact)
     }
 }
 
@@ -122,6 +189,22 @@ impl ResponseBody {
         Self { source: Source::Full(Some(bytes.into())), observer: None }
     }
 
+    /// Content that is there already, in memory that is given back afterwards.
+    #[must_use]
+    pub fn held(bytes: Bytes, memory: Arc<OwnedSemaphorePermit>) -> Self {
+        Self { source: Source::Held(Held { bytes: Some(bytes), _memory: memory }), observer: None }
+    }
+
+    /// Content that streams, from another member where one fails.
+    pub(super) fn content(body: ContentBody) -> Self {
+        Self { source: Source::Content(Box::new(body)), observer: None }
+    }
+
+    /// Content that several read together.
+    pub(super) fn shared(reader: SharedReader) -> Self {
+        Self { source: Source::Shared(Box::new(reader)), observer: None }
+    }
+
     /// A body that streams from a member.
     #[must_use]
     pub fn member(body: MemberBody) -> Self {
@@ -133,7 +216,9 @@ impl ResponseBody {
     pub fn own_length(&self) -> Option<usize> {
         match &self.source {
             Source::Full(bytes) => bytes.as_ref().map(Bytes::len),
-            Source::Empty | Source::Member(_) => None,
+            Source::Empty | Source::Held(_) | Source::Member(_) | Source::Content(_) | Source::Shared(_) => {
+                None
+            }
         }
     }
 
@@ -167,10 +252,12 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match &mut self.source {
             Source::Empty => Poll::Ready(None),
-            Source::Full(bytes) => Poll::Ready(
+            Source::Full(bytes) | Source::Held(Held { bytes, .. }) => Poll::Ready(
                 bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))),
             ),
             Source::Member(body) => body.poll_frame(cx),
+            Source::Content(body) => data_frame(body.poll_data(cx)),
+            Source::Shared(reader) => data_frame(reader.poll_data(cx)),
         };
         match &frame {
             Poll::Pending => {}
@@ -184,9 +271,14 @@ impl Body for ResponseBody {
                     observer.finish(BodyEnd::Done);
                 }
             }
-            Poll::Ready(Some(Err(_))) => {
+            Poll::Ready(Some(Err(error))) => {
+                let end = if matches!(error, BodyError::Corrupt) {
+                    BodyEnd::Corrupt
+                } else {
+                    BodyEnd::MemberClosed
+                };
                 if let Some(observer) = self.observer.take() {
-                    observer.finish(BodyEnd::MemberClosed);
+                    observer.finish(end);
                 }
             }
         }
@@ -196,18 +288,30 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Empty => true,
-            Source::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Source::Member(body) => body.incoming.is_end_stream(),
+            Source::Full(bytes) | Source::Held(Held { bytes, .. }) => {
+                bytes.as_ref().is_none_or(Bytes::is_empty)
+            }
+            Source::Member(body) => body.is_end_stream(),
+            Source::Content(body) => body.has_ended(),
+            Source::Shared(reader) => reader.remaining() == Some(0),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
-            Source::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Source::Member(body) => body.incoming.size_hint(),
+            Source::Full(bytes) | Source::Held(Held { bytes, .. }) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
+            }
+            Source::Member(body) => body.size_hint(),
+            Source::Content(body) => body.remaining().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Source::Shared(reader) => reader.remaining().map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
+}
+
+fn data_frame(data: Poll<Option<Result<Bytes, BodyError>>>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    data.map(|data| data.map(|data| data.map(Frame::data)))
 }
 
 impl Drop for ResponseBody {

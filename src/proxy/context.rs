@@ -2,11 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::USER_AGENT;
 use http::{HeaderMap, Method, Version};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::coalesce::Leader;
+use super::resume::Resumed;
+use super::send::Answer;
 use crate::auth::subject::Subject;
 use crate::random::request_id;
 use crate::registry::{Reference, RegistryRequest, RepositoryName, RouteKind};
@@ -61,13 +66,32 @@ pub struct RequestContext {
     pub phases: Phases,
     /// How far its body is.
     pub progress: Arc<BodyProgress>,
+    /// What was decided on its way, for the log.
+    pub decisions: Decisions,
     /// Why it was refused.
     pub error: Option<ErrorKind>,
+    /// Those that wait for the same answer.
+    pub(super) leader: Option<Leader>,
+    /// What its body takes of the memory for bodies.
+    pub memory: Option<OwnedSemaphorePermit>,
     version: Version,
     user_agent: Option<String>,
     metrics: Arc<Metrics>,
     access_log: Arc<AccessLog>,
     _in_flight: GaugeGuard,
+}
+
+/// What was decided on a request's way.
+#[derive(Debug, Default)]
+pub struct Decisions {
+    /// Other members that were asked about a 404.
+    pub confirmations: u32,
+    /// Whether the content was verified before the answer began.
+    pub verified: bool,
+    /// Whether the answer was got by another request.
+    pub coalesced: bool,
+    /// How the answer's content went on elsewhere; `None` where it cannot.
+    pub resumed: Option<Arc<Resumed>>,
 }
 
 /// How an answer's body ended.
@@ -79,6 +103,8 @@ pub enum BodyEnd {
     ClientClosed,
     /// The member broke off or stalled.
     MemberClosed,
+    /// The content was not what its digest says.
+    Corrupt,
 }
 
 impl BodyEnd {
@@ -87,6 +113,7 @@ impl BodyEnd {
             Self::Done => "done",
             Self::ClientClosed => "client_closed",
             Self::MemberClosed => "member_closed",
+            Self::Corrupt => "corrupt",
         }
     }
 }
@@ -116,7 +143,10 @@ impl RequestContext {
             tries: 0,
             phases: Phases::default(),
             progress: Arc::default(),
+            decisions: Decisions::default(),
             error: None,
+            leader: None,
+            memory: None,
             version,
             user_agent: user_agent.map(|text| text.chars().take(USER_AGENT_BYTES_MAX).collect()),
             metrics: Arc::clone(metrics),
@@ -140,10 +170,16 @@ impl RequestContext {
     /// Milliseconds since the request's head.
     #[must_use]
     pub fn elapsed_ms(&self) -> f64 {
-        // Whole microseconds: what is finer is noise.
-        #[expect(clippy::cast_precision_loss, reason = "no request takes 285 years")]
-        let microseconds = self.started.elapsed().as_micros() as f64;
-        microseconds / 1000.0
+        milliseconds(self.started.elapsed())
+    }
+
+    /// Notes a member's answer.
+    pub(super) fn note_answer(&mut self, answer: &Answer) {
+        let since_head = |at: Instant| milliseconds(at.saturating_duration_since(self.started));
+        self.phases.queued = Some(milliseconds(answer.times.queued));
+        self.phases.connected = Some(since_head(answer.times.connected));
+        self.phases.first_byte = Some(since_head(answer.times.first_byte));
+        self.member = Some(Arc::clone(&answer.member));
     }
 
     /// Counts and logs the request. `bytes_out` is what went to the client of the answer's body.
@@ -156,7 +192,7 @@ impl RequestContext {
         self.metrics.count_bytes(self.route, Direction::In, bytes_in);
         self.metrics.count_bytes(self.route, Direction::Out, bytes_out);
         let error = match end {
-            BodyEnd::MemberClosed => Some(ErrorKind::Upstream),
+            BodyEnd::MemberClosed | BodyEnd::Corrupt => Some(ErrorKind::Upstream),
             BodyEnd::Done | BodyEnd::ClientClosed => self.error,
         };
         if let Some(kind) = error {
@@ -177,6 +213,11 @@ impl RequestContext {
             pool: member.map(|member| member.pool.as_str()),
             member: member.map(|member| member.name.as_str()),
             tries: self.tries,
+            confirmations: self.decisions.confirmations,
+            verified: self.decisions.verified,
+            coalesced: self.decisions.coalesced,
+            resumes: self.decisions.resumed.as_ref().map_or(0, |resumed| resumed.switches()),
+            resumed_bytes: self.decisions.resumed.as_ref().map_or(0, |resumed| resumed.bytes()),
             phases: self.phases,
             bytes_in,
             bytes_out,
@@ -186,6 +227,13 @@ impl RequestContext {
             user_agent: self.user_agent.as_deref(),
         });
     }
+}
+
+/// In whole microseconds: what is finer is noise.
+fn milliseconds(time: Duration) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "no request takes 285 years")]
+    let microseconds = time.as_micros() as f64;
+    microseconds / 1000.0
 }
 
 fn version_word(version: Version) -> &'static str {

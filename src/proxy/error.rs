@@ -13,7 +13,7 @@ use crate::auth::challenge::{ChallengeReason, challenge};
 use crate::auth::credentials::CredentialsError;
 use crate::forwarding::response::{API_VERSION, REQUEST_ID};
 use crate::pin::PinError;
-use crate::registry::{ErrorCode, NameError, ParseError, ResourceAccess, error_body};
+use crate::registry::{Digest, ErrorCode, NameError, ParseError, ResourceAccess, error_body};
 use crate::telemetry::ErrorKind;
 use crate::token_service::TokenRequestError;
 use crate::upstream::{MemberName, Phase, PoolName, UpstreamError, UpstreamFault};
@@ -89,9 +89,18 @@ pub enum GatewayError {
         /// Whether it is a blob; else it is a manifest.
         is_blob: bool,
     },
+    /// No member that copies this content has the repository.
+    #[error("no member has this repository")]
+    UnknownRepository,
     /// The home of the repository is out, and only it takes this.
     #[error("member {member}, the home of this project, is out")]
     HomeDown {
+        /// The home.
+        member: MemberName,
+    },
+    /// The home of the repository is back, and does not have what others took in its place yet.
+    #[error("member {member}, the home of this repository, is back and lacks what was written meanwhile")]
+    HomeReturning {
         /// The home.
         member: MemberName,
     },
@@ -126,6 +135,29 @@ pub enum GatewayError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// A member's answer broke off before it was passed on.
+    #[error("member {member} broke its answer off")]
+    BrokenAnswer {
+        /// Which member.
+        member: MemberName,
+    },
+    /// A member's content is not what its digest says, and nobody else has it.
+    #[error("member {member} has {digest} broken")]
+    CorruptContent {
+        /// Which member.
+        member: MemberName,
+        /// The digest.
+        digest: Digest,
+    },
+    /// A manifest that is larger than allowed.
+    #[error("a manifest of more than {0} bytes")]
+    ManifestTooLarge(usize),
+    /// The client's body broke off or stalled.
+    #[error("the client's body broke off")]
+    ClientBody,
+    /// There is no memory for one more body.
+    #[error("no memory left for a body")]
+    NoMemory,
     /// Something of our own failed.
     #[error("internal: {0}")]
     Internal(&'static str),
@@ -155,6 +187,12 @@ impl GatewayError {
         matches!(self, Self::Unauthorized { reason: ChallengeReason::InvalidToken, .. })
     }
 
+    /// Whether nothing was asked of the member, for want of room.
+    #[must_use]
+    pub fn is_full_queue(&self) -> bool {
+        matches!(self, Self::Upstream(UpstreamError { source: UpstreamFault::QueueFull, .. }))
+    }
+
     /// The metric's word.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -165,10 +203,16 @@ impl GatewayError {
             | Self::UnknownHost
             | Self::Upgrade
             | Self::Credentials(_) => ErrorKind::Client,
-            Self::PlaintextCredentials | Self::Pin(_) | Self::PinnedMemberGone { .. } | Self::FormBody => {
-                ErrorKind::Client
-            }
-            Self::NoRoute | Self::UnknownTarget { .. } | Self::UnknownContent { .. } => ErrorKind::Client,
+            Self::PlaintextCredentials
+            | Self::Pin(_)
+            | Self::PinnedMemberGone { .. }
+            | Self::FormBody
+            | Self::ManifestTooLarge(_)
+            | Self::ClientBody => ErrorKind::Client,
+            Self::NoRoute
+            | Self::UnknownTarget { .. }
+            | Self::UnknownContent { .. }
+            | Self::UnknownRepository => ErrorKind::Client,
             Self::Unauthorized { reason, .. } => match reason {
                 ChallengeReason::NoCredentials | ChallengeReason::InvalidToken => ErrorKind::Unauthorized,
                 ChallengeReason::InsufficientScope => ErrorKind::Denied,
@@ -187,7 +231,7 @@ impl GatewayError {
                 | TokenRequestError::Body
                 | TokenRequestError::Plaintext => ErrorKind::Client,
             },
-            Self::IdentityUnavailable => ErrorKind::RateLimited,
+            Self::IdentityUnavailable | Self::NoMemory => ErrorKind::RateLimited,
             Self::Upstream(error) => match error.source {
                 UpstreamFault::Timeout => ErrorKind::Timeout,
                 UpstreamFault::QueueFull => ErrorKind::RateLimited,
@@ -197,9 +241,12 @@ impl GatewayError {
             },
             Self::NoMember(_)
             | Self::HomeDown { .. }
+            | Self::HomeReturning { .. }
             | Self::MemberFailed { .. }
             | Self::CredentialFault { .. }
-            | Self::BadAnswer { .. } => ErrorKind::Upstream,
+            | Self::BadAnswer { .. }
+            | Self::BrokenAnswer { .. }
+            | Self::CorruptContent { .. } => ErrorKind::Upstream,
             Self::Internal(_) => ErrorKind::Internal,
         }
     }
@@ -292,6 +339,7 @@ impl GatewayError {
             Self::FormBody => (400, ErrorCode::Unsupported, "uploads are not forms; send Content-Type: application/octet-stream".to_owned()),
             Self::NoRoute => (404, ErrorCode::NameUnknown, "no route leads to this repository".to_owned()),
             Self::HomeDown { .. } => (503, ErrorCode::Unavailable, "the node that takes writes to this project is down; reads go on, try the write again later".to_owned()),
+            Self::HomeReturning { .. } => (503, ErrorCode::Unavailable, "the node of this repository was down and is being brought up to date; try again in a moment".to_owned()),
             Self::NoMember(_) | Self::CredentialFault { .. } => (504, ErrorCode::Unavailable, "no registry node can serve this now; try again".to_owned()),
             Self::Upstream(error) => match (&error.source, error.phase) {
                 (UpstreamFault::QueueFull, _) => (503, ErrorCode::Unavailable, "the registry is overloaded; try again".to_owned()),
@@ -315,8 +363,13 @@ impl GatewayError {
             }
             Self::UnknownContent { is_blob: true, .. } => (404, ErrorCode::BlobUnknown, "blob unknown to registry".to_owned()),
             Self::UnknownContent { is_blob: false, .. } => (404, ErrorCode::ManifestUnknown, "manifest unknown".to_owned()),
-            Self::UnknownTarget { .. } => (404, ErrorCode::NameUnknown, "repository name not known to registry".to_owned()),
+            Self::UnknownTarget { .. } | Self::UnknownRepository => (404, ErrorCode::NameUnknown, "repository name not known to registry".to_owned()),
             Self::BadAnswer { .. } => (504, ErrorCode::Unavailable, "the registry node gave an unusable answer; try again".to_owned()),
+            Self::BrokenAnswer { .. } => (504, ErrorCode::Unavailable, "the registry node did not finish answering; try again".to_owned()),
+            Self::CorruptContent { .. } => (504, ErrorCode::Unavailable, "no registry node has this content intact; the gateway's log names the node".to_owned()),
+            Self::ManifestTooLarge(max) => (413, ErrorCode::SizeInvalid, format!("the manifest is larger than the {max} bytes that are taken here (upstream.manifest_bytes_max)")),
+            Self::ClientBody => (400, ErrorCode::ManifestInvalid, "the manifest did not arrive as a whole; send it again".to_owned()),
+            Self::NoMemory => (503, ErrorCode::Unavailable, "the gateway has too much to do; try again".to_owned()),
             Self::Internal(_) => (500, ErrorCode::Unknown, "the gateway failed; the request id is in its log".to_owned()),
         };
         Refusal {

@@ -1,29 +1,28 @@
 //! Sending one request to members until one answers.
 //!
 //! GET, HEAD and an upload start without a body may be tried again after any failure before the
-//! answer began, and after 500, 502, 503 and 504; everything else only when provably no byte of it
-//! was sent (RFC 9110 9.2.2; an upload's bytes exist once).
+//! answer began, and after 500, 502, 503 and 504; so may a manifest, which is here as a whole and
+//! says the same however often it is said; everything else only when provably no byte of it was
+//! sent (RFC 9110 9.2.2; an upload's bytes exist once). Each further try is paid for from the
+//! pool's retry budget.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri, response};
-use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
+use http::header::HeaderMap;
+use http::{Method, StatusCode};
+use tokio::time::Instant;
 
-use super::body::Hold;
+use super::content::{ContentChecks, Settled, settle};
 use super::context::RequestContext;
 use super::error::GatewayError;
 use super::refusal::{Refusal, judge_refusal, target_refused, without_credential};
+use super::send::{Answer, Sending, Try, send_once};
 use crate::auth::challenge::ChallengeReason;
 use crate::auth::subject::Subject;
-use crate::registry::{RegistryRequest, ResourceAccess, UploadMethod, WebKind, WebRequest};
+use crate::registry::{ManifestMethod, RegistryRequest, ResourceAccess, WebKind, WebRequest};
 use crate::upstream::harbor::ClientSecret;
-use crate::upstream::{
-    Asking, Authorization, BodyProgress, InFlight, Lease, Member, MemberAccess, Phase, RequestBody,
-    SendError, UpstreamError, UpstreamFault, UpstreamLimits,
-};
+use crate::upstream::{Asking, Member, MemberAccess, MemberName, Phase, Pool, RequestBody, UpstreamError};
 
 /// What is asked of a member.
 #[derive(Clone, Copy)]
@@ -35,7 +34,7 @@ pub(super) enum Target<'a> {
 }
 
 impl Target<'_> {
-    fn member_target(&self) -> String {
+    pub(super) fn member_target(&self) -> String {
         match self {
             Self::Registry(request) => request.member_target(),
             Self::Web(request) => request.member_target().to_owned(),
@@ -54,6 +53,17 @@ impl Target<'_> {
     }
 }
 
+/// How many other members are asked before a client hears that there is no such thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotFound {
+    /// None: whoever asks expects it.
+    Final,
+    /// One: all see the same storage, perhaps a moment late.
+    AskOneMore,
+    /// All: members copy each other, late, and a refusal is one member's only.
+    AskAll,
+}
+
 /// A request on its way to members.
 pub(super) struct Outgoing<'a> {
     /// What is asked.
@@ -68,16 +78,20 @@ pub(super) struct Outgoing<'a> {
     pub access: &'a MemberAccess,
     /// The client's own name and password, where members need them.
     pub secret: Option<&'a ClientSecret>,
-    /// The bounds of the pool.
-    pub limits: &'a UpstreamLimits,
-    /// Whether members copy each other, late, and know different accounts: then a 404 is confirmed
-    /// at the others, and a refusal is one member's only.
-    pub copies: bool,
+    /// The pool, for its bounds and its budget.
+    pub pool: &'a Pool,
+    /// What a member's 404 is worth.
+    pub not_found: NotFound,
 }
 
 impl Outgoing<'_> {
     pub(super) fn asking(&self, streams: bool) -> Asking<'_> {
         Asking { subject: self.subject, secret: self.secret, access: self.access, streams }
+    }
+
+    /// Whether members know different accounts and contents.
+    pub(super) fn copies(&self) -> bool {
+        self.not_found == NotFound::AskAll
     }
 
     pub(super) fn refused(&self, reason: ChallengeReason) -> GatewayError {
@@ -89,16 +103,25 @@ impl Outgoing<'_> {
             service: String::new(),
         }
     }
-}
 
-/// A member's answer, its body still to come.
-pub(super) struct Answer {
-    pub member: Arc<Member>,
-    pub head: response::Parts,
-    pub body: Incoming,
-    /// How long the body may stand still.
-    pub body_idle_timeout: Duration,
-    pub hold: Hold,
+    /// Whether a member's answer is what one that does not see everything yet would say.
+    fn is_unsure(&self, status: StatusCode) -> bool {
+        match self.target {
+            // It may not see the blobs yet that the manifest names.
+            Target::Registry(RegistryRequest::Manifest { method: ManifestMethod::Put, .. }) => {
+                matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)
+            }
+            Target::Registry(_) => is_repeatable(self) && status == StatusCode::NOT_FOUND,
+            Target::Web(_) => false,
+        }
+    }
+
+    fn unknown_content(&self, member: &MemberName) -> GatewayError {
+        GatewayError::UnknownContent {
+            member: member.clone(),
+            is_blob: matches!(self.target, Target::Registry(RegistryRequest::Blob { .. })),
+        }
+    }
 }
 
 /// What one try came to.
@@ -117,112 +140,169 @@ pub(super) async fn forward(
     outgoing: &Outgoing<'_>,
     candidates: Vec<Arc<Member>>,
     mut body: RequestBody,
+    checks: &ContentChecks,
     ctx: &mut RequestContext,
-) -> Result<Answer, GatewayError> {
+) -> Result<Settled, GatewayError> {
+    outgoing.pool.count_request();
     let head_deadline = ctx.started + head_time(outgoing);
     let mut last = GatewayError::Internal("no candidate was tried");
     let mut missing = None;
-    let count = candidates.len();
-    for (at, member) in candidates.into_iter().enumerate() {
-        let more_follow = at + 1 < count && is_repeatable(outgoing);
-        let patience = match (more_follow, answers_quickly(outgoing)) {
-            (true, true) => Some(outgoing.limits.first_byte_timeout),
-            // The API may think for long, and still another node may be asked in time.
-            (true, false) => Some(outgoing.limits.head_timeout),
-            (false, _) => None,
-        };
-        let deadline = patience.map_or(head_deadline, |time| head_deadline.min(Instant::now() + time));
-        match try_member(outgoing, &member, body, deadline, ctx).await {
+    let mut unsure_left = match outgoing.not_found {
+        NotFound::Final => 0,
+        NotFound::AskOneMore => 1,
+        NotFound::AskAll => candidates.len(),
+    };
+    let mut candidates = candidates.into_iter().peekable();
+    while let Some(member) = candidates.next() {
+        let more_follow = candidates.peek().is_some() && is_repeatable(outgoing);
+        let deadline = try_deadline(outgoing, more_follow, head_deadline);
+        ctx.tries += 1;
+        let again = body.again();
+        let at = Try { worker: ctx.connection.worker, deadline };
+        let attempt = try_member(outgoing, &member, body, at).await;
+        let (error, returned) = match attempt {
             Attempt::Answered(answer)
-                if outgoing.copies && more_follow && answer.head.status == StatusCode::NOT_FOUND =>
+                if unsure_left > 0 && more_follow && outgoing.is_unsure(answer.head.status) =>
             {
                 // Not kept: an answer that waits for another member's would hold a connection here.
-                missing = Some(GatewayError::UnknownContent {
-                    member: answer.member.name.clone(),
-                    is_blob: matches!(outgoing.target, Target::Registry(RegistryRequest::Blob { .. })),
-                });
-                body = RequestBody::Empty;
+                unsure_left -= 1;
+                missing.get_or_insert_with(|| outgoing.unknown_content(&member.name));
+                ctx.decisions.confirmations += 1;
+                body = again.unwrap_or(RequestBody::Empty);
+                continue;
             }
-            Attempt::Answered(answer) => return Ok(*answer),
-            Attempt::Failed(error, None) => return Err(missing.unwrap_or(error)),
-            Attempt::Failed(error, Some(returned)) => {
-                tracing::debug!(request_id = ctx.id.as_str(), member = member.name.as_str(), %error, "try failed");
-                last = error;
-                body = returned;
+            Attempt::Answered(answer) => {
+                ctx.note_answer(&answer);
+                match settle(outgoing, *answer, checks, (more_follow, ctx)).await {
+                    Ok(settled) => {
+                        note_confirmation(outgoing, missing.is_some(), settled.head.status);
+                        return Ok(settled);
+                    }
+                    Err(error) => (error, Some(RequestBody::Empty)),
+                }
             }
+            Attempt::Failed(error, returned) => (error, returned),
+        };
+        tracing::debug!(request_id = ctx.id.as_str(), member = member.name.as_str(), %error, "try failed");
+        last = error;
+        match returned {
+            Some(returned) if candidates.peek().is_some() && Instant::now() < head_deadline => {
+                body = returned
+            }
+            Some(_) | None => break,
         }
-        if Instant::now() >= head_deadline {
+        // Where a member has no room nothing was asked of it, and nothing is made worse elsewhere.
+        if !last.is_full_queue() && !outgoing.pool.may_retry() {
+            tracing::debug!(
+                request_id = ctx.id.as_str(),
+                "no try at another member: the retry budget is spent"
+            );
             break;
         }
     }
     Err(missing.unwrap_or(last))
 }
 
+fn try_deadline(outgoing: &Outgoing<'_>, more_follow: bool, head_deadline: Instant) -> Instant {
+    let patience = match (more_follow, answers_quickly(outgoing)) {
+        (true, true) => outgoing.pool.limits.first_byte_timeout,
+        // The API may think for long, and still another node may be asked in time.
+        (true, false) => outgoing.pool.limits.head_timeout,
+        (false, _) => return head_deadline,
+    };
+    head_deadline.min(Instant::now() + patience)
+}
+
+fn note_confirmation(outgoing: &Outgoing<'_>, was_missing: bool, status: StatusCode) {
+    if !was_missing {
+        return;
+    }
+    let metrics = &outgoing.pool.metrics;
+    if outgoing.is_unsure(status) { &metrics.confirmed_missing } else { &metrics.found_elsewhere }.inc();
+}
+
 /// One member, and once more where a kept connection turned out closed or a minted token stale.
-async fn try_member(
+pub(super) async fn try_member(
     outgoing: &Outgoing<'_>,
     member: &Arc<Member>,
     mut body: RequestBody,
-    deadline: Instant,
-    ctx: &mut RequestContext,
+    at: Try,
 ) -> Attempt {
-    ctx.tries += 1;
     let mut renewed = false;
     loop {
-        let sent = match send_once(outgoing, member, body, deadline, ctx).await {
+        let again = body.again();
+        let sent = match send_once(outgoing, member, body, at).await {
             Ok(answer) => answer,
             Err(failed) => {
-                let Sending { error, reused, body: returned } = *failed;
+                let Sending { error, reused, body: returned, by_client } = *failed;
                 if let Some(why) = error.credential_error() {
                     return without_credential(outgoing, member, why.clone(), returned);
                 }
                 let returned = returned.filter(|_| error.is_unsent() || is_repeatable(outgoing));
-                if error.is_head_timeout() {
-                    member.ask_for_probe();
-                }
-                if error.is_connect_failure() {
-                    member.connect_failed(&error.source.to_string());
-                }
                 match returned {
                     // The member closed a kept connection: that says nothing about the member.
-                    Some(again) if reused && error.phase != Phase::Queue && Instant::now() < deadline => {
+                    Some(again) if reused && error.is_broken_connection() && Instant::now() < at.deadline => {
                         body = again;
                         continue;
                     }
-                    returned => return Attempt::Failed(error.into(), returned),
+                    returned => {
+                        note_failure(outgoing, member, &error, by_client);
+                        return Attempt::Failed(error.into(), returned);
+                    }
                 }
             }
         };
         let status = sent.head.status;
-        // A body that was sent is gone; without one, a refusal was no execution.
-        let bodiless = sent.hold.progress.is_none();
-        let repeatable = bodiless && is_repeatable(outgoing);
+        // A body that was sent is gone; where it can be sent again, a refusal was no execution.
         if status == StatusCode::UNAUTHORIZED {
-            match judge_refusal(outgoing, member, &sent, &mut renewed, deadline).await {
-                Refusal::TryAgain if bodiless => {
-                    body = RequestBody::Empty;
+            match judge_refusal(outgoing, member, &sent, &mut renewed, at.deadline).await {
+                Refusal::TryAgain if again.is_some() => {
+                    body = again.unwrap_or(RequestBody::Empty);
                     continue;
                 }
                 Refusal::Fault => {
                     let error = GatewayError::CredentialFault { member: member.name.clone() };
-                    return Attempt::Failed(error, bodiless.then_some(RequestBody::Empty));
+                    return Attempt::Failed(error, again);
                 }
                 Refusal::PassOn => return Attempt::Answered(Box::new(sent)),
-                Refusal::Credential(why) => {
-                    let body = bodiless.then_some(RequestBody::Empty);
-                    return without_credential(outgoing, member, why, body);
-                }
+                Refusal::Credential(why) => return without_credential(outgoing, member, why, again),
                 Refusal::TryAgain | Refusal::AboutTarget => {
-                    let body = bodiless.then_some(RequestBody::Empty).filter(|_| outgoing.copies);
-                    return Attempt::Failed(target_refused(outgoing, member), body);
+                    return Attempt::Failed(
+                        target_refused(outgoing, member),
+                        again.filter(|_| outgoing.copies()),
+                    );
                 }
             }
         }
         if is_member_failure(outgoing, status) {
             let error = GatewayError::MemberFailed { member: member.name.clone(), status };
-            return Attempt::Failed(error, repeatable.then_some(RequestBody::Empty));
+            if status.is_server_error() {
+                outgoing.pool.member_failed(member, &error.to_string());
+            }
+            return Attempt::Failed(error, again.filter(|_| is_repeatable(outgoing)));
         }
+        member.answered(answers_quickly(outgoing).then(|| sent.times.first_byte - sent.times.connected));
         return Attempt::Answered(Box::new(sent));
+    }
+}
+
+/// What a failed try says about its member.
+fn note_failure(outgoing: &Outgoing<'_>, member: &Arc<Member>, error: &UpstreamError, by_client: bool) {
+    if error.is_head_timeout() {
+        member.ask_for_probe();
+    }
+    if error.is_connect_failure() {
+        member.connect_failed(&error.source.to_string());
+    }
+    // A full queue is our own doing, a client that breaks off is its own, and what takes long to
+    // finish may be just large.
+    let is_fault = match error.phase {
+        Phase::Connect => true,
+        Phase::Head => !by_client && (is_repeatable(outgoing) || !error.is_head_timeout()),
+        Phase::Queue | Phase::Unsent | Phase::Credential => false,
+    };
+    if is_fault {
+        outgoing.pool.member_failed(member, &format!("{error}: {}", error.source));
     }
 }
 
@@ -230,17 +310,19 @@ async fn try_member(
 pub(super) fn is_repeatable(outgoing: &Outgoing<'_>) -> bool {
     match outgoing.target {
         Target::Registry(RegistryRequest::UploadStart { digest, .. }) => digest.is_none(),
+        Target::Registry(RegistryRequest::Manifest { method: ManifestMethod::Put, .. }) => true,
         _ => matches!(*outgoing.method, Method::GET | Method::HEAD),
     }
 }
 
 /// How long queue, connects and tries may take together.
-fn head_time(outgoing: &Outgoing<'_>) -> Duration {
-    if answers_quickly(outgoing) { outgoing.limits.head_timeout } else { outgoing.limits.finish_timeout }
+pub(super) fn head_time(outgoing: &Outgoing<'_>) -> Duration {
+    let limits = &outgoing.pool.limits;
+    if answers_quickly(outgoing) { limits.head_timeout } else { limits.finish_timeout }
 }
 
 /// What Harbor's API does may take minutes, and no client of it gives up after 30 s.
-fn answers_quickly(outgoing: &Outgoing<'_>) -> bool {
+pub(super) fn answers_quickly(outgoing: &Outgoing<'_>) -> bool {
     match outgoing.target {
         Target::Registry(_) => true,
         Target::Web(request) => request.kind() == WebKind::Page,
@@ -256,162 +338,4 @@ fn is_member_failure(outgoing: &Outgoing<'_>, status: StatusCode) -> bool {
     }
     status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
         || status == StatusCode::TOO_MANY_REQUESTS
-}
-
-/// A failed sending.
-struct Sending {
-    error: UpstreamError,
-    /// Whether the connection had served before.
-    reused: bool,
-    /// The body, if no byte of it is lost.
-    body: Option<RequestBody>,
-}
-
-/// Our credential for the member; for pages and the API only the turn of the client's own.
-async fn authorize<'a>(
-    outgoing: &Outgoing<'_>,
-    member: &'a Member,
-    streams: bool,
-    deadline: Instant,
-) -> Result<Authorization<'a>, (Phase, UpstreamFault)> {
-    match (outgoing.target, &member.harbor, outgoing.secret) {
-        (Target::Registry(_), ..) => {
-            let asked = member.authorization(outgoing.asking(streams), deadline).await;
-            asked.map_err(|error| (Phase::Credential, error.into()))
-        }
-        (Target::Web(_), Some(node), Some(secret)) => {
-            // Meanwhile no other password of its name is tried there.
-            let turn = timeout_at(deadline, node.password_turn(secret)).await;
-            turn.map(Authorization::of_turn).map_err(|_| (Phase::Queue, UpstreamFault::Timeout))
-        }
-        (Target::Web(_), ..) => Ok(Authorization::default()),
-    }
-}
-
-async fn send_once(
-    outgoing: &Outgoing<'_>,
-    member: &Arc<Member>,
-    body: RequestBody,
-    deadline: Instant,
-    ctx: &mut RequestContext,
-) -> Result<Answer, Box<Sending>> {
-    let fail = |phase, source, body| {
-        let error = UpstreamError { member: member.name.clone(), phase, source };
-        Box::new(Sending { error, reused: false, body })
-    };
-    let streams = matches!(body, RequestBody::Stream { .. });
-    // Kept until the member has judged it.
-    let mut authorization = match authorize(outgoing, member, streams, deadline).await {
-        Ok(authorization) => authorization,
-        Err((phase, fault)) => return Err(fail(phase, fault, Some(body))),
-    };
-    let in_flight = InFlight::new(member);
-    let acquired = timeout_at(deadline, member.connections.acquire(ctx.connection.worker, deadline)).await;
-    let mut lease = match acquired {
-        Ok(Ok(lease)) => lease,
-        Ok(Err(error)) => return Err(Box::new(Sending { error, reused: false, body: Some(body) })),
-        Err(_) => return Err(fail(Phase::Queue, UpstreamFault::Timeout, Some(body))),
-    };
-    ctx.phases.connected = Some(ctx.elapsed_ms());
-    let progress = matches!(body, RequestBody::Stream { .. }).then(|| Arc::clone(&ctx.progress));
-    let mut request = Request::new(body);
-    *request.method_mut() = outgoing.method.clone();
-    let Ok(uri) = outgoing.target.member_target().parse::<Uri>() else {
-        return Err(fail(Phase::Credential, UpstreamFault::Timeout, None));
-    };
-    *request.uri_mut() = uri;
-    *request.headers_mut() = outgoing.headers.clone();
-    if matches!(request.body(), RequestBody::Empty) {
-        // What the client said of a body that is not sent would swallow the next request.
-        request.headers_mut().remove(CONTENT_LENGTH);
-        if matches!(*outgoing.method, Method::POST | Method::PUT | Method::PATCH) {
-            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-    }
-    if let Target::Registry(_) = outgoing.target {
-        request.headers_mut().insert(HOST, member.host.clone());
-    }
-    if let Some(header) = authorization.header.take() {
-        request.headers_mut().insert(AUTHORIZATION, header);
-    }
-    let sent_at = Instant::now();
-    match await_head(outgoing, &mut lease, request, progress.as_ref(), deadline).await {
-        Ok(response) => {
-            member.metrics.observe_first_byte(sent_at.elapsed());
-            ctx.phases.first_byte = Some(ctx.elapsed_ms());
-            ctx.member = Some(Arc::clone(member));
-            let (head, body) = response.into_parts();
-            let hold = Hold { lease, in_flight, progress };
-            let body_idle_timeout = outgoing.limits.body_idle_timeout;
-            Ok(Answer { member: Arc::clone(member), head, body, body_idle_timeout, hold })
-        }
-        Err(HeadError::Send(failed)) => {
-            let reused = lease.was_reused();
-            let SendError { error, unsent } = *failed;
-            let phase = if unsent.is_some() { Phase::Unsent } else { Phase::Head };
-            let body = match unsent {
-                Some(request) => Some(request.into_body()),
-                None => progress.is_none().then_some(RequestBody::Empty),
-            };
-            let error = UpstreamError { member: member.name.clone(), phase, source: error.into() };
-            Err(Box::new(Sending { error, reused, body }))
-        }
-        Err(HeadError::Timeout) => {
-            let body = progress.is_none().then_some(RequestBody::Empty);
-            Err(fail(Phase::Head, UpstreamFault::Timeout, body))
-        }
-    }
-}
-
-enum HeadError {
-    Send(Box<SendError>),
-    Timeout,
-}
-
-/// Sends and waits for the head of the answer. While a body is on its way only a stall ends it;
-/// when it has gone, the answer has its time.
-async fn await_head(
-    outgoing: &Outgoing<'_>,
-    lease: &mut Lease,
-    request: Request<RequestBody>,
-    progress: Option<&Arc<BodyProgress>>,
-    deadline: Instant,
-) -> Result<Response<Incoming>, HeadError> {
-    let sending = lease.send(request);
-    tokio::pin!(sending);
-    let Some(progress) = progress else {
-        return match timeout_at(deadline, &mut sending).await {
-            Ok(sent) => sent.map_err(HeadError::Send),
-            Err(_) => Err(HeadError::Timeout),
-        };
-    };
-    let stall = outgoing.limits.body_idle_timeout;
-    let mut bytes_before = None;
-    while !progress.has_ended() {
-        tokio::select! {
-            sent = &mut sending => return sent.map_err(HeadError::Send),
-            () = progress.ended() => {}
-            () = tokio::time::sleep(stall) => {
-                let bytes = progress.bytes();
-                if bytes_before.replace(bytes) == Some(bytes) {
-                    return Err(HeadError::Timeout);
-                }
-            }
-        }
-    }
-    match tokio::time::timeout(answer_time(outgoing), &mut sending).await {
-        Ok(sent) => sent.map_err(HeadError::Send),
-        Err(_) => Err(HeadError::Timeout),
-    }
-}
-
-/// How long an answer may take once the whole body was sent.
-fn answer_time(outgoing: &Outgoing<'_>) -> Duration {
-    match outgoing.target {
-        Target::Registry(
-            RegistryRequest::Upload { method: UploadMethod::Put { .. }, .. }
-            | RegistryRequest::UploadStart { digest: Some(_), .. },
-        ) => outgoing.limits.finish_timeout,
-        Target::Registry(_) | Target::Web(_) => head_time(outgoing),
-    }
 }

@@ -1,12 +1,23 @@
 //! The life of a request: [`Gateway::handle`] and, below it, one line a step.
 
 mod admission;
+mod answer;
 mod body;
+mod coalesce;
+mod content;
 mod context;
 mod error;
 mod forward;
+mod home;
 mod local;
+mod merge;
+mod plan;
 mod refusal;
+mod request_body;
+mod rest;
+mod resume;
+mod send;
+mod upload_check;
 mod upload_session;
 mod uploads;
 mod web;
@@ -15,38 +26,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderValue, LOCATION,
-    TRANSFER_ENCODING,
-};
-use http::{Method, Request, Response, StatusCode, request};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, request};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio_util::task::TaskTracker;
 
 pub use body::ResponseBody;
+pub use coalesce::Flights;
+pub use content::ContentChecks;
 pub use context::{ConnectionInfo, RequestContext};
 pub use error::GatewayError;
+pub use upload_check::UploadChecks;
 pub use uploads::OpenUploads;
 
 use crate::forwarding::hosts::{Authority, Hosts};
 use crate::forwarding::request::{Via, is_form, member_headers};
-use crate::forwarding::response::{MemberLocation, REQUEST_ID, client_headers, member_location};
-use crate::pin::Pin;
-use crate::random::{seed, unix_now};
-use crate::registry::{
-    Action, Actions, Reference, RegistryRequest, RepositoryName, Resource, ResourceAccess, RouteKind,
-    UploadMethod,
-};
+use crate::forwarding::response::REQUEST_ID;
+use crate::random::unix_now;
+use crate::registry::{Actions, ListKind, RegistryRequest, ResourceAccess, UploadMethod};
 use crate::routing::RouteTable;
 use crate::secret::ExposeSecret as _;
 use crate::snapshot::{AuthenticatedClient, Snapshot};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::token_service::{TOKEN_PATHS, TokenRequestError, TokenService};
 use crate::upstream::harbor::ClientSecret;
-use crate::upstream::{Member, MemberAccess, Pool, Pools, RequestBody, Storage};
-use body::MemberBody;
-use forward::{Answer, Outgoing, Target, forward};
+use crate::upstream::{MemberAccess, Pool, Pools, Storage};
+use coalesce::Joined;
+use forward::{Outgoing, Target, forward};
+use plan::Plan;
 
 /// Everything that answers requests.
 pub struct Gateway {
@@ -66,6 +74,12 @@ pub struct Gateway {
     pub access_log: Arc<AccessLog>,
     /// The open upload sessions.
     pub uploads: Arc<OpenUploads>,
+    /// What has to be right of content that goes to clients.
+    pub checks: Arc<ContentChecks>,
+    /// Reads of the same that are under way.
+    pub flights: Flights,
+    /// What has to be right of content that goes to members.
+    pub upload_checks: UploadChecks,
     /// Owns the tasks that read refused bodies.
     pub tasks: TaskTracker,
     /// The bounds of this layer.
@@ -99,45 +113,12 @@ struct Admitted {
     target: RegistryRequest,
 }
 
-impl Admitted {
-    /// Whether this reads a blob or manifest.
-    fn reads_content(&self) -> bool {
-        let content = matches!(self.target, RegistryRequest::Blob { .. } | RegistryRequest::Manifest { .. });
-        content && self.down.head.method == Method::GET
-    }
-
-    fn outgoing<'a>(
-        &'a self,
-        headers: &'a HeaderMap,
-        access: &'a MemberAccess,
-        (pool, secret): (&'a Pool, Option<&'a ClientSecret>),
-    ) -> Outgoing<'a> {
-        Outgoing {
-            target: Target::Registry(&self.target),
-            method: &self.down.head.method,
-            headers,
-            subject: &self.client.subject,
-            access,
-            secret,
-            limits: &pool.limits,
-            copies: pool.storage == Storage::Replicated,
-        }
-    }
-}
-
-/// Whether only the home of a repository will do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NeedsHome {
-    Always,
-    WhileItServes,
-    Never,
-}
-
-/// Where a request goes, and the pin that led there.
-struct Plan {
+/// What was sent to members, beside the target.
+struct Asked {
     pool: Arc<Pool>,
-    candidates: Vec<Arc<Member>>,
-    pin: Option<Pin>,
+    headers: HeaderMap,
+    access: MemberAccess,
+    secret: Option<ClientSecret>,
 }
 
 impl Gateway {
@@ -183,15 +164,48 @@ impl Gateway {
             return Ok(local::pong());
         }
         let admitted = Admitted { state, down, client, target };
-        let Plan { pool, candidates, pin } = self.plan(&admitted)?;
+        let Plan { pool, candidates, pin } = self.plan(&admitted).await?;
         let headers = Self::outgoing_headers(&admitted, ctx)?;
         let access = member_access(&admitted.target);
         let secret = self.secret_for(&admitted, &pool);
-        let outgoing = admitted.outgoing(&headers, &access, (&pool, secret.as_ref()));
-        let request_body = outgoing_body(&headers, body, ctx, pool.limits.body_idle_timeout);
-        match forward(&outgoing, candidates, request_body, ctx).await {
-            Ok(answer) => self.client_response(&admitted, pin, answer),
+        if pool.storage == Storage::Replicated
+            && let Some((kind, _)) = ListKind::of(&admitted.target)
+        {
+            let members = pool.members.iter().filter(|member| member.status().serves()).cloned().collect();
+            let asked = Asked { pool, headers, access, secret };
+            return self.merged_list(&admitted, &kind, (&asked, members), ctx).await;
+        }
+        let key = self.flights.key(
+            (&admitted.target, admitted.down.authority.name()),
+            &pool,
+            &admitted.down.head.headers,
+            &admitted.client.subject,
+        );
+        match coalesce::join(&self.flights, key).await {
+            Joined::Asks(leader) => ctx.leader = leader,
+            Joined::Shared(outcome) => {
+                if let Some(settled) = self.shared(outcome, ctx) {
+                    pool.metrics.coalesced.inc();
+                    let asked = Asked { pool, headers, access, secret };
+                    return self.client_response(&admitted, pin, settled, (asked, ctx));
+                }
+            }
+        }
+        let request_body = self.request_body((&admitted.target, &headers), body, &pool, ctx).await?;
+        let said = self.upload_checks.begin((&admitted.target, &headers), &request_body, pin.as_ref());
+        let outgoing = self.outgoing(&admitted, &headers, &access, (&pool, secret.as_ref()));
+        match forward(&outgoing, candidates, request_body, &self.checks, ctx).await {
+            Ok(settled) => {
+                self.check_upload(&admitted.target, said, &settled)?;
+                let written = (&*settled.member, settled.head.status);
+                self.note_write((&admitted.target, &admitted.down.head.method), &pool, written);
+                let asked = Asked { pool, headers, access, secret };
+                self.client_response(&admitted, pin, settled, (asked, ctx))
+            }
             Err(error) => {
+                if let Some(leader) = ctx.leader.take() {
+                    leader.share_nothing();
+                }
                 let harbor = self.tokens.logins().harbor.as_ref();
                 if let (true, Some(secret), Some(harbor)) = (error.is_wrong_password(), &secret, harbor) {
                     harbor.forget(secret);
@@ -223,79 +237,6 @@ impl Gateway {
         Ok(Downstream { head, authority, https })
     }
 
-    /// The members to try: the pinned one, or those of the route's pool.
-    fn plan(&self, admitted: &Admitted) -> Result<Plan, GatewayError> {
-        if let Some(pin) = self.open_pin(&admitted.state, &admitted.target, unix_now()) {
-            return self.pinned_plan(pin, &admitted.client.subject);
-        }
-        let host = admitted.down.authority.name();
-        let pool = match admitted.target.repository() {
-            Some(repository) => self.routes.pool_of(host, repository),
-            None => self.routes.catalog_pool(host),
-        };
-        let pool = pool.and_then(|pool| self.pools.get(pool)).ok_or(GatewayError::NoRoute)?;
-        let mut candidates = match (pool.storage, admitted.target.repository()) {
-            (Storage::Shared, _) | (Storage::Replicated, None) => pool.candidates(seed()),
-            (Storage::Replicated, Some(repository)) => self.candidates_by_home(admitted, pool, repository)?,
-        };
-        if pool.is_mixed {
-            prefer_nodes(&mut candidates, admitted);
-        }
-        if candidates.is_empty() {
-            return Err(GatewayError::NoMember(pool.name.clone()));
-        }
-        Ok(Plan { pool: Arc::clone(pool), candidates, pin: None })
-    }
-
-    /// Where members copy each other, late: what writes, and what a push looks for first, is the
-    /// home's alone; tags are read there while it serves; digests anywhere, the home first.
-    fn candidates_by_home(
-        &self,
-        admitted: &Admitted,
-        pool: &Pool,
-        repository: &RepositoryName,
-    ) -> Result<Vec<Arc<Member>>, GatewayError> {
-        let key = pool.home_key(repository);
-        let Some(home) = pool.home(key) else { return Ok(Vec::new()) };
-        let serves = home.status().serves();
-        match self.needs_home(admitted, repository) {
-            NeedsHome::Always if !serves => Err(GatewayError::HomeDown { member: home.name.clone() }),
-            NeedsHome::Always => Ok(vec![Arc::clone(home)]),
-            NeedsHome::WhileItServes if serves => Ok(vec![Arc::clone(home)]),
-            NeedsHome::WhileItServes | NeedsHome::Never => Ok(pool.candidates_from_home(key)),
-        }
-    }
-
-    fn needs_home(&self, admitted: &Admitted, repository: &RepositoryName) -> NeedsHome {
-        let method = &admitted.down.head.method;
-        let by_digest = match &admitted.target {
-            RegistryRequest::Blob { .. } | RegistryRequest::Referrers { .. } => true,
-            RegistryRequest::Manifest { reference, .. } => matches!(reference, Reference::Digest(_)),
-            _ => false,
-        };
-        if !matches!(*method, Method::GET | Method::HEAD)
-            || matches!(admitted.target, RegistryRequest::UploadStart { .. } | RegistryRequest::Upload { .. })
-        {
-            return NeedsHome::Always;
-        }
-        // Whoever may push and finds a blob elsewhere would not bring it to the home.
-        let resource = Resource::Repository(repository.clone());
-        let decider =
-            self.tokens.logins().decider(admitted.down.authority.name(), &admitted.client.subject, &resource);
-        let pushes = || admitted.state.permitted(&admitted.client, &resource, decider).contains(Action::Push);
-        match (by_digest, *method == Method::HEAD && pushes()) {
-            (true, true) | (false, _) => NeedsHome::WhileItServes,
-            (true, false) => NeedsHome::Never,
-        }
-    }
-
-    /// Whether a mount within a pool stays on one member.
-    fn share_a_home(&self, pool: Option<usize>, from: &RepositoryName, to: &RepositoryName) -> bool {
-        let Some(pool) = pool.and_then(|pool| self.pools.get(pool)) else { return false };
-        let home = |name| pool.home(pool.home_key(name)).map(|member| &member.name);
-        pool.storage == Storage::Shared || home(from) == home(to)
-    }
-
     /// The client's own name and password, where a member of the pool needs them.
     fn secret_for(&self, admitted: &Admitted, pool: &Pool) -> Option<ClientSecret> {
         if !pool.needs_passwords {
@@ -303,6 +244,25 @@ impl Gateway {
         }
         let pair = admitted.state.pair_of(&admitted.client, unix_now())?;
         ClientSecret::from_pair(pair.expose_secret().to_owned())
+    }
+
+    fn outgoing<'a>(
+        &self,
+        admitted: &'a Admitted,
+        headers: &'a HeaderMap,
+        access: &'a MemberAccess,
+        (pool, secret): (&'a Pool, Option<&'a ClientSecret>),
+    ) -> Outgoing<'a> {
+        Outgoing {
+            target: Target::Registry(&admitted.target),
+            method: &admitted.down.head.method,
+            headers,
+            subject: &admitted.client.subject,
+            access,
+            secret,
+            pool,
+            not_found: self.not_found(admitted, pool),
+        }
     }
 
     fn outgoing_headers(admitted: &Admitted, ctx: &RequestContext) -> Result<HeaderMap, GatewayError> {
@@ -317,73 +277,12 @@ impl Gateway {
         let is_upload =
             matches!(target, RegistryRequest::UploadStart { .. } | RegistryRequest::Upload { .. });
         if is_upload && is_form(&headers) {
-            if has_body(&down.head.headers) {
+            if request_body::has_body(&down.head.headers) {
                 return Err(GatewayError::FormBody);
             }
             headers.remove(CONTENT_TYPE);
         }
         Ok(headers)
-    }
-
-    /// Turns a member's answer into the client's.
-    fn client_response(
-        &self,
-        admitted: &Admitted,
-        pin: Option<Pin>,
-        answer: Answer,
-    ) -> Result<Response<ResponseBody>, GatewayError> {
-        let Answer { member, mut head, body, body_idle_timeout, hold } = answer;
-        if admitted.is_refused_cancel(head.status) {
-            return Ok(self.forget_session(&admitted.target));
-        }
-        // A redirect leads to object storage, whatever its path looks like.
-        let location = if head.status.is_redirection() { None } else { member_location(&head.headers) };
-        head.headers = client_headers(std::mem::take(&mut head.headers));
-        match location {
-            // None at all, or object storage: the client goes there itself.
-            None | Some(MemberLocation::Elsewhere) => {}
-            Some(MemberLocation::Upload(upload)) => {
-                let location = self.sealed_location(admitted, &upload, pin, &member)?;
-                head.headers.insert(LOCATION, location);
-            }
-            Some(MemberLocation::Content(path)) => {
-                if let Ok(path) = HeaderValue::try_from(path) {
-                    head.headers.insert(LOCATION, path);
-                }
-            }
-        }
-        self.note_upload_end(&admitted.target, head.status);
-        if head.status == StatusCode::RANGE_NOT_SATISFIABLE && admitted.reads_content() {
-            // docker-registry announces the blob's length here and sends no body.
-            head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-            return Ok(Response::from_parts(head, ResponseBody::empty()));
-        }
-        let body = ResponseBody::member(MemberBody::new(body, body_idle_timeout, hold));
-        Ok(Response::from_parts(head, body))
-    }
-
-    /// What the client is told when no member answered.
-    fn failed(
-        &self,
-        admitted: &Admitted,
-        pin: Option<&Pin>,
-        error: GatewayError,
-    ) -> Result<Response<ResponseBody>, GatewayError> {
-        match (error, pin) {
-            (GatewayError::Unauthorized { .. } | GatewayError::CredentialFault { .. }, _)
-                if admitted.is_refused_cancel(StatusCode::UNAUTHORIZED) =>
-            {
-                Ok(self.forget_session(&admitted.target))
-            }
-            // The forwarding does not know the client's host, and so not the realm.
-            (GatewayError::Unauthorized { reason, wanted, .. }, _) => {
-                Err(self.unauthorized(&admitted.down, reason, wanted))
-            }
-            (GatewayError::Upstream(error), Some(pin)) if error.is_connect_failure() => {
-                Err(GatewayError::PinnedMemberGone { member: pin.member.clone() })
-            }
-            (error, _) => Err(error),
-        }
     }
 
     /// Reads on for a bounded while, so that a client that is still sending sees the answer
@@ -418,21 +317,6 @@ impl Gateway {
     }
 }
 
-/// Harbor keeps a list of its own of what is pushed: what a plain registry of the pool took, Harbor
-/// would not know. So writes go to Harbor nodes alone, and what a push looks for first; other reads
-/// go to a plain registry when no node can serve, and blobs are the same everywhere.
-fn prefer_nodes(candidates: &mut Vec<Arc<Member>>, admitted: &Admitted) {
-    let is_read = matches!(admitted.down.head.method, Method::GET | Method::HEAD);
-    match &admitted.target {
-        RegistryRequest::Blob { .. } if admitted.down.head.method == Method::GET => {}
-        RegistryRequest::UploadStart { .. } | RegistryRequest::Upload { .. } => {
-            candidates.retain(|member| member.harbor.is_some());
-        }
-        _ if is_read => candidates.sort_by_key(|member| member.harbor.is_none()),
-        _ => candidates.retain(|member| member.harbor.is_some()),
-    }
-}
-
 /// The access that a member's token gets for a request: what the request needs, and for a cancel
 /// the `delete` that registries ask for.
 fn member_access(target: &RegistryRequest) -> MemberAccess {
@@ -444,33 +328,6 @@ fn member_access(target: &RegistryRequest) -> MemberAccess {
     }
     let source = target.mount_source().map(|from| ResourceAccess::repository(from.clone(), Actions::PULL));
     MemberAccess { target: required, source }
-}
-
-fn has_body(headers: &HeaderMap) -> bool {
-    headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
-}
-
-/// The body for the member. Taken from `body` only here, after every decision: reading it is what
-/// makes hyper answer `100 Continue`.
-fn outgoing_body(
-    headers: &HeaderMap,
-    body: &mut Option<Incoming>,
-    ctx: &RequestContext,
-    idle: Duration,
-) -> RequestBody {
-    let ended = body.as_ref().is_none_or(Incoming::is_end_stream);
-    let reads = matches!(ctx.method, Method::GET | Method::HEAD);
-    if ended
-        || reads
-        || ctx.route == RouteKind::Ping
-        || headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
-    {
-        return RequestBody::Empty;
-    }
-    match body.take() {
-        Some(incoming) => RequestBody::stream(incoming, Arc::clone(&ctx.progress), idle),
-        None => RequestBody::Empty,
-    }
 }
 
 /// The answer to a HEAD says how long the body would be and sends none; over h2 a body would be

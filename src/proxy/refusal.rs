@@ -7,7 +7,8 @@ use http::header::{AUTHORIZATION, COOKIE};
 use tokio::time::Instant;
 
 use super::error::GatewayError;
-use super::forward::{Answer, Attempt, Outgoing, Target, is_repeatable};
+use super::forward::{Attempt, Outgoing, Target, is_repeatable};
+use super::send::Answer;
 use crate::auth::challenge::ChallengeReason;
 use crate::upstream::{
     Credential, CredentialError, Member, Phase, RequestBody, UpstreamError, UpstreamFault, prober,
@@ -34,7 +35,7 @@ pub(super) fn without_credential(
     why: CredentialError,
     body: Option<RequestBody>,
 ) -> Attempt {
-    let elsewhere = |body: Option<RequestBody>| body.filter(|_| outgoing.copies);
+    let elsewhere = |body: Option<RequestBody>| body.filter(|_| outgoing.copies());
     match why {
         CredentialError::WrongPassword => {
             Attempt::Failed(outgoing.refused(ChallengeReason::InvalidToken), elsewhere(body))
@@ -76,7 +77,7 @@ pub(super) async fn judge_refusal(
         member.warn_of_missing_credential();
         return Refusal::Fault;
     }
-    let body_unused = answer.hold.progress.as_ref().is_none_or(|progress| !progress.was_polled());
+    let body_unused = answer.progress.as_ref().is_none_or(|progress| !progress.was_polled());
     if let (Credential::Relay, Some(node), Some(secret)) =
         (&member.credential, &member.harbor, outgoing.secret)
     {

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use http::header::{HeaderMap, RANGE};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::error::GatewayError;
-use super::{Admitted, Gateway, Plan, local};
+use super::plan::Plan;
+use super::{Admitted, Gateway, local};
 use crate::auth::subject::Subject;
 use crate::pin::{Pin, PinContext, PinError};
 use crate::random::{nonce, unix_now};
@@ -26,6 +28,14 @@ impl Admitted {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED
             )
     }
+}
+
+/// How many bytes of an upload a member says that it has (`Range: 0-LAST`). With none it says `0-0`
+/// too, so that one byte and none cannot be told apart.
+pub(super) fn received(headers: &HeaderMap) -> Option<u64> {
+    let (first, last) = headers.get(RANGE)?.to_str().ok()?.rsplit_once('-')?;
+    let last: u64 = last.parse().ok()?;
+    (first.trim_start_matches("bytes=") == "0" && last > 0).then(|| last.saturating_add(1))
 }
 
 impl Gateway {
@@ -68,7 +78,7 @@ impl Gateway {
         admitted: &Admitted,
         upload: &RegistryRequest,
         pin: Option<Pin>,
-        member: &Member,
+        (member, headers): (&Member, &HeaderMap),
     ) -> Result<HeaderValue, GatewayError> {
         let bad = || GatewayError::BadAnswer {
             member: member.name.clone(),
@@ -79,12 +89,12 @@ impl Gateway {
             return Err(bad());
         }
         let pin = match pin {
-            Some(pin) => Pin { upload: id.clone(), ..pin },
+            Some(pin) => Pin { upload: id.clone(), offset: received(headers), ..pin },
             None => {
                 let deadline = unix_now().saturating_add(self.limits.upload_grace.as_secs());
                 self.uploads.opened(id, deadline);
                 let (member, subject) = (member.name.as_str().to_owned(), admitted.client.subject.clone());
-                Pin { member, upload: id.clone(), subject, deadline }
+                Pin { member, upload: id.clone(), subject, deadline, offset: Some(0) }
             }
         };
         let context = PinContext { host: self.hosts.primary(), repository };

@@ -8,22 +8,24 @@ use http::header::{CONTENT_TYPE, COOKIE, HeaderValue, SET_COOKIE, UPGRADE};
 use http::{HeaderMap, Method, Response, StatusCode, request};
 use hyper::body::Incoming;
 
-use super::body::{MemberBody, ResponseBody};
+use super::body::ResponseBody;
+use super::content::{Settled, SettledBody};
 use super::context::RequestContext;
 use super::error::{GatewayError, READ_ONLY, is_read};
-use super::forward::{Answer, Outgoing, Target, forward};
-use super::{Downstream, Gateway, outgoing_body};
+use super::forward::{NotFound, Outgoing, Target, forward};
+use super::request_body::streamed;
+use super::{Downstream, Gateway};
 use crate::auth::credentials::Credentials;
 use crate::auth::seal::{self, Purpose};
 use crate::auth::subject::Subject;
 use crate::forwarding::request::Via;
 use crate::forwarding::web::{affinities, affinity_cookie, client_headers, node_headers};
 use crate::harbor::{self, Turn};
-use crate::random::{nonce, seed, unix_now};
+use crate::random::{nonce, unix_now};
 use crate::registry::{ParseError, WebKind, WebRequest};
 use crate::snapshot::Snapshot;
 use crate::upstream::harbor::ClientSecret;
-use crate::upstream::{HarborVersion, Member, MemberAccess, Pool, Storage};
+use crate::upstream::{HarborVersion, Member, MemberAccess, Pool, Request as PoolRequest, Storage};
 
 /// How many affinity cookies of one request are tried.
 const AFFINITIES_MAX: usize = 4;
@@ -74,11 +76,11 @@ impl Gateway {
             subject: &Subject::anonymous(),
             access: &MemberAccess::default(),
             secret: secret.as_ref(),
-            limits: &pool.limits,
-            copies: false,
+            pool,
+            not_found: NotFound::Final,
         };
-        let request_body = outgoing_body(&headers, body, ctx, pool.limits.body_idle_timeout);
-        let answer = forward(&outgoing, candidates, request_body, ctx).await?;
+        let request_body = streamed(&headers, body, ctx, pool);
+        let answer = forward(&outgoing, candidates, request_body, &self.checks, ctx).await?;
         if let Some(mut turn) = turn.filter(|_| answer.head.status == StatusCode::UNAUTHORIZED) {
             turn.was_wrong();
         }
@@ -163,7 +165,10 @@ fn candidates(
     (method, node): (&Method, Option<&str>),
 ) -> Result<Vec<Arc<Member>>, GatewayError> {
     let mut candidates = match pool.storage {
-        Storage::Shared => pool.candidates(seed()),
+        Storage::Shared => {
+            let reads = is_read(method);
+            pool.candidates(PoolRequest { reads, ..PoolRequest::read() })
+        }
         Storage::Replicated => {
             // A number is another project at every node.
             let named = |project: &&str| !project.bytes().all(|byte| byte.is_ascii_digit());
@@ -198,14 +203,20 @@ fn asks_for_upgrade(headers: &HeaderMap) -> bool {
 
 fn web_response(
     down: &Downstream,
-    answer: Answer,
+    answer: Settled,
     cookie: Option<http::HeaderValue>,
 ) -> Response<ResponseBody> {
-    let Answer { member, mut head, body, body_idle_timeout, hold } = answer;
+    let Settled { member, mut head, body, .. } = answer;
     let own = [member.host.to_str().unwrap_or_default(), &*down.authority.text];
     head.headers = client_headers(std::mem::take(&mut head.headers), down.https, &own);
     if let Some(cookie) = cookie {
         head.headers.append(SET_COOKIE, cookie);
     }
-    Response::from_parts(head, ResponseBody::member(MemberBody::new(body, body_idle_timeout, hold)))
+    // A page has no digest that it could be held to.
+    let body = match body {
+        SettledBody::Other(body) | SettledBody::Content(body, ..) => ResponseBody::member(body),
+        SettledBody::Held(bytes, memory) => ResponseBody::held(bytes, memory),
+        SettledBody::Shared(reader, _) => ResponseBody::shared(reader),
+    };
+    Response::from_parts(head, body)
 }

@@ -4,7 +4,9 @@
 //! from then on no other module looks at a raw path or query.
 
 mod access;
+mod content;
 mod error;
+mod list;
 mod name;
 mod request;
 mod route;
@@ -12,7 +14,9 @@ mod target;
 mod web;
 
 pub use access::{Action, Actions, Resource, ResourceAccess, parse_scopes};
+pub use content::ContentHash;
 pub use error::{ErrorCode, error_body};
+pub use list::{ListKind, MergedList, PartialList, merge};
 pub use name::{Digest, NameError, Reference, RepositoryName, Tag, UploadId};
 pub use request::{
     BlobMethod, ManifestMethod, Mount, PIN_PARAMETER, Page, ParseError, RegistryRequest, UploadMethod,

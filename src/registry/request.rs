@@ -306,6 +306,16 @@ impl RegistryRequest {
         }
     }
 
+    /// The same list, another page of it; every other request as it is.
+    #[must_use]
+    pub fn with_page(&self, page: Page) -> Self {
+        match self {
+            Self::Catalog(_) => Self::Catalog(page),
+            Self::Tags { repository, .. } => Self::Tags { repository: repository.clone(), page },
+            other => other.clone(),
+        }
+    }
+
     /// The path and query for a member, rebuilt from the parsed values alone.
     #[must_use]
     pub fn member_target(&self) -> String {

@@ -116,11 +116,17 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// Accepts until told to stop. `handler` answers each request.
+    /// Accepts until told to stop. `handler` answers each request; `resets` says after which errors
+    /// of an answer's body the client's connection is reset rather than closed.
     ///
     /// # Errors
     /// When the socket cannot be used at all.
-    pub async fn run<H, F, B>(self, acceptor: Acceptor, handler: H) -> io::Result<()>
+    pub async fn run<H, F, B>(
+        self,
+        acceptor: Acceptor,
+        handler: H,
+        resets: fn(&B::Error) -> bool,
+    ) -> io::Result<()>
     where
         H: Fn(Request<Incoming>, Accepted) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
@@ -142,7 +148,7 @@ impl Listener {
                     };
                     let Ok(permit) = permit else { return Ok(()) };
                     let connection =
-                        serve_connection(acceptor.clone(), stream, peer, handler.clone(), permit);
+                        serve_connection(acceptor.clone(), (stream, peer), (handler.clone(), resets), permit);
                     acceptor.connections.spawn(connection);
                 }
                 Err(error) => {
@@ -156,9 +162,8 @@ impl Listener {
 
 async fn serve_connection<H, F, B>(
     acceptor: Acceptor,
-    stream: TcpStream,
-    peer: SocketAddr,
-    handler: H,
+    (stream, peer): (TcpStream, SocketAddr),
+    handler: (H, fn(&B::Error) -> bool),
     permit: OwnedSemaphorePermit,
 ) where
     H: Fn(Request<Incoming>, Accepted) -> F + Clone + Send + Sync + 'static,
@@ -186,8 +191,9 @@ async fn serve_connection<H, F, B>(
         let service = guarded(handler, accepted, Arc::clone(&activity));
         return drive_h1(&acceptor, Watched::new(stream, Arc::clone(&activity)), activity, service).await;
     };
-    let handshake = TlsAcceptor::from(tls).accept(stream);
-    let stream = match tokio::time::timeout(acceptor.limits.handshake_timeout, handshake).await {
+    // On the heap, and not gone before it is counted: the client sees the end of it.
+    let mut handshake = Box::pin(TlsAcceptor::from(tls).accept(stream));
+    let stream = match tokio::time::timeout(acceptor.limits.handshake_timeout, handshake.as_mut()).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             acceptor.metrics.handshakes_failed.inc();
@@ -199,6 +205,7 @@ async fn serve_connection<H, F, B>(
             return;
         }
     };
+    drop(handshake);
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let accepted = Accepted { peer, tls: true, credentials_allowed: true };
     let service = guarded(handler, accepted, Arc::clone(&activity));
@@ -213,7 +220,7 @@ async fn serve_connection<H, F, B>(
 
 /// The handler as hyper wants it, with each request noted on its connection until its body ends.
 fn guarded<H, F, B>(
-    handler: H,
+    (handler, resets): (H, fn(&B::Error) -> bool),
     accepted: Accepted,
     activity: Arc<Activity>,
 ) -> impl HttpService<Incoming, ResBody = GuardedBody<B>, Error = Infallible, Future: Send> + Clone + Send
@@ -226,16 +233,17 @@ where
     service_fn(move |request| {
         let guard = activity.begin_request();
         let answer = handler(request, accepted.clone());
-        async move { Ok(answer.await.map(|body| GuardedBody { body, guard })) }
+        async move { Ok(answer.await.map(|body| GuardedBody { body, guard, resets })) }
     })
 }
 
 pin_project! {
     /// A body that keeps its request noted on the connection.
-    pub(super) struct GuardedBody<B> {
+    pub(super) struct GuardedBody<B: Body> {
         #[pin]
         body: B,
         guard: RequestGuard,
+        resets: fn(&B::Error) -> bool,
     }
 }
 
@@ -250,6 +258,11 @@ impl<B: Body> Body for GuardedBody<B> {
         let this = self.project();
         let frame = this.body.poll_frame(cx);
         this.guard.note_body(frame.is_ready());
+        if let std::task::Poll::Ready(Some(Err(error))) = &frame
+            && (this.resets)(error)
+        {
+            this.guard.reset_connection();
+        }
         frame
     }
 

@@ -11,8 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
 
 /// How long a connection may be in each state.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +47,8 @@ pub(super) struct Activity {
     idle_since: AtomicU64,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
+    /// The connection is to be reset, not closed.
+    reset: AtomicBool,
     /// On h2 bytes that come between requests are frames of the connection, not a head.
     frames: AtomicBool,
     /// For each request: since when the client has not asked for more of its answer.
@@ -60,6 +65,7 @@ impl Activity {
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
+            reset: AtomicBool::new(false),
             frames: AtomicBool::new(false),
             unread: Mutex::new(Vec::new()),
         })
@@ -158,6 +164,14 @@ impl RequestGuard {
     pub(super) fn note_body(&self, given: bool) {
         self.unread.store(if given { self.activity.now() } else { 0 }, Ordering::Release);
     }
+
+    /// The client must not take what it has for whole: its connection ends with a reset. On h2 the
+    /// stream does, and the connection goes on.
+    pub(super) fn reset_connection(&self) {
+        if !self.activity.frames.load(Ordering::Acquire) {
+            self.activity.reset.store(true, Ordering::Release);
+        }
+    }
 }
 
 impl Drop for RequestGuard {
@@ -168,14 +182,32 @@ impl Drop for RequestGuard {
     }
 }
 
+/// A stream with a TCP socket below it.
+pub(super) trait Socket {
+    /// The socket.
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Socket for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Socket for TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
 /// A stream that notes what happens on it.
 #[derive(Debug)]
-pub(super) struct Watched<S> {
+pub(super) struct Watched<S: Socket> {
     stream: S,
     activity: Arc<Activity>,
 }
 
-impl<S> Watched<S> {
+impl<S: Socket> Watched<S> {
     /// Watches a stream.
     #[must_use]
     pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
@@ -190,7 +222,7 @@ impl<S> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: Socket + AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -205,7 +237,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: Socket + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.note_write(&wrote);
@@ -237,6 +269,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl<S: Socket> Drop for Watched<S> {
+    fn drop(&mut self) {
+        if self.activity.reset.load(Ordering::Acquire) {
+            // Closing then sends RST at once (SO_LINGER with no time). A socket that takes no
+            // options is gone already.
+            drop(SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO)));
+        }
     }
 }
 

@@ -44,6 +44,21 @@ pub struct AccessRecord<'a> {
     pub member: Option<&'a str>,
     /// How many members were tried.
     pub tries: u32,
+    /// Other members that were asked about a 404.
+    #[serde(skip_serializing_if = "is_zero_u32")]
+    pub confirmations: u32,
+    /// Whether the content was verified before the answer began.
+    #[serde(skip_serializing_if = "is_false")]
+    pub verified: bool,
+    /// Whether the answer was got by another request for the same.
+    #[serde(skip_serializing_if = "is_false")]
+    pub coalesced: bool,
+    /// How often the answer went on from another member.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub resumes: u64,
+    /// Bytes that came from another member than the first.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub resumed_bytes: u64,
     /// Times of the phases.
     #[serde(flatten)]
     pub phases: Phases,
@@ -61,12 +76,30 @@ pub struct AccessRecord<'a> {
     pub user_agent: Option<&'a str>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero_u32(number: &u32) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
 /// Milliseconds from the request's head to the end of each phase.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Phases {
     /// Authenticated and authorised.
     #[serde(rename = "auth_ms", skip_serializing_if = "Option::is_none")]
     pub authorized: Option<f64>,
+    /// Waited for a turn at the member that answered; not counted from the head.
+    #[serde(rename = "queue_ms", skip_serializing_if = "Option::is_none")]
+    pub queued: Option<f64>,
     /// Connected to the member that answered.
     #[serde(rename = "connect_ms", skip_serializing_if = "Option::is_none")]
     pub connected: Option<f64>,

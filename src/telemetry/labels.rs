@@ -124,10 +124,13 @@ pub enum MemberStatus {
     Unhealthy,
     /// Out: it refuses our credential.
     CredentialFault,
+    /// Out for a while: requests to it failed.
+    Ejected,
 }
 
 impl MemberStatus {
-    pub(super) const ALL: [Self; 4] = [Self::Starting, Self::Healthy, Self::Unhealthy, Self::CredentialFault];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Starting, Self::Healthy, Self::Unhealthy, Self::CredentialFault, Self::Ejected];
 
     /// The label value.
     #[must_use]
@@ -137,6 +140,7 @@ impl MemberStatus {
             Self::Healthy => "healthy",
             Self::Unhealthy => "unhealthy",
             Self::CredentialFault => "credential_fault",
+            Self::Ejected => "ejected",
         }
     }
 }

@@ -9,6 +9,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use super::failover::{ContentFault, FailoverMetrics, MemberFailover, PoolMetrics, Unverified};
 use super::labels::{
     CertificateLabel, Direction, ErrorKind, IdentityFault, MemberStatus, PinEvent, ProbeResult, ReloadResult,
     TokenRefusal,
@@ -48,6 +49,7 @@ pub struct Metrics {
     certificate_expiry: IntGaugeVec,
     identity_faults: IntCounterVec,
     reloads: IntCounterVec,
+    failover: FailoverMetrics,
     /// Requests that have not ended.
     pub requests_in_flight: IntGauge,
     /// Open downstream connections.
@@ -83,8 +85,9 @@ struct StatusCounters {
 pub struct MemberMetrics {
     counters: StatusCounters,
     first_byte: Histogram,
-    state: [IntGauge; 4],
+    state: [IntGauge; MemberStatus::ALL.len()],
     probes: [IntCounter; 3],
+    failover: MemberFailover,
     /// Requests at the member.
     pub in_flight: IntGauge,
     /// Open connections to the member.
@@ -215,6 +218,7 @@ impl Metrics {
                 &["reason"],
             )?,
             reloads: make.counters("tidegate_reloads_total", "Reloads, by result", &["result"])?,
+            failover: FailoverMetrics::new(&make)?,
             requests_in_flight: make.gauge("tidegate_requests_in_flight", "Requests that have not ended")?,
             connections: make.gauge("tidegate_connections", "Open downstream connections")?,
             handshakes_failed: make.counter(
@@ -267,7 +271,19 @@ impl Metrics {
             probes: results.map(|result| self.probes.with_label_values(&[pool, member, result.as_str()])),
             in_flight: self.member_in_flight.with_label_values(&[pool, member]),
             connections: self.member_connections.with_label_values(&[pool, member]),
+            failover: self.failover.member(pool, member),
         }
+    }
+
+    /// The handles of a pool.
+    #[must_use]
+    pub fn pool(&self, pool: &str) -> PoolMetrics {
+        self.failover.pool(pool)
+    }
+
+    /// Counts content that went by unverified.
+    pub fn count_unverified(&self, reason: Unverified) {
+        self.failover.count_unverified(reason);
     }
 
     /// Counts a request that has ended; `member` is the one that answered.
@@ -339,6 +355,21 @@ impl MemberMetrics {
         self.probes[result as usize].inc();
     }
 
+    /// Counts an ejection.
+    pub fn count_ejection(&self) {
+        self.failover.ejections.inc();
+    }
+
+    /// Notes how long a request waited for a connection.
+    pub fn observe_queue(&self, time: Duration) {
+        self.failover.queued.observe(time.as_secs_f64());
+    }
+
+    /// Counts content that is not what its digest says.
+    pub fn count_content_fault(&self, fault: ContentFault) {
+        self.failover.faults[fault as usize].inc();
+    }
+
     /// Notes how long the member's answer took to begin.
     pub fn observe_first_byte(&self, time: Duration) {
         self.first_byte.observe(time.as_secs_f64());
@@ -346,18 +377,33 @@ impl MemberMetrics {
 }
 
 /// Makes metrics and registers them.
-struct Maker<'a>(&'a Registry);
+pub(super) struct Maker<'a>(&'a Registry);
 
 impl Maker<'_> {
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    pub(super) fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
         self.register(IntCounterVec::new(Opts::new(name, help), labels)?)
     }
 
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    pub(super) fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, prometheus::Error> {
         self.register(IntGaugeVec::new(Opts::new(name, help), labels)?)
     }
 
-    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
+    pub(super) fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<HistogramVec, prometheus::Error> {
         self.register(HistogramVec::new(
             HistogramOpts::new(name, help).buckets(TIME_BUCKETS.to_vec()),
             labels,

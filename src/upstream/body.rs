@@ -1,8 +1,8 @@
 //! Request bodies on their way to a member.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::Sleep;
+
+use crate::registry::ContentHash;
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,21 @@ pub enum BodyError {
     /// No byte moved within the idle deadline.
     #[error("no byte moved for too long")]
     Idle,
+    /// The member ended it before its announced length.
+    #[error("the member ended the body early")]
+    Short,
+    /// The bytes are not what their digest says. The client must not take them for whole.
+    #[error("the content is not what its digest says")]
+    Corrupt,
+}
+
+impl BodyError {
+    /// Whether the client's connection must be reset rather than closed: after a clean close some
+    /// clients ask for the rest, again and again, and there is none.
+    #[must_use]
+    pub fn resets_connection(&self) -> bool {
+        matches!(self, Self::Corrupt)
+    }
 }
 
 /// How far a request's body has come; shared by the body and the one who watches it.
@@ -28,8 +45,12 @@ pub enum BodyError {
 pub struct BodyProgress {
     polled: AtomicBool,
     ended: AtomicBool,
+    /// Whether it came to grief on the client's side.
+    broken: AtomicBool,
     bytes: AtomicU64,
     end: Notify,
+    /// Hashes of the bytes that went by.
+    hashes: Mutex<Vec<ContentHash>>,
 }
 
 impl BodyProgress {
@@ -49,6 +70,34 @@ impl BodyProgress {
     pub async fn ended(&self) {
         while !self.has_ended() {
             self.end.notified().await;
+        }
+    }
+
+    /// Whether the client broke off or stalled.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    /// Counts bytes that were read apart.
+    pub fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// From now on the bytes go into these hashes too.
+    pub fn set_hashes(&self, hashes: Vec<ContentHash>) {
+        *self.hashes.lock().unwrap_or_else(PoisonError::into_inner) = hashes;
+    }
+
+    /// The hashes, with every byte that went by.
+    #[must_use]
+    pub fn take_hashes(&self) -> Vec<ContentHash> {
+        std::mem::take(&mut *self.hashes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn hash(&self, data: &[u8]) {
+        for hash in self.hashes.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            hash.update(data);
         }
     }
 
@@ -96,11 +145,13 @@ impl IdleTimer {
     }
 }
 
-/// A body for a member: none, or the client's own, streamed.
+/// A body for a member: none, one that is all here, or the client's own, streamed.
 #[derive(Debug)]
 pub enum RequestBody {
     /// No body.
     Empty,
+    /// All of it, to be sent as often as it takes; `None` when it was handed over.
+    Whole(Option<Bytes>),
     /// The client's body, as it comes.
     Stream {
         /// Where it comes from.
@@ -115,6 +166,16 @@ pub enum RequestBody {
 }
 
 impl RequestBody {
+    /// The same body once more; `None` where its bytes exist only once.
+    #[must_use]
+    pub fn again(&self) -> Option<Self> {
+        match self {
+            Self::Empty => Some(Self::Empty),
+            Self::Whole(bytes) => Some(Self::Whole(bytes.clone())),
+            Self::Stream { .. } => None,
+        }
+    }
+
     /// Streams the client's body.
     #[must_use]
     pub fn stream(incoming: Incoming, progress: Arc<BodyProgress>, idle: Duration) -> Self {
@@ -134,13 +195,18 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Stream { incoming, progress, remaining, idle } = self.get_mut() else {
-            return Poll::Ready(None);
+        let (incoming, progress, remaining, idle) = match self.get_mut() {
+            Self::Empty => return Poll::Ready(None),
+            Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream { incoming, progress, remaining, idle } => (incoming, progress, remaining, idle),
         };
         progress.polled.store(true, Ordering::Release);
         match Pin::new(&mut *incoming).poll_frame(cx) {
             Poll::Pending => match idle.poll_idle(cx) {
-                Poll::Ready(()) => Poll::Ready(Some(Err(BodyError::Idle))),
+                Poll::Ready(()) => {
+                    progress.broken.store(true, Ordering::Release);
+                    Poll::Ready(Some(Err(BodyError::Idle)))
+                }
                 Poll::Pending => Poll::Pending,
             },
             Poll::Ready(None) => {
@@ -149,7 +215,11 @@ impl Body for RequestBody {
             }
             Poll::Ready(Some(frame)) => {
                 idle.progressed();
+                if frame.is_err() {
+                    progress.broken.store(true, Ordering::Release);
+                }
                 if let Ok(Some(data)) = frame.as_ref().map(Frame::data_ref) {
+                    progress.hash(data);
                     progress.bytes.fetch_add(data.len() as u64, Ordering::AcqRel);
                     *remaining = remaining.map(|remaining| remaining.saturating_sub(data.len() as u64));
                 }
@@ -165,6 +235,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Self::Stream { incoming, .. } => incoming.is_end_stream(),
         }
     }
@@ -172,6 +243,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Self::Stream { incoming, .. } => incoming.size_hint(),
         }
     }

@@ -1,7 +1,8 @@
 //! Connections to one member: exact in number over all workers, idle ones kept per worker.
 //!
 //! A permit is the right to have a request at the member; there are `connections_max`, handed out
-//! in order of arrival. An open connection occupies a slot until its socket is closed; there are
+//! in order of arrival. Pulls and uploads have a share of their own each, so that neither can keep
+//! the other from its work. An open connection occupies a slot until its socket is closed; there are
 //! as many slots. Whoever holds a permit therefore finds an idle connection of its own worker, a
 //! free slot, or an idle connection of another worker.
 
@@ -45,6 +46,8 @@ pub struct Connections {
     target: Target,
     limits: UpstreamLimits,
     permits: Arc<Semaphore>,
+    /// The shares of pulls and of uploads.
+    shares: [Arc<Semaphore>; 2],
     waiting: AtomicUsize,
     open: Arc<Slots>,
     idle: Box<[Mutex<Vec<Idle>>]>,
@@ -93,13 +96,29 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// What a connection is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Everything but uploads.
+    Pull,
+    /// Upload sessions and manifests on their way in.
+    Upload,
+}
+
+/// The right to have a request at the member: one of all, and one of its kind's share.
+struct Permit {
+    _of_all: OwnedSemaphorePermit,
+    _of_share: OwnedSemaphorePermit,
+}
+
 /// A connection in use. Dropped without [`Lease::give_back`], the connection is closed.
 pub struct Lease {
     sender: SendRequest<RequestBody>,
     reused: bool,
+    queued: Duration,
     worker: usize,
     connections: Arc<Connections>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 /// A request that failed; it comes back if no byte of it was sent.
@@ -115,6 +134,12 @@ impl Lease {
     #[must_use]
     pub fn was_reused(&self) -> bool {
         self.reused
+    }
+
+    /// How long the request waited for its turn.
+    #[must_use]
+    pub fn queued(&self) -> Duration {
+        self.queued
     }
 
     /// Sends a request. The answer's body goes on to be read from the connection.
@@ -158,7 +183,8 @@ impl Connections {
     ) -> Arc<Self> {
         Arc::new(Self {
             target,
-            permits: Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS))),
+            permits: semaphore(limits.connections_max),
+            shares: [semaphore(limits.pulls_max), semaphore(limits.uploads_max)],
             limits,
             waiting: AtomicUsize::new(0),
             open: Arc::new(Slots {
@@ -182,12 +208,19 @@ impl Connections {
     ///
     /// # Errors
     /// [`UpstreamError`] when the queue is full or too slow, or no connection can be made.
-    pub async fn acquire(self: &Arc<Self>, worker: usize, deadline: Instant) -> Result<Lease, UpstreamError> {
-        let queue_deadline = deadline.min(Instant::now() + self.limits.queue_timeout);
-        let permit = self.permit(queue_deadline).await?;
+    pub async fn acquire(
+        self: &Arc<Self>,
+        work: Work,
+        worker: usize,
+        deadline: Instant,
+    ) -> Result<Lease, UpstreamError> {
+        let asked = Instant::now();
+        let queue_deadline = deadline.min(asked + self.limits.queue_timeout);
+        let permit = self.permit(work, queue_deadline).await?;
+        let turn = (permit, asked.elapsed());
         loop {
             if let Some((sender, reused)) = self.find(worker, deadline).await? {
-                return Ok(self.lease(sender, reused, worker, permit));
+                return Ok(self.lease((sender, reused), worker, turn));
             }
             // Every connection is either at work or just closing. Queue up for the next slot
             // before looking once more, so that none that is freed in between is missed.
@@ -196,7 +229,7 @@ impl Connections {
             tokio::pin!(freed);
             freed.as_mut().enable();
             if let Some((sender, reused)) = self.find(worker, deadline).await? {
-                return Ok(self.lease(sender, reused, worker, permit));
+                return Ok(self.lease((sender, reused), worker, turn));
             }
             if timeout_at(queue_deadline, freed).await.is_err() {
                 return Err(self.error(Phase::Queue, UpstreamFault::Timeout));
@@ -259,16 +292,16 @@ impl Connections {
 
     fn lease(
         self: &Arc<Self>,
-        sender: SendRequest<RequestBody>,
-        reused: bool,
+        (sender, reused): (SendRequest<RequestBody>, bool),
         worker: usize,
-        permit: OwnedSemaphorePermit,
+        (permit, queued): (Permit, Duration),
     ) -> Lease {
-        Lease { sender, reused, worker, connections: Arc::clone(self), _permit: permit }
+        Lease { sender, reused, queued, worker, connections: Arc::clone(self), _permit: permit }
     }
 
-    async fn permit(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, UpstreamError> {
-        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+    async fn permit(&self, work: Work, deadline: Instant) -> Result<Permit, UpstreamError> {
+        let share = &self.shares[work as usize];
+        if let Some(permit) = try_permit(share, &self.permits) {
             return Ok(permit);
         }
         if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.limits.queue_max {
@@ -276,10 +309,22 @@ impl Connections {
             return Err(self.error(Phase::Queue, UpstreamFault::QueueFull));
         }
         let _waiting = Waiting(&self.waiting);
-        match timeout_at(deadline, Arc::clone(&self.permits).acquire_owned()).await {
+        // The share first: whoever waits for it holds nothing that others could use.
+        let both = async {
+            let of_share = Arc::clone(share).acquire_owned().await?;
+            let of_all = Arc::clone(&self.permits).acquire_owned().await?;
+            Ok::<_, tokio::sync::AcquireError>(Permit { _of_all: of_all, _of_share: of_share })
+        };
+        match timeout_at(deadline, both).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(self.error(Phase::Queue, UpstreamFault::Timeout)),
         }
+    }
+
+    /// Requests that wait for the right to go to the member.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
     }
 
     fn idle_of(&self, worker: usize) -> std::sync::MutexGuard<'_, Vec<Idle>> {
@@ -350,4 +395,14 @@ impl Connections {
     fn error(&self, phase: Phase, source: UpstreamFault) -> UpstreamError {
         UpstreamError { member: self.target.member.clone(), phase, source }
     }
+}
+
+fn semaphore(permits: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))
+}
+
+fn try_permit(share: &Arc<Semaphore>, all: &Arc<Semaphore>) -> Option<Permit> {
+    let of_share = Arc::clone(share).try_acquire_owned().ok()?;
+    let of_all = Arc::clone(all).try_acquire_owned().ok()?;
+    Some(Permit { _of_all: of_all, _of_share: of_share })
 }

@@ -81,6 +81,12 @@ impl UpstreamError {
         self.phase == Phase::Head && matches!(self.source, UpstreamFault::Timeout)
     }
 
+    /// Whether the connection broke before the answer began.
+    #[must_use]
+    pub fn is_broken_connection(&self) -> bool {
+        matches!(self.phase, Phase::Unsent | Phase::Head) && matches!(self.source, UpstreamFault::Http(_))
+    }
+
     /// Why there is no credential, where that is it.
     #[must_use]
     pub fn credential_error(&self) -> Option<&CredentialError> {

@@ -1,7 +1,8 @@
 //! One member at run time: its connections, credential, load and health.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::sync::Notify;
@@ -12,7 +13,9 @@ use super::credential::Credential;
 use super::harbor::HarborNode;
 use super::name::{MemberName, PoolName};
 use super::settings::{HealthSettings, MemberAddress};
-use crate::balance::health::{Health, Observation, Status, Thresholds};
+use crate::balance::health::{Health, Observation, Status, Thresholds, slow_start};
+use crate::balance::{PeakEwma, Standing, Tier, key_hash};
+use crate::random::monotonic_ms;
 use crate::telemetry::{GaugeGuard, MemberMetrics, MemberStatus, ProbeResult};
 
 /// One member at run time.
@@ -27,6 +30,12 @@ pub struct Member {
     pub host: HeaderValue,
     /// Its share of the work.
     pub weight: u32,
+    /// Whether it is always used, or only when no other member answers.
+    pub tier: Tier,
+    /// [`key_hash`] of its name.
+    pub hash: u64,
+    /// After so long another member takes the writes of which it is the home.
+    pub write_failover: Option<Duration>,
     /// The connections to it.
     pub connections: Arc<Connections>,
     /// How we authenticate ourselves.
@@ -50,9 +59,27 @@ pub struct MemberState {
     pub(super) control: tokio::sync::Mutex<Option<(Instant, bool)>>,
     status: AtomicU8,
     health: Mutex<(Health, Option<String>)>,
+    /// When it came back from being out, by [`monotonic_ms`]; 0 where it never was.
+    back_since_ms: AtomicU64,
+    /// Since when it is out, by [`monotonic_ms`]; 0 while it serves.
+    out_since_ms: AtomicU64,
+    /// Counts how often it came back after others may have taken writes in its place.
+    returns: AtomicU64,
     in_flight: AtomicUsize,
+    /// Bytes of answers that are still to come.
+    bytes_in_flight: AtomicU64,
+    /// [`PeakEwma`] of the time to the first byte.
+    latency: AtomicU64,
+    /// Requests in a row that failed.
+    failures: AtomicU32,
     missing_credential: AtomicBool,
 }
+
+/// So many bytes under way weigh as much as one more request.
+const BYTES_OF_A_REQUEST: f64 = 8.0 * 1024.0 * 1024.0;
+/// A failure counts as an answer that took so long, in seconds: whoever fails fast must not look
+/// quick.
+const FAILURE_COUNTS_AS: f64 = 1.0;
 
 impl MemberState {
     /// A member that was not probed yet.
@@ -64,15 +91,22 @@ impl MemberState {
             control: tokio::sync::Mutex::new(None),
             status: AtomicU8::new(Status::Starting as u8),
             health: Mutex::new((Health::default(), None)),
+            back_since_ms: AtomicU64::new(0),
+            out_since_ms: AtomicU64::new(0),
+            returns: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
+            bytes_in_flight: AtomicU64::new(0),
+            latency: AtomicU64::new(PeakEwma::default().to_bits()),
+            failures: AtomicU32::new(0),
             missing_credential: AtomicBool::new(false),
         }
     }
 }
 
-/// Counts a request at a member while it lives.
+/// Counts a request at a member, and the bytes that it still has to send, while it lives.
 pub struct InFlight {
     member: Arc<Member>,
+    bytes: u64,
     _gauge: GaugeGuard,
 }
 
@@ -81,12 +115,32 @@ impl InFlight {
     #[must_use]
     pub fn new(member: &Arc<Member>) -> Self {
         member.state.in_flight.fetch_add(1, Ordering::AcqRel);
-        Self { member: Arc::clone(member), _gauge: GaugeGuard::new(&member.metrics.in_flight) }
+        Self { member: Arc::clone(member), bytes: 0, _gauge: GaugeGuard::new(&member.metrics.in_flight) }
+    }
+
+    /// The answer's body will have so many bytes.
+    pub fn expect_bytes(&mut self, bytes: u64) {
+        self.bytes = bytes;
+        self.member.state.bytes_in_flight.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// So many of them have come.
+    pub fn bytes_came(&mut self, bytes: usize) {
+        let bytes = self.bytes.min(bytes as u64);
+        self.bytes -= bytes;
+        self.member.state.bytes_in_flight.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
+    /// The member that the request is at.
+    #[must_use]
+    pub fn member(&self) -> &Arc<Member> {
+        &self.member
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.member.state.bytes_in_flight.fetch_sub(self.bytes, Ordering::AcqRel);
         self.member.state.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -95,9 +149,102 @@ impl Member {
     /// Where it stands.
     #[must_use]
     pub fn status(&self) -> Status {
-        const ALL: [Status; 4] =
-            [Status::Starting, Status::Healthy, Status::Unhealthy, Status::CredentialFault];
-        ALL[usize::from(self.state.status.load(Ordering::Acquire)) % ALL.len()]
+        let number = usize::from(self.state.status.load(Ordering::Acquire));
+        Status::ALL.get(number).copied().unwrap_or(Status::Unhealthy)
+    }
+
+    /// Whether it may get work.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match self.status() {
+            Status::Starting | Status::Healthy => Standing::Serves,
+            Status::Unhealthy | Status::Ejected => Standing::Out,
+            Status::CredentialFault => Standing::Never,
+        }
+    }
+
+    /// Its weight now: less than its own while it starts slowly.
+    #[must_use]
+    pub fn weight_now(&self, now_ms: u64) -> f64 {
+        let weight = f64::from(self.weight.max(1));
+        match self.state.back_since_ms.load(Ordering::Acquire) {
+            0 => weight,
+            back => weight * slow_start(now_ms.saturating_sub(back), ms(self.probe.slow_start)),
+        }
+    }
+
+    /// What is under way there, bytes in units of a request.
+    #[must_use]
+    pub fn load(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a comparison of loads needs no 53 bits")]
+        let (requests, bytes) =
+            (self.in_flight() as f64, self.state.bytes_in_flight.load(Ordering::Acquire) as f64);
+        requests + bytes / BYTES_OF_A_REQUEST
+    }
+
+    /// Its time to the first byte, in seconds, peaks counted.
+    #[must_use]
+    pub fn latency(&self, now_ms: u64) -> f64 {
+        PeakEwma::from_bits(self.state.latency.load(Ordering::Acquire)).seconds(word(now_ms))
+    }
+
+    /// An answer began, after this time where that says how quick the member is.
+    pub fn answered(&self, took: Option<Duration>) {
+        if let Some(took) = took {
+            self.metrics.observe_first_byte(took);
+            self.sample(took.as_secs_f64());
+        }
+        // Nearly always nothing has failed, and nothing is written.
+        if self.state.failures.load(Ordering::Acquire) != 0 {
+            self.state.failures.store(0, Ordering::Release);
+        }
+    }
+
+    /// A request failed by the member's fault. Returns how many have in a row.
+    pub(super) fn failed(&self) -> u32 {
+        self.sample(FAILURE_COUNTS_AS);
+        self.state.failures.fetch_add(1, Ordering::AcqRel).saturating_add(1)
+    }
+
+    fn sample(&self, seconds: f64) {
+        let now = word(monotonic_ms());
+        // One of two samples at the same moment may be lost; the next makes up for it.
+        let before = self.state.latency.load(Ordering::Acquire);
+        let after = PeakEwma::from_bits(before).with_sample(seconds, now);
+        self.state.latency.store(after.to_bits(), Ordering::Release);
+    }
+
+    /// Ejects it after failed requests, if `allowed`.
+    pub(super) fn eject(&self, problem: &str, allowed: bool) {
+        let mut health = self.state.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(status) = health.0.eject(self.probe.ejection, allowed, monotonic_ms()) else { return };
+        self.state.failures.store(0, Ordering::Release);
+        health.1 = Some(problem.to_owned());
+        self.metrics.count_ejection();
+        self.publish(health, status, problem);
+    }
+
+    /// For how long it has been out; `None` while it serves.
+    #[must_use]
+    pub fn has_been_out(&self) -> Option<Duration> {
+        match self.state.out_since_ms.load(Ordering::Acquire) {
+            0 => None,
+            since => Some(Duration::from_millis(monotonic_ms().saturating_sub(since))),
+        }
+    }
+
+    /// How often it came back after others may have taken writes in its place: while this is not 0,
+    /// what it says of tags has to be compared with theirs.
+    #[must_use]
+    pub fn returns(&self) -> u64 {
+        self.state.returns.load(Ordering::Acquire)
+    }
+
+    /// For how long it will be out, where that is known.
+    #[must_use]
+    pub fn out_for(&self) -> Option<Duration> {
+        let health = self.state.health.lock().unwrap_or_else(PoisonError::into_inner).0;
+        health.ejected_until_ms().map(|until| Duration::from_millis(until.saturating_sub(monotonic_ms())))
     }
 
     /// Requests at the member now.
@@ -122,13 +269,24 @@ impl Member {
     pub fn observe(&self, seen: Observation, problem: Option<&str>) {
         let thresholds = Thresholds { rise: self.probe.rise, fall: self.probe.fall };
         let mut health = self.state.health.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = health.0.observe(seen, thresholds);
+        let changed = health.0.observe(seen, thresholds, monotonic_ms());
         if seen != Observation::Good {
             health.1 = problem.map(str::to_owned);
         }
         let Some(status) = changed else { return };
         if status == Status::Healthy {
             health.1 = None;
+        }
+        self.publish(health, status, problem.unwrap_or("unknown"));
+    }
+
+    fn publish(&self, health: MutexGuard<'_, (Health, Option<String>)>, status: Status, reason: &str) {
+        self.state.back_since_ms.store(health.0.back_since_ms().unwrap_or(0), Ordering::Release);
+        self.state.out_since_ms.store(health.0.out_since_ms().unwrap_or(0), Ordering::Release);
+        let stood_in_for = self.write_failover.is_some_and(|after| health.0.last_outage_ms() >= ms(after));
+        if status == Status::Healthy && health.0.back_since_ms().is_some() && stood_in_for {
+            // Before it serves again, so that nobody takes its word unasked.
+            self.state.returns.fetch_add(1, Ordering::AcqRel);
         }
         self.state.status.store(status as u8, Ordering::Release);
         // Before anybody else can change the state, or the metric might keep an older one.
@@ -137,11 +295,11 @@ impl Member {
         let (member, pool) = (self.name.as_str(), self.pool.as_str());
         if status.serves() {
             tracing::info!(member, pool, "member is healthy");
-        } else {
-            self.connections.close_idle();
-            let reason = problem.unwrap_or("unknown");
-            tracing::warn!(member, pool, state = label(status).as_str(), reason, "member is out");
+            return;
         }
+        self.connections.close_idle();
+        let out_for = self.out_for().map(|time| format!("{time:?}"));
+        tracing::warn!(member, pool, state = label(status).as_str(), reason, out_for, "member is out");
     }
 
     /// A connect for a client's request failed: that counts like a failed probe, and the prober
@@ -185,5 +343,20 @@ pub fn label(status: Status) -> MemberStatus {
         Status::Healthy => MemberStatus::Healthy,
         Status::Unhealthy => MemberStatus::Unhealthy,
         Status::CredentialFault => MemberStatus::CredentialFault,
+        Status::Ejected => MemberStatus::Ejected,
     }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Milliseconds as [`PeakEwma`] counts them, which wrap around.
+fn word(ms: u64) -> u32 {
+    (ms % (1 << 32)) as u32
+}
+
+/// The hash of a member's name.
+pub(super) fn hash_of(name: &MemberName) -> u64 {
+    key_hash(name.as_str())
 }

@@ -9,18 +9,22 @@ mod member;
 mod name;
 mod pool;
 pub mod prober;
+mod quarantine;
 mod question;
 mod settings;
+mod stand_in;
 mod tls;
 
 pub use body::{BodyError, BodyProgress, IdleTimer, RequestBody};
-pub use connection::{Connections, Lease, SendError, Target};
+pub use connection::{Connections, Lease, SendError, Target, Work};
 pub use credential::{
     Asking, Authorization, Credential, CredentialError, MemberAccess, MemberKeys, TokenCredential,
 };
 pub use error::{Phase, UpstreamError, UpstreamFault};
 pub use member::{InFlight, Member, MemberState, label};
 pub use name::{InvalidName, MemberName, PoolName};
-pub use pool::{BuildError, Pool, Pools, Shared};
+pub use pool::{BuildError, Pool, Pools, Request, Shared};
+pub use quarantine::Quarantine;
 pub use settings::*;
+pub use stand_in::{StandIn, StandIns, tag_digest};
 pub use tls::MemberTlsError;

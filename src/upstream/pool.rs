@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
+use moka::sync::Cache;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio_util::task::TaskTracker;
@@ -13,17 +15,22 @@ use tokio_util::task::TaskTracker;
 use super::connection::{Connections, Target};
 use super::credential::{Credential, MemberKeys};
 use super::harbor::HarborNode;
-use super::member::{Member, MemberState};
+use super::member::{Member, MemberState, hash_of};
 use super::name::{MemberName, PoolName};
+use super::quarantine::Quarantine;
 use super::settings::{
     CredentialSettings, MemberAddress, MemberKeySource, MemberKind, MemberSettings, PoolSettings, Storage,
     UpstreamLimits,
 };
+use super::stand_in::StandIns;
 use super::tls::{self, MemberTlsError};
 use crate::auth::keys::{KeyError, Ring, SigningKey};
-use crate::balance::{Load, order_by_load, rendezvous};
-use crate::registry::RepositoryName;
-use crate::telemetry::Metrics;
+use crate::balance::budget::RetryBudget;
+use crate::balance::health::Status;
+use crate::balance::{Choice, Seen, key_hash, order, rendezvous};
+use crate::random::{monotonic_ms, seed};
+use crate::registry::{Digest, RepositoryName};
+use crate::telemetry::{Metrics, PoolMetrics};
 
 /// Members that serve the same content.
 pub struct Pool {
@@ -43,6 +50,29 @@ pub struct Pool {
     pub is_mixed: bool,
     /// Whether any of its members needs the clients' own passwords.
     pub needs_passwords: bool,
+    /// Its metric handles.
+    pub metrics: PoolMetrics,
+    /// [`RetryBudget`] of all its requests.
+    budget: AtomicU64,
+    /// Ejections are decided one after the other, so that the cap holds.
+    ejecting: Mutex<()>,
+    /// Where repositories were written to lately.
+    written: Cache<RepositoryName, MemberName>,
+    /// The members before the list was changed.
+    previous: Vec<MemberName>,
+    /// What was written while homes were out.
+    pub stand_ins: StandIns,
+}
+
+/// What the order of members depends on for one request.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// What decides between members that serve.
+    pub choice: Choice,
+    /// Whether it changes nothing.
+    pub reads: bool,
+    /// The content that is asked for, and who is known to have it broken.
+    pub content: Option<(&'a Quarantine, &'a Digest)>,
 }
 
 /// Every pool, in the order of the configuration.
@@ -90,6 +120,20 @@ pub struct Shared {
     pub cache_entries_max: u64,
 }
 
+impl Request<'_> {
+    /// Something that any member may do and that changes something.
+    #[must_use]
+    pub fn change() -> Self {
+        Self { choice: Choice::Cheapest, reads: false, content: None }
+    }
+
+    /// Something that any member may be asked.
+    #[must_use]
+    pub fn read() -> Self {
+        Self { choice: Choice::Cheapest, reads: true, content: None }
+    }
+}
+
 impl Pools {
     /// Builds every member.
     ///
@@ -116,6 +160,15 @@ impl Pools {
                     nodes > 0 && nodes < members.len()
                 },
                 needs_passwords: members.iter().any(by_password),
+                metrics: shared.metrics.pool(pool.name.as_str()),
+                budget: AtomicU64::new(RetryBudget::full(pool.limits.retry, monotonic_ms()).to_bits()),
+                ejecting: Mutex::new(()),
+                written: Cache::builder()
+                    .max_capacity(shared.cache_entries_max)
+                    .time_to_live(pool.read_your_writes)
+                    .build(),
+                previous: pool.previous_members.clone(),
+                stand_ins: StandIns::new(shared.cache_entries_max),
                 name: pool.name.clone(),
                 storage: pool.storage,
                 portal: pool.portal,
@@ -151,15 +204,89 @@ impl Pools {
 }
 
 impl Pool {
-    /// The members that serve, in the order in which to try them.
+    /// The members to try, in this order.
     #[must_use]
-    pub fn candidates(&self, seed: u64) -> Vec<Arc<Member>> {
-        let serving = self.members.iter().enumerate().filter(|(_, member)| member.status().serves());
-        let mut loads: Vec<Load> = serving
-            .map(|(index, member)| Load { index, in_flight: member.in_flight(), weight: member.weight })
-            .collect();
-        order_by_load(&mut loads, seed);
-        loads.iter().map(|load| Arc::clone(&self.members[load.index])).collect()
+    pub fn candidates(&self, request: Request<'_>) -> Vec<Arc<Member>> {
+        let now_ms = monotonic_ms();
+        let broken = |member: &Member| {
+            request.content.is_some_and(|(quarantine, digest)| quarantine.holds(&member.name, digest))
+        };
+        let see = |(index, member): (usize, &Arc<Member>)| Seen {
+            index,
+            hash: member.hash,
+            weight: member.weight_now(now_ms),
+            tier: member.tier,
+            standing: member.standing(),
+            load: member.load(),
+            latency: member.latency(now_ms),
+            quarantined: broken(member),
+        };
+        let seen: Vec<Seen> = self.members.iter().enumerate().map(see).collect();
+        let panic_percent = self.members.first().map_or(0, |member| member.probe.panic_percent);
+        let order = order(&seen, request.choice, request.reads, panic_percent, seed());
+        order.into_iter().map(|index| Arc::clone(&self.members[index])).collect()
+    }
+
+    /// The choice that keeps what belongs to one key at one member, as far as its load allows.
+    #[must_use]
+    pub fn choice_by(&self, key: &str) -> Choice {
+        Choice::Key(key_hash(key))
+    }
+
+    /// A request failed by a member's fault; after several in a row the member is ejected, unless
+    /// too many of the pool are.
+    pub fn member_failed(&self, member: &Member, problem: &str) {
+        if member.failed() < member.probe.ejection.failures || !member.status().serves() {
+            return;
+        }
+        let _one_at_a_time = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let ejected = self.members.iter().filter(|member| member.status() == Status::Ejected).count();
+        let allowed = member.probe.ejection.allow(self.members.len(), ejected);
+        member.eject(problem, allowed);
+        member.ask_for_probe();
+    }
+
+    /// One more request, which earns its share of a retry.
+    pub fn count_request(&self) {
+        let bits = self.budget.load(Ordering::Relaxed);
+        let earned = RetryBudget::from_bits(bits).with_request(self.limits.retry).to_bits();
+        if earned != bits {
+            // A share that is lost to another request at the same moment is no loss.
+            let _ = self.budget.compare_exchange_weak(bits, earned, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a request may be made again; if so, that is counted.
+    #[must_use]
+    pub fn may_retry(&self) -> bool {
+        let rules = self.limits.retry;
+        let now_ms = monotonic_ms();
+        let spend = |bits| {
+            let spent = RetryBudget::from_bits(bits).at(rules, now_ms).with_retry();
+            spent.map(RetryBudget::to_bits)
+        };
+        let spent = self.budget.fetch_update(Ordering::AcqRel, Ordering::Acquire, spend).is_ok();
+        if spent { &self.metrics.retries } else { &self.metrics.retries_refused }.inc();
+        self.metrics.budget_left.set(i64::from(self.retries_left()));
+        spent
+    }
+
+    /// Whole retries that the budget allows now.
+    #[must_use]
+    pub fn retries_left(&self) -> u32 {
+        let budget = RetryBudget::from_bits(self.budget.load(Ordering::Acquire));
+        budget.at(self.limits.retry, monotonic_ms()).left()
+    }
+
+    /// A repository was written to at a member.
+    pub fn wrote(&self, repository: &RepositoryName, member: &Member) {
+        self.written.insert(repository.clone(), member.name.clone());
+    }
+
+    /// The member where a repository was written to lately.
+    #[must_use]
+    pub fn last_written_at(&self, repository: &RepositoryName) -> Option<MemberName> {
+        self.written.get(repository)
     }
 
     /// What decides on the home of a repository: its project in Harbor, else its whole name.
@@ -180,6 +307,22 @@ impl Pool {
     #[must_use]
     pub fn home(&self, project: &str) -> Option<&Arc<Member>> {
         self.in_home_order(project).first().copied()
+    }
+
+    /// The member that was the home of a key before the list of members was changed, if it is still
+    /// here and not the home now.
+    #[must_use]
+    pub fn previous_home(&self, project: &str) -> Option<&Arc<Member>> {
+        let before = self.previous.iter().max_by_key(|name| rendezvous(project, name.as_str()))?;
+        let member = self.members.iter().find(|member| member.name == *before)?;
+        self.home(project).is_some_and(|home| home.name != member.name).then_some(member)
+    }
+
+    /// The members of a key other than its home that serve, in its order: the first stands in.
+    #[must_use]
+    pub fn others_from_home(&self, project: &str) -> Vec<Arc<Member>> {
+        let others = self.in_home_order(project).into_iter().skip(1);
+        others.filter(|member| member.status().serves()).cloned().collect()
     }
 
     fn in_home_order(&self, project: &str) -> Vec<&Arc<Member>> {
@@ -235,6 +378,9 @@ fn build_member(
         address: settings.address.clone(),
         host: HeaderValue::try_from(authority(&settings.address)).map_err(|_| BuildProblem::Host)?,
         weight: settings.weight,
+        tier: settings.tier,
+        hash: hash_of(&settings.name),
+        write_failover: pool.write_failover.filter(|_| pool.storage == Storage::Replicated),
         connections,
         credential: Credential::build(
             &settings.credential,

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::keys::KidStyle;
+use crate::balance::Tier;
+use crate::balance::budget::RetryRules;
+use crate::balance::ejection::EjectionRules;
 use crate::registry::{Reference, RepositoryName};
 use crate::secret::SecretString;
 
@@ -24,6 +27,14 @@ pub struct PoolSettings {
     pub health: HealthSettings,
     /// Bounds on upstream connections and waiting.
     pub limits: UpstreamLimits,
+    /// Where members copy each other: another member takes writes for a home that was out for so
+    /// long; `None` for never.
+    pub write_failover: Option<Duration>,
+    /// Where members copy each other: the names of the members before the list was changed, whose
+    /// homes are asked too for what is not at the new ones yet.
+    pub previous_members: Vec<MemberName>,
+    /// For so long after a write, manifests and tags of its repository are read where it was made.
+    pub read_your_writes: Duration,
 }
 
 /// How the members of a pool share their content.
@@ -85,6 +96,8 @@ pub struct MemberSettings {
     pub tls: MemberTls,
     /// Its share of the work relative to the others, 1 to 100.
     pub weight: u32,
+    /// Whether it is always used, or only when no other member answers.
+    pub tier: Tier,
     /// What it is.
     pub kind: MemberKind,
     /// How Tidegate authenticates itself there.
@@ -175,6 +188,12 @@ pub struct HealthSettings {
     pub fall: u32,
     /// A manifest that must be readable.
     pub canary: Option<(RepositoryName, Reference)>,
+    /// For so long a member that comes back gets less than its share; zero for not at all.
+    pub slow_start: Duration,
+    /// Below this share of serving members, in percent, reads also try members that are out.
+    pub panic_percent: u32,
+    /// When requests show that a member fails.
+    pub ejection: EjectionRules,
 }
 
 /// Bounds on upstream connections and waiting, per member unless said otherwise.
@@ -198,4 +217,41 @@ pub struct UpstreamLimits {
     pub finish_timeout: Duration,
     /// A body, either way, makes progress within this.
     pub body_idle_timeout: Duration,
+    /// Most connections to one member that pulls and everything else but uploads use at once.
+    pub pulls_max: usize,
+    /// Most connections to one member that uploads use at once.
+    pub uploads_max: usize,
+    /// Content that a member stops sending for this long goes on from another one.
+    pub body_stall_timeout: Duration,
+    /// How often one answer may change the member on its way.
+    pub resume_max: u32,
+    /// Largest manifest that is taken, in bytes.
+    pub manifest_bytes_max: usize,
+    /// How many requests may be made again.
+    pub retry: RetryRules,
+}
+
+/// How content is verified on its way to clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifySettings {
+    /// Content up to so many bytes is verified before the answer begins; a bad member is then
+    /// replaced unseen.
+    pub hold_bytes: u64,
+    /// Memory for content that is held and for manifests on their way to members, in bytes.
+    pub buffer_bytes_max: u64,
+    /// For so long a member is asked last for content that it had broken.
+    pub quarantine: Duration,
+    /// How many of these are remembered.
+    pub quarantine_entries_max: u64,
+}
+
+/// How reads of the same are shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoalesceSettings {
+    /// Whether they are.
+    pub enabled: bool,
+    /// How much of some content is kept for those that read it together, in bytes.
+    pub window_bytes: usize,
+    /// How many contents are read together at once.
+    pub windows_max: usize,
 }

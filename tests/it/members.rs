@@ -394,7 +394,7 @@ async fn hanging_up_member(seen: Arc<Mutex<Vec<String>>>) -> (String, JoinSet<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_may_have_reached_a_member_is_made_once_and_a_read_goes_on_to_the_next() {
+async fn a_write_that_may_have_reached_a_member_is_made_once_and_a_read_or_a_manifest_goes_on_to_the_next() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let (one, _one) = hanging_up_member(Arc::clone(&seen)).await;
     let (two, _two) = hanging_up_member(Arc::clone(&seen)).await;
@@ -413,11 +413,15 @@ async fn a_write_that_may_have_reached_a_member_is_made_once_and_a_read_goes_on_
         .expect(504)
         .expect("nobody answers");
     client.delete("/v2/a/b/manifests/v1").await.expect("sent").expect(504).expect("nobody answers");
+    let blob = Blob::random(100);
+    let whole = format!("/v2/a/b/blobs/uploads/?digest={}", blob.digest);
+    client.post(&whole, blob.bytes.clone()).await.expect("sent").expect(504).expect("nobody answers");
     let writes = seen.lock().expect("not poisoned").clone();
-    assert_eq!(writes, ["PUT", "DELETE"]);
+    // A manifest says the same however often it is said.
+    assert_eq!(writes, ["PUT", "PUT", "DELETE", "POST"]);
     client.get("/v2/a/b/tags/list").await.expect("sent").expect(504).expect("nobody answers");
     let all = seen.lock().expect("not poisoned").len();
-    assert_eq!(all, 4, "a read is asked of both");
+    assert_eq!(all, 6, "a read is asked of both");
     site.stop_gateway().await;
 
     // A read is asked of the next member, whichever comes first.
@@ -460,10 +464,13 @@ async fn a_member_that_wants_a_credential_and_has_none_costs_no_client_a_401() {
         config.member_at("strict", strict.url(), "none").member_at("good", &good.url(), "none")
     })
     .await;
-    let client = site.authorized(&["repository:a/b:pull,push"]).await;
-    // Which member is asked first is chance.
-    for _ in 0..200 {
-        push_blob(&client, "a/b", &Blob::random(1000)).await.expect("the other member serves");
+    // Which member a repository's uploads prefer follows from its name.
+    let repositories: Vec<String> = (0..30).map(|number| format!("a/b{number}")).collect();
+    let scopes: Vec<String> =
+        repositories.iter().map(|repository| format!("repository:{repository}:pull,push")).collect();
+    let client = site.authorized(&scopes.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for repository in &repositories {
+        push_blob(&client, repository, &Blob::random(1000)).await.expect("the other member serves");
         if strict.requests().len() > 2 {
             break;
         }

@@ -2,20 +2,29 @@
 
 use std::time::Duration;
 
-use crate::config::convert::{Context, address, credentials, describe, harbor, listeners};
+use crate::balance::budget::RetryRules;
+use crate::balance::ejection::EjectionRules;
+use crate::balance::{PANIC_PERCENT, Tier};
+use crate::config::convert::{Context, address, credentials, describe, harbor, listeners, to_usize};
 use crate::config::document::KeyPath;
 use crate::config::error::Fix;
 use crate::config::file::{
-    File, Health, Member, MemberTls as TlsKeys, Pool, Storage as StorageKey, Upstream,
+    Coalesce, Ejection, File, Health, Member, MemberTls as TlsKeys, Pool, Storage as StorageKey, Upstream,
+    Verify,
 };
 use crate::registry::{Reference, RepositoryName};
 use crate::token_service::TokenSettings;
 use crate::upstream::{
-    CredentialSettings, HealthSettings, MemberAddress, MemberKind, MemberName, MemberSettings, MemberTls,
-    PoolName, PoolSettings, Storage, UpstreamLimits,
+    CoalesceSettings, CredentialSettings, HealthSettings, MemberAddress, MemberKind, MemberName,
+    MemberSettings, MemberTls, PoolName, PoolSettings, Storage, UpstreamLimits, VerifySettings,
 };
 
 const WEIGHT_MAX: u32 = 100;
+/// After a write its repository is read where it was made.
+const READ_YOUR_WRITES: Duration = Duration::from_secs(60);
+
+/// More retries than this make no sense, and would not fit a word.
+const RETRIES_MAX: u32 = 10_000;
 
 /// Characters of names, in words.
 const NAME_RULE: &str = "a name of 1 to 63 letters, digits, dots, dashes or underscores";
@@ -57,7 +66,17 @@ pub(super) fn pools(
             };
             let keys = pool.harbor.as_ref();
             let portal = harbor::has_nodes(pool) && keys.and_then(|keys| keys.portal).unwrap_or(true);
-            pools.push(PoolSettings { name, storage, portal, members, health, limits });
+            pools.push(PoolSettings {
+                name,
+                storage,
+                portal,
+                members,
+                health,
+                limits,
+                write_failover: write_failover(cx, &path, pool),
+                previous_members: previous_members(cx, &path, pool),
+                read_your_writes: pool.read_your_writes.map_or(READ_YOUR_WRITES, |time| time.0),
+            });
         }
     }
     pools
@@ -74,6 +93,7 @@ pub(in crate::config) fn plain_pool(
         address,
         tls: MemberTls::default(),
         weight: 1,
+        tier: Tier::Primary,
         kind: MemberKind::Registry,
         credential: CredentialSettings::None,
     };
@@ -85,7 +105,40 @@ pub(in crate::config) fn plain_pool(
         members: members.into_iter().map(plain).collect(),
         health: health(cx, &path, &Health::default()),
         limits: upstream_limits(cx, &path, &Upstream::default(), None),
+        write_failover: None,
+        previous_members: Vec::new(),
+        read_your_writes: READ_YOUR_WRITES,
     }
+}
+
+/// Keys that mean something only where members copy each other.
+fn write_failover(cx: &mut Context<'_>, path: &KeyPath, pool: &Pool) -> Option<Duration> {
+    let path = path.key("write_failover");
+    let after = pool.write_failover?;
+    let after = cx.duration(&path, Some(after), Duration::from_secs(30));
+    if !matches!(pool.storage, Some(StorageKey::Replicated)) {
+        let problem = "all members of this pool see the same storage, so that any of them takes writes";
+        cx.error(&path, problem, Fix::advice("remove it, or write `storage: replicated`"));
+    }
+    Some(after)
+}
+
+fn previous_members(cx: &mut Context<'_>, path: &KeyPath, pool: &Pool) -> Vec<MemberName> {
+    let path = path.key("previous_members");
+    if !pool.previous_members.is_empty() && !matches!(pool.storage, Some(StorageKey::Replicated)) {
+        let problem = "all members of this pool see the same storage, so that content is nowhere else";
+        cx.error(&path, problem, Fix::advice("remove it, or write `storage: replicated`"));
+    }
+    let mut names = Vec::new();
+    for (at, text) in pool.previous_members.iter().enumerate() {
+        match MemberName::try_from(text.as_str()) {
+            Ok(name) => names.push(name),
+            Err(_) => {
+                cx.error(&path.index(at), format!("{text:?} is not a member name"), Fix::write(NAME_RULE));
+            }
+        }
+    }
+    names
 }
 
 /// Pool names are unique, and member names over all pools: metrics and pins know members by name only.
@@ -151,7 +204,8 @@ fn convert_member(
     let kind = harbor::member_kind(cx, pool_path, pool, (path, member))?;
     let credential = credentials::member(cx, (pool_path, pool), (path, member), tokens)?;
     let name = MemberName::try_from(member.name.as_str()).ok();
-    Some(MemberSettings { name: name?, address: address?, tls, weight, kind, credential })
+    let tier = if member.backup.unwrap_or(false) { Tier::Backup } else { Tier::Primary };
+    Some(MemberSettings { name: name?, address: address?, tls, weight, tier, kind, credential })
 }
 
 /// Scheme, host and port of a member's URL.
@@ -228,6 +282,66 @@ fn health(cx: &mut Context<'_>, path: &KeyPath, health: &Health) -> HealthSettin
         rise: cx.count(&path.key("rise"), health.rise, 2),
         fall: cx.count(&path.key("fall"), health.fall, 3),
         canary,
+        slow_start: health.slow_start.map_or(Duration::from_secs(30), |time| time.0),
+        panic_percent: percent(cx, &path.key("panic_percent"), health.panic_percent, PANIC_PERCENT),
+        ejection: ejection(cx, &path.key("ejection"), &health.ejection),
+    }
+}
+
+fn ejection(cx: &mut Context<'_>, path: &KeyPath, keys: &Ejection) -> EjectionRules {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let time = cx.duration(&path.key("time"), keys.time, Duration::from_secs(10));
+    let most_path = path.key("time_max");
+    let time_max = cx.duration(&most_path, keys.time_max, time.max(Duration::from_mins(5)));
+    if time_max < time {
+        let problem =
+            format!("{} is shorter than the first ejection, {}", describe(time_max), describe(time));
+        cx.error(&most_path, problem, Fix::Write(describe(time)));
+    }
+    EjectionRules {
+        failures: cx.count(&path.key("failures"), keys.failures, 5),
+        time_ms: ms(time),
+        time_max_ms: ms(time_max),
+        percent_max: percent(cx, &path.key("percent_max"), keys.percent_max, 50),
+    }
+}
+
+/// A share of at most all, in percent; none is a share too.
+fn percent(cx: &mut Context<'_>, path: &KeyPath, value: Option<u32>, default: u32) -> u32 {
+    let percent = value.unwrap_or(default);
+    if percent > 100 {
+        cx.error(path, format!("{percent} is more than 100 percent"), Fix::Write(default.to_string()));
+    }
+    percent
+}
+
+/// How content is verified on its way.
+pub(in crate::config) fn verify(cx: &mut Context<'_>, path: &KeyPath, keys: &Verify) -> VerifySettings {
+    let hold_bytes = keys.hold.map_or(1 << 20, |size| size.0);
+    let buffer_path = path.key("buffer_bytes_max");
+    let buffer_bytes_max = cx.size(&buffer_path, keys.buffer_bytes_max, 64 << 20, 8 << 20);
+    if hold_bytes > buffer_bytes_max {
+        let problem = "nothing of this size would ever be held: it is larger than `buffer_bytes_max`";
+        cx.error(&path.key("hold"), problem, Fix::write("1MiB"));
+    }
+    VerifySettings {
+        hold_bytes,
+        buffer_bytes_max,
+        quarantine: cx.duration(&path.key("quarantine"), keys.quarantine, Duration::from_hours(1)),
+        quarantine_entries_max: u64::from(cx.count(
+            &path.key("quarantine_entries_max"),
+            keys.quarantine_entries_max,
+            10_000,
+        )),
+    }
+}
+
+/// How reads of the same are shared.
+pub(in crate::config) fn coalesce(cx: &mut Context<'_>, path: &KeyPath, keys: &Coalesce) -> CoalesceSettings {
+    CoalesceSettings {
+        enabled: keys.enabled.unwrap_or(true),
+        window_bytes: to_usize(cx.size(&path.key("window"), keys.window, 4 << 20, 64 << 10)),
+        windows_max: cx.count(&path.key("windows_max"), keys.windows_max, 32) as usize,
     }
 }
 
@@ -240,15 +354,10 @@ fn canary(text: &str) -> Option<(RepositoryName, Reference)> {
     Some((RepositoryName::try_from(repository).ok()?, reference))
 }
 
-/// Bounds, with those of `default` where the section says nothing.
-fn upstream_limits(
-    cx: &mut Context<'_>,
-    path: &KeyPath,
-    keys: &Upstream,
-    default: Option<&UpstreamLimits>,
-) -> UpstreamLimits {
+/// Bounds of members of which nothing is said.
+fn built_in_limits() -> UpstreamLimits {
     let seconds = Duration::from_secs;
-    let built_in = UpstreamLimits {
+    UpstreamLimits {
         connections_max: 256,
         queue_max: 1024,
         queue_timeout: seconds(10),
@@ -258,16 +367,42 @@ fn upstream_limits(
         head_timeout: seconds(25),
         finish_timeout: seconds(900),
         body_idle_timeout: seconds(60),
-    };
+        pulls_max: 192,
+        uploads_max: 192,
+        body_stall_timeout: seconds(10),
+        resume_max: 3,
+        manifest_bytes_max: 4 << 20,
+        retry: RetryRules { percent: 20, per_second: 10 },
+    }
+}
+
+/// Bounds, with those of `default` where the section says nothing.
+fn upstream_limits(
+    cx: &mut Context<'_>,
+    path: &KeyPath,
+    keys: &Upstream,
+    default: Option<&UpstreamLimits>,
+) -> UpstreamLimits {
+    let seconds = Duration::from_secs;
+    let built_in = built_in_limits();
     let default = default.unwrap_or(&built_in);
-    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    let count = |cx: &mut Context<'_>, key, value, default: usize| {
+        cx.count(&path.key(key), value, u32::try_from(default).unwrap_or(u32::MAX)) as usize
+    };
+    let connections_max = count(cx, "connections_max", keys.connections_max, default.connections_max);
+    // Three quarters each, so that neither can keep the other from its work.
+    let most_of_all = connections_max - connections_max / 4;
+    let (pulls, uploads) = match keys.connections_max {
+        Some(_) => (most_of_all, most_of_all),
+        None => (default.pulls_max, default.uploads_max),
+    };
+    let manifest_path = path.key("manifest_bytes_max");
+    let manifest_most = default.manifest_bytes_max as u64;
     let limits = UpstreamLimits {
-        connections_max: cx.count(
-            &path.key("connections_max"),
-            keys.connections_max,
-            number(default.connections_max),
-        ) as usize,
-        queue_max: cx.count(&path.key("queue_max"), keys.queue_max, number(default.queue_max)) as usize,
+        connections_max,
+        pulls_max: count(cx, "pulls_max", keys.pulls_max, pulls).min(connections_max),
+        uploads_max: count(cx, "uploads_max", keys.uploads_max, uploads).min(connections_max),
+        queue_max: count(cx, "queue_max", keys.queue_max, default.queue_max),
         queue_timeout: cx.duration(&path.key("queue_timeout"), keys.queue_timeout, default.queue_timeout),
         connect_timeout: cx.duration(
             &path.key("connect_timeout"),
@@ -287,6 +422,22 @@ fn upstream_limits(
             keys.body_idle_timeout,
             default.body_idle_timeout,
         ),
+        body_stall_timeout: cx.duration(
+            &path.key("body_stall_timeout"),
+            keys.body_stall_timeout,
+            default.body_stall_timeout,
+        ),
+        resume_max: keys.resume_max.unwrap_or(default.resume_max),
+        manifest_bytes_max: to_usize(cx.size(
+            &manifest_path,
+            keys.manifest_bytes_max,
+            manifest_most,
+            64 << 10,
+        )),
+        retry: RetryRules {
+            percent: keys.retry_budget.percent.unwrap_or(default.retry.percent).min(RETRIES_MAX),
+            per_second: keys.retry_budget.per_second.unwrap_or(default.retry.per_second).min(RETRIES_MAX),
+        },
     };
     if keys.head_timeout.is_some() && limits.head_timeout > seconds(30) {
         let problem = format!(

@@ -1,0 +1,155 @@
+//! Where a request goes: the member in its pin, or those of its route's pool, in order.
+
+use std::sync::Arc;
+
+use http::Method;
+
+use super::error::{GatewayError, is_read};
+use super::forward::NotFound;
+use super::{Admitted, Gateway};
+use crate::balance::Choice;
+use crate::pin::Pin;
+use crate::random::unix_now;
+use crate::registry::{
+    Action, BlobMethod, ManifestMethod, Reference, RegistryRequest, RepositoryName, Resource,
+};
+use crate::upstream::{Member, Pool, Request as PoolRequest, Storage};
+
+/// Whether only the home of a repository will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NeedsHome {
+    Always,
+    WhileItServes,
+    Never,
+}
+
+/// Where a request goes, and the pin that led there.
+pub(super) struct Plan {
+    pub pool: Arc<Pool>,
+    pub candidates: Vec<Arc<Member>>,
+    pub pin: Option<Pin>,
+}
+
+impl Gateway {
+    /// The members to try: the pinned one, or those of the route's pool.
+    pub(super) async fn plan(&self, admitted: &Admitted) -> Result<Plan, GatewayError> {
+        if let Some(pin) = self.open_pin(&admitted.state, &admitted.target, unix_now()) {
+            return self.pinned_plan(pin, &admitted.client.subject);
+        }
+        let host = admitted.down.authority.name();
+        let pool = match admitted.target.repository() {
+            Some(repository) => self.routes.pool_of(host, repository),
+            None => self.routes.catalog_pool(host),
+        };
+        let pool = pool.and_then(|pool| self.pools.get(pool)).ok_or(GatewayError::NoRoute)?;
+        let mut candidates = match (pool.storage, admitted.target.repository()) {
+            (Storage::Shared, _) | (Storage::Replicated, None) => self.candidates_by_load(admitted, pool),
+            (Storage::Replicated, Some(repository)) => {
+                self.candidates_by_home(admitted, pool, repository).await?
+            }
+        };
+        if pool.is_mixed {
+            prefer_nodes(&mut candidates, admitted);
+        }
+        if candidates.is_empty() {
+            return Err(GatewayError::NoMember(pool.name.clone()));
+        }
+        Ok(Plan { pool: Arc::clone(pool), candidates, pin: None })
+    }
+
+    /// Where all members have the same content: blobs come from the member that is likely to have
+    /// them in its page cache, what is written to one repository goes to one member as far as that
+    /// can be, and what was just written is read there.
+    fn candidates_by_load(&self, admitted: &Admitted, pool: &Pool) -> Vec<Arc<Member>> {
+        let Admitted { target, down, .. } = admitted;
+        let reads = is_read(&down.head.method);
+        let digest = match target {
+            RegistryRequest::Blob { digest, method: BlobMethod::Get, .. } => Some(digest),
+            RegistryRequest::Manifest { reference: Reference::Digest(digest), .. } if reads => Some(digest),
+            _ => None,
+        };
+        let choice = match (target, target.repository()) {
+            (RegistryRequest::Blob { digest, method: BlobMethod::Get, .. }, _) => {
+                pool.choice_by(digest.as_str())
+            }
+            (_, Some(repository)) if !reads => pool.choice_by(repository.as_str()),
+            _ => Choice::Cheapest,
+        };
+        let content = digest.map(|digest| (&self.checks.quarantine, digest));
+        let mut candidates = pool.candidates(PoolRequest { choice, reads, content });
+        // A blob that everybody wants must not come from one member only because it is new.
+        let spread = matches!(target, RegistryRequest::Blob { method: BlobMethod::Get, .. });
+        let writer = target.repository().filter(|_| !spread).and_then(|name| pool.last_written_at(name));
+        if let Some(writer) = writer {
+            // Stable, and only if it serves: who is out stays where it is.
+            candidates.sort_by_key(|member| member.name != writer || !member.status().serves());
+        }
+        candidates
+    }
+
+    /// What a 404 of the first member is worth.
+    pub(super) fn not_found(&self, admitted: &Admitted, pool: &Pool) -> NotFound {
+        if pool.storage == Storage::Replicated {
+            return NotFound::AskAll;
+        }
+        match &admitted.target {
+            RegistryRequest::Blob { method: BlobMethod::Get, .. }
+            | RegistryRequest::Manifest {
+                method: ManifestMethod::Get | ManifestMethod::Head | ManifestMethod::Put,
+                ..
+            } => NotFound::AskOneMore,
+            // Every push looks for its blobs first, and expects not to find them.
+            _ => NotFound::Final,
+        }
+    }
+
+    pub(super) fn needs_home(&self, admitted: &Admitted, repository: &RepositoryName) -> NeedsHome {
+        let method = &admitted.down.head.method;
+        let by_digest = match &admitted.target {
+            RegistryRequest::Blob { .. } | RegistryRequest::Referrers { .. } => true,
+            RegistryRequest::Manifest { reference, .. } => matches!(reference, Reference::Digest(_)),
+            _ => false,
+        };
+        if !matches!(*method, Method::GET | Method::HEAD)
+            || matches!(admitted.target, RegistryRequest::UploadStart { .. } | RegistryRequest::Upload { .. })
+        {
+            return NeedsHome::Always;
+        }
+        // Whoever may push and finds a blob elsewhere would not bring it to the home.
+        let resource = Resource::Repository(repository.clone());
+        let decider =
+            self.tokens.logins().decider(admitted.down.authority.name(), &admitted.client.subject, &resource);
+        let pushes = || admitted.state.permitted(&admitted.client, &resource, decider).contains(Action::Push);
+        match (by_digest, *method == Method::HEAD && pushes()) {
+            (true, true) | (false, _) => NeedsHome::WhileItServes,
+            (true, false) => NeedsHome::Never,
+        }
+    }
+
+    /// Whether a mount within a pool stays on one member.
+    pub(super) fn share_a_home(
+        &self,
+        pool: Option<usize>,
+        from: &RepositoryName,
+        to: &RepositoryName,
+    ) -> bool {
+        let Some(pool) = pool.and_then(|pool| self.pools.get(pool)) else { return false };
+        let home = |name| pool.home(pool.home_key(name)).map(|member| &member.name);
+        pool.storage == Storage::Shared || home(from) == home(to)
+    }
+}
+
+/// Harbor keeps a list of its own of what is pushed: what a plain registry of the pool took, Harbor
+/// would not know. So writes go to Harbor nodes alone, and what a push looks for first; other reads
+/// go to a plain registry when no node can serve, and blobs are the same everywhere.
+fn prefer_nodes(candidates: &mut Vec<Arc<Member>>, admitted: &Admitted) {
+    let is_read = matches!(admitted.down.head.method, Method::GET | Method::HEAD);
+    match &admitted.target {
+        RegistryRequest::Blob { .. } if admitted.down.head.method == Method::GET => {}
+        RegistryRequest::UploadStart { .. } | RegistryRequest::Upload { .. } => {
+            candidates.retain(|member| member.harbor.is_some());
+        }
+        _ if is_read => candidates.sort_by_key(|member| member.harbor.is_none()),
+        _ => candidates.retain(|member| member.harbor.is_some()),
+    }
+}

@@ -1,0 +1,99 @@
+//! The body of a request as it goes to members: streamed, or, for a manifest, read here first, so
+//! that it can be sent again.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::Method;
+use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+use tokio::time::timeout;
+
+use super::Gateway;
+use super::context::RequestContext;
+use super::error::GatewayError;
+use crate::registry::{ManifestMethod, RegistryRequest, RouteKind};
+use crate::upstream::{Pool, RequestBody};
+
+/// Whether a request says that it has a body.
+pub(super) fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
+}
+
+/// The body for the member. Taken from `body` only here, after every decision: reading it is what
+/// makes hyper answer `100 Continue`.
+pub(super) fn streamed(
+    headers: &HeaderMap,
+    body: &mut Option<Incoming>,
+    ctx: &RequestContext,
+    pool: &Pool,
+) -> RequestBody {
+    let ended = body.as_ref().is_none_or(Incoming::is_end_stream);
+    let reads = matches!(ctx.method, Method::GET | Method::HEAD);
+    if ended
+        || reads
+        || ctx.route == RouteKind::Ping
+        || headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
+    {
+        return RequestBody::Empty;
+    }
+    match body.take() {
+        Some(incoming) => {
+            RequestBody::stream(incoming, Arc::clone(&ctx.progress), pool.limits.body_idle_timeout)
+        }
+        None => RequestBody::Empty,
+    }
+}
+
+impl Gateway {
+    /// The body for members: a manifest as a whole, everything else as it comes.
+    pub(super) async fn request_body(
+        &self,
+        (target, headers): (&RegistryRequest, &HeaderMap),
+        body: &mut Option<Incoming>,
+        pool: &Pool,
+        ctx: &mut RequestContext,
+    ) -> Result<RequestBody, GatewayError> {
+        if !matches!(target, RegistryRequest::Manifest { method: ManifestMethod::Put, .. }) {
+            return Ok(streamed(headers, body, ctx, pool));
+        }
+        let Some(incoming) = body.take() else { return Ok(RequestBody::Empty) };
+        let max = pool.limits.manifest_bytes_max;
+        let announced = incoming.size_hint().exact();
+        if announced.is_some_and(|length| length > max as u64) {
+            *body = Some(incoming);
+            return Err(GatewayError::ManifestTooLarge(max));
+        }
+        let Some(memory) = self.checks.buffer(announced.unwrap_or(max as u64)) else {
+            *body = Some(incoming);
+            return Err(GatewayError::NoMemory);
+        };
+        let bytes = read_whole(incoming, max, pool, body).await?;
+        ctx.progress.add(bytes.len() as u64);
+        ctx.memory = Some(memory);
+        Ok(RequestBody::Whole(Some(bytes)))
+    }
+}
+
+/// Reads a body of at most `max` bytes. What is refused is given back to be read away.
+async fn read_whole(
+    mut incoming: Incoming,
+    max: usize,
+    pool: &Pool,
+    refused: &mut Option<Incoming>,
+) -> Result<Bytes, GatewayError> {
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = timeout(pool.limits.body_idle_timeout, incoming.frame())
+        .await
+        .map_err(|_| GatewayError::ClientBody)?
+    {
+        let Ok(data) = frame.map_err(|_| GatewayError::ClientBody)?.into_data() else { continue };
+        if bytes.len() + data.len() > max {
+            *refused = Some(incoming);
+            return Err(GatewayError::ManifestTooLarge(max));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.freeze())
+}

@@ -1,0 +1,200 @@
+//! The rest of some content, asked of another member.
+//!
+//! It is asked for by `Range` and `If-Range` (RFC 9110 13.1.5, 14.2) and taken only if its
+//! `Content-Range` is exactly what is missing.
+
+use std::sync::Arc;
+
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
+};
+use http::{Method, StatusCode};
+use http_body_util::BodyExt as _;
+use tokio::time::{Instant, timeout_at};
+
+use super::body::MemberBody;
+use super::content::{ContentChecks, announced_digest, content_range};
+use super::forward::{Attempt, NotFound, Outgoing, Target, try_member};
+use super::send::{Answer, Try};
+use crate::auth::subject::Subject;
+use crate::registry::{Digest, Reference, RegistryRequest};
+use crate::upstream::harbor::ClientSecret;
+use crate::upstream::{Member, MemberAccess, MemberName, Pool, Request, RequestBody};
+
+/// Headers that would change what is answered to a request for the rest.
+const CONDITIONS: [HeaderName; 6] =
+    [RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE];
+
+/// Everything that is needed to ask another member for the rest.
+pub(super) struct Plan {
+    pub pool: Arc<Pool>,
+    pub target: RegistryRequest,
+    /// The headers for members, but for conditions, `Host` and `Authorization`.
+    pub headers: HeaderMap,
+    pub subject: Subject,
+    pub access: MemberAccess,
+    pub secret: Option<ClientSecret>,
+    pub checks: Arc<ContentChecks>,
+    pub worker: usize,
+    pub request_id: String,
+    /// How often it may go on elsewhere.
+    pub switches_max: u32,
+}
+
+/// What is still missing of some content.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rest {
+    pub from: u64,
+    pub end: Option<u64>,
+    pub total: Option<u64>,
+}
+
+/// A member that goes on, and where the content ends by its word.
+pub(super) struct Continued {
+    pub member: Arc<Member>,
+    pub body: MemberBody,
+    pub end: u64,
+}
+
+impl Plan {
+    /// The target with the digest that is known by now: a tag may have moved meanwhile.
+    pub(super) fn target_of(target: RegistryRequest, digest: &Digest) -> RegistryRequest {
+        match target {
+            RegistryRequest::Manifest { repository, method, .. } => {
+                RegistryRequest::Manifest { repository, reference: Reference::Digest(digest.clone()), method }
+            }
+            target => target,
+        }
+    }
+
+    /// The headers for the rest. `etag` is what the first member said of the content.
+    pub(super) fn headers_of(mut headers: HeaderMap, answer: &HeaderMap, digest: &Digest) -> HeaderMap {
+        for name in CONDITIONS {
+            headers.remove(name);
+        }
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        // A weak one compares nothing byte by byte (RFC 9110 13.1.5).
+        let etag = answer.get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\"")).cloned();
+        let etag = etag.or_else(|| HeaderValue::try_from(format!("\"{digest}\"")).ok());
+        if let Some(etag) = etag {
+            headers.insert(IF_RANGE, etag);
+        }
+        headers
+    }
+
+    /// Asks the others for the rest, each of them once.
+    pub(super) async fn continue_elsewhere(
+        self: Arc<Self>,
+        digest: Digest,
+        rest: Rest,
+        tried: Vec<MemberName>,
+    ) -> Option<Continued> {
+        let request = Request {
+            choice: self.pool.choice_by(digest.as_str()),
+            reads: true,
+            content: Some((&self.checks.quarantine, &digest)),
+        };
+        let mut candidates = self.pool.candidates(request);
+        candidates.retain(|member| !tried.contains(&member.name));
+        for member in candidates {
+            if !self.pool.may_retry() {
+                break;
+            }
+            if let Some(continued) = self.ask_for_rest(&member, &digest, rest).await {
+                return Some(continued);
+            }
+        }
+        None
+    }
+
+    async fn ask_for_rest(&self, member: &Arc<Member>, digest: &Digest, rest: Rest) -> Option<Continued> {
+        let mut headers = self.headers.clone();
+        let range = match rest.end {
+            Some(end) => format!("bytes={}-{}", rest.from, end - 1),
+            None => format!("bytes={}-", rest.from),
+        };
+        headers.insert(RANGE, HeaderValue::try_from(range).ok()?);
+        let outgoing = Outgoing {
+            target: Target::Registry(&self.target),
+            method: &Method::GET,
+            headers: &headers,
+            subject: &self.subject,
+            access: &self.access,
+            secret: self.secret.as_ref(),
+            pool: &self.pool,
+            not_found: NotFound::Final,
+        };
+        let deadline = Instant::now() + self.pool.limits.first_byte_timeout;
+        let at = Try { worker: self.worker, deadline };
+        let answer = match try_member(&outgoing, member, RequestBody::Empty, at).await {
+            Attempt::Answered(answer) => *answer,
+            Attempt::Failed(error, _) => {
+                tracing::debug!(request_id = self.request_id.as_str(), member = member.name.as_str(), %error, "it does not go on there");
+                return None;
+            }
+        };
+        let status = answer.head.status;
+        let continued = self.continued(answer, digest, rest, deadline).await;
+        if continued.is_none() {
+            tracing::debug!(request_id = self.request_id.as_str(), member = member.name.as_str(), %status, "its answer is not the rest");
+        }
+        continued
+    }
+
+    /// The answer as the rest, if it is exactly that.
+    async fn continued(
+        &self,
+        answer: Answer,
+        digest: &Digest,
+        rest: Rest,
+        deadline: Instant,
+    ) -> Option<Continued> {
+        let Answer { member, head, mut body, .. } = answer;
+        let encoded = head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
+        let other = announced_digest(&head.headers)
+            .is_some_and(|said| said.algorithm() == digest.algorithm() && said != *digest);
+        if encoded || other {
+            return None;
+        }
+        let agrees = |total: Option<u64>| match (total, rest.total) {
+            (Some(said), Some(known)) => said == known,
+            _ => true,
+        };
+        match head.status {
+            StatusCode::PARTIAL_CONTENT => {
+                let (start, end, total) = content_range(&head.headers)?;
+                let is_rest = start == rest.from
+                    && agrees(total)
+                    && rest.end.or(total).is_some_and(|wanted| wanted == end)
+                    && body.remaining().is_none_or(|length| length == end - start);
+                is_rest.then_some(Continued { member, body, end })
+            }
+            // It knows no ranges. What the client has is read away, if it is not much.
+            StatusCode::OK if rest.from <= self.checks.hold_bytes() => {
+                let length = body.remaining()?;
+                if !agrees(Some(length)) || rest.end.is_some_and(|end| end != length) || length <= rest.from {
+                    return None;
+                }
+                timeout_at(deadline, skip(&mut body, rest.from)).await.ok()??;
+                Some(Continued { member, body, end: length })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Reads the first bytes of a body away.
+async fn skip(body: &mut MemberBody, bytes: u64) -> Option<()> {
+    let mut left = bytes;
+    while left > 0 {
+        let mut data = body.frame().await?.ok()?.into_data().ok()?;
+        let unwanted = usize::try_from(left).unwrap_or(usize::MAX).min(data.len());
+        let rest = data.split_off(unwanted);
+        left -= unwanted as u64;
+        if !rest.is_empty() {
+            body.put_back(rest);
+        }
+    }
+    Some(())
+}

@@ -1,0 +1,331 @@
+//! Content that goes on from another member when its member breaks off, stalls or ends early:
+//! it is named by its digest, so the rest is the same wherever it comes from.
+//!
+//! Whole content is hashed on its way, and its last frame goes out only when the digest is right.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use super::body::MemberBody;
+use super::content::Content;
+use super::rest::{Continued, Plan, Rest};
+use crate::upstream::{BodyError, IdleTimer, Member, MemberName};
+
+/// How often and with how much an answer went on from other members, for the log.
+#[derive(Debug, Default)]
+pub struct Resumed {
+    switches: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Resumed {
+    /// How often it went on elsewhere.
+    #[must_use]
+    pub fn switches(&self) -> u64 {
+        self.switches.load(Ordering::Acquire)
+    }
+
+    /// Bytes that came from another member than the first.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Acquire)
+    }
+}
+
+type Resuming = Pin<Box<dyn Future<Output = Option<Continued>> + Send>>;
+
+/// Content on its way to a client.
+pub(super) struct ContentBody {
+    plan: Arc<Plan>,
+    content: Content,
+    member: Arc<Member>,
+    /// `None` for the rest of something that was read elsewhere so far.
+    stream: Option<MemberBody>,
+    /// What came before the answer was passed on.
+    held: VecDeque<Bytes>,
+    /// Kept back until it is known whether it is the last.
+    last: Option<Bytes>,
+    /// It was not the last after all.
+    ready: Option<Bytes>,
+    /// The next byte that the client gets, in the whole.
+    position: u64,
+    stall: IdleTimer,
+    /// Those that are not asked any more.
+    tried: Vec<MemberName>,
+    resuming: Option<(Resuming, BodyError)>,
+    resumed: Arc<Resumed>,
+    /// Nobody is left to go on.
+    exhausted: bool,
+    ended: bool,
+}
+
+impl ContentBody {
+    /// Content from `member`, of which `held` has come already.
+    pub(super) fn new(
+        plan: Plan,
+        content: Content,
+        (member, stream): (Arc<Member>, MemberBody),
+        held: VecDeque<Bytes>,
+    ) -> Self {
+        let stall = IdleTimer::new(plan.pool.limits.body_stall_timeout);
+        let (position, tried) = (content.start, vec![member.name.clone()]);
+        Self {
+            plan: Arc::new(plan),
+            content,
+            member,
+            stream: Some(stream),
+            held,
+            last: None,
+            ready: None,
+            position,
+            stall,
+            tried,
+            resuming: None,
+            resumed: Arc::default(),
+            exhausted: false,
+            ended: false,
+        }
+    }
+
+    /// The rest of content of which the client has everything before `position`, hashed in
+    /// `content`. Any member may go on, `member` too.
+    pub(super) fn rest(plan: Arc<Plan>, content: Content, member: Arc<Member>, position: u64) -> Self {
+        let stall = IdleTimer::new(plan.pool.limits.body_stall_timeout);
+        let rest = Rest { from: position, end: content.end, total: content.total };
+        let going_on = Arc::clone(&plan).continue_elsewhere(content.digest.clone(), rest, Vec::new());
+        Self {
+            plan,
+            content,
+            member,
+            stream: None,
+            held: VecDeque::new(),
+            last: None,
+            ready: None,
+            position,
+            stall,
+            tried: Vec::new(),
+            resuming: Some((Box::pin(going_on), BodyError::Short)),
+            resumed: Arc::default(),
+            exhausted: false,
+            ended: false,
+        }
+    }
+
+    /// What it is.
+    pub(super) fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// What it takes to go on elsewhere.
+    pub(super) fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.plan)
+    }
+
+    /// Whom it comes from now.
+    pub(super) fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+
+    /// How often it went on elsewhere, now and later.
+    pub(super) fn resumed(&self) -> Arc<Resumed> {
+        Arc::clone(&self.resumed)
+    }
+
+    /// Bytes that the client still gets.
+    pub(super) fn remaining(&self) -> Option<u64> {
+        let kept: u64 = self.last.iter().chain(&self.ready).map(|kept| kept.len() as u64).sum();
+        self.content.end.map(|end| end.saturating_sub(self.position) + kept)
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The next bytes for the client.
+    pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let polled = self.poll_next(cx);
+        if let Poll::Ready(Some(Err(_)) | None) = &polled {
+            self.ended = true;
+        }
+        polled
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.ended || self.remaining() == Some(0) {
+            return Poll::Ready(None);
+        }
+        if let Some(ready) = self.ready.take() {
+            return Poll::Ready(Some(Ok(ready)));
+        }
+        loop {
+            if let Some(data) = self.held.pop_front() {
+                if let Some(ready) = self.take(data) {
+                    return Poll::Ready(Some(ready));
+                }
+                continue;
+            }
+            if let Some((resuming, _)) = &mut self.resuming {
+                match resuming.as_mut().poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(continued) => {
+                        let error = self.resuming.take().map_or(BodyError::Short, |(_, error)| error);
+                        if let Some(error) = self.go_on(continued, error) {
+                            return Poll::Ready(Some(Err(error)));
+                        }
+                        if let Some(ready) = self.ready.take() {
+                            return Poll::Ready(Some(Ok(ready)));
+                        }
+                    }
+                }
+            }
+            let Some(stream) = &mut self.stream else {
+                return Poll::Ready(Some(Err(BodyError::Short)));
+            };
+            match stream.poll_frame(cx) {
+                Poll::Pending => {
+                    let stalls = self.may_switch() && self.stall.poll_idle(cx).is_ready();
+                    if !stalls {
+                        return Poll::Pending;
+                    }
+                    self.stall.progressed();
+                    self.start_resuming(BodyError::Idle);
+                }
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.stall.progressed();
+                    let Ok(data) = frame.into_data() else { continue };
+                    if let Some(ready) = self.take(data) {
+                        return Poll::Ready(Some(ready));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    if !self.may_switch() {
+                        return Poll::Ready(Some(Err(self.broken(error))));
+                    }
+                    self.start_resuming(error);
+                }
+                Poll::Ready(None) => match self.at_end() {
+                    Ok(last) => return Poll::Ready(last.map(Ok)),
+                    Err(error) if self.may_switch() => self.start_resuming(error),
+                    Err(error) => return Poll::Ready(Some(Err(self.broken(error)))),
+                },
+            }
+        }
+    }
+
+    /// Takes in what came. Returns what goes to the client now, if anything does.
+    fn take(&mut self, data: Bytes) -> Option<Result<Bytes, BodyError>> {
+        if data.is_empty() {
+            return None;
+        }
+        self.position += data.len() as u64;
+        if self.tried.len() > 1 {
+            self.resumed.bytes.fetch_add(data.len() as u64, Ordering::AcqRel);
+            self.plan.pool.metrics.resumed_bytes.inc_by(data.len() as u64);
+        }
+        if let Some(hash) = &mut self.content.hash {
+            hash.update(&data);
+        }
+        match self.content.end {
+            Some(end) if self.position > end => Some(Err(self.corrupt())),
+            Some(end) if self.position == end => {
+                Some(if self.is_right() { Ok(data) } else { Err(self.corrupt()) })
+            }
+            Some(_) => Some(Ok(data)),
+            // The last frame is only known when there is no further one.
+            None => self.last.replace(data).map(Ok),
+        }
+    }
+
+    /// The member says that this is all.
+    fn at_end(&mut self) -> Result<Option<Bytes>, BodyError> {
+        match self.content.end {
+            Some(end) if self.position < end => Err(BodyError::Short),
+            Some(_) => Ok(None),
+            None if self.is_right() => {
+                self.content.end = Some(self.position);
+                Ok(self.last.take())
+            }
+            // It may have ended too early; whoever has more says so.
+            None => Err(BodyError::Corrupt),
+        }
+    }
+
+    fn is_right(&self) -> bool {
+        let right = self.content.hash.as_ref().is_none_or(|hash| hash.is(&self.content.digest));
+        if right && self.content.hash.is_some() && self.tried.len() == 1 {
+            self.plan.checks.quarantine.remove(&self.member.name, &self.content.digest);
+        }
+        right
+    }
+
+    /// Not what it should be, and the client has most of it.
+    fn corrupt(&self) -> BodyError {
+        self.plan.checks.note_corrupt(&self.member, &self.content.digest);
+        // Which of them is to blame is not known.
+        for member in &self.tried {
+            self.plan.checks.quarantine.add(member, &self.content.digest);
+        }
+        BodyError::Corrupt
+    }
+
+    fn broken(&self, error: BodyError) -> BodyError {
+        if matches!(error, BodyError::Corrupt) {
+            return self.corrupt();
+        }
+        self.note_failure(&error);
+        self.plan.pool.metrics.resumes_failed.inc();
+        error
+    }
+
+    fn note_failure(&self, error: &BodyError) {
+        self.plan.pool.member_failed(&self.member, &format!("its answer broke off: {error}"));
+        self.member.ask_for_probe();
+    }
+
+    fn may_switch(&self) -> bool {
+        !self.exhausted
+            && self.resuming.is_none()
+            && self.resumed.switches() < u64::from(self.plan.switches_max)
+    }
+
+    fn start_resuming(&mut self, error: BodyError) {
+        self.note_failure(&error);
+        let rest = Rest { from: self.position, end: self.content.end, total: self.content.total };
+        let plan = Arc::clone(&self.plan);
+        let going_on = plan.continue_elsewhere(self.content.digest.clone(), rest, self.tried.clone());
+        self.resuming = Some((Box::pin(going_on), error));
+    }
+
+    /// Goes on with another member. Without one, a member that only stalls has more time; else the
+    /// error is returned.
+    fn go_on(&mut self, continued: Option<Continued>, error: BodyError) -> Option<BodyError> {
+        let Some(Continued { member, body, end }) = continued else {
+            self.exhausted = true;
+            let still_there = self.stream.as_ref().is_some_and(|stream| !stream.has_failed());
+            if matches!(error, BodyError::Idle) && still_there {
+                return None;
+            }
+            self.plan.pool.metrics.resumes_failed.inc();
+            return Some(if matches!(error, BodyError::Corrupt) { self.corrupt() } else { error });
+        };
+        let (from, to) = (self.member.name.as_str(), member.name.as_str());
+        tracing::info!(
+            request_id = self.plan.request_id.as_str(),
+            from, to, %error, at = self.position, "an answer goes on from another member"
+        );
+        self.plan.pool.metrics.resumes.inc();
+        self.resumed.switches.fetch_add(1, Ordering::AcqRel);
+        self.tried.push(member.name.clone());
+        self.content.end = Some(end);
+        self.ready = self.last.take();
+        (self.member, self.stream) = (member, Some(body));
+        self.stall.progressed();
+        None
+    }
+}

@@ -1,0 +1,233 @@
+//! One try at one member: its credential, a connection, the request, and the head of the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderValue};
+use http::{Method, Request, Response, Uri, response};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use super::body::{Hold, MemberBody};
+use super::forward::{Outgoing, Target, head_time};
+use crate::registry::{ManifestMethod, RegistryRequest, UploadMethod};
+use crate::upstream::{
+    Authorization, BodyProgress, InFlight, Lease, Member, Phase, RequestBody, SendError, UpstreamError,
+    UpstreamFault, Work,
+};
+
+/// A member's answer, its body still to come.
+pub(super) struct Answer {
+    pub member: Arc<Member>,
+    pub head: response::Parts,
+    pub body: MemberBody,
+    /// How far the request's own body is, where it streams.
+    pub progress: Option<Arc<BodyProgress>>,
+    pub times: Times,
+}
+
+/// When what happened.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    /// How long the request waited for its turn.
+    pub queued: Duration,
+    /// It had a connection.
+    pub connected: Instant,
+    /// The answer began.
+    pub first_byte: Instant,
+}
+
+/// Where and until when a try is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Try {
+    /// The worker that makes it.
+    pub worker: usize,
+    /// The answer begins until then.
+    pub deadline: Instant,
+}
+
+/// A failed sending.
+pub(super) struct Sending {
+    pub error: UpstreamError,
+    /// Whether the connection had served before.
+    pub reused: bool,
+    /// The body, if no byte of it is lost.
+    pub body: Option<RequestBody>,
+    /// Whether the client, not the member, is to blame.
+    pub by_client: bool,
+}
+
+/// Our credential for the member; for pages and the API only the turn of the client's own.
+async fn authorize<'a>(
+    outgoing: &Outgoing<'_>,
+    member: &'a Member,
+    streams: bool,
+    deadline: Instant,
+) -> Result<Authorization<'a>, (Phase, UpstreamFault)> {
+    match (outgoing.target, &member.harbor, outgoing.secret) {
+        (Target::Registry(_), ..) => {
+            let asked = member.authorization(outgoing.asking(streams), deadline).await;
+            asked.map_err(|error| (Phase::Credential, error.into()))
+        }
+        (Target::Web(_), Some(node), Some(secret)) => {
+            // Meanwhile no other password of its name is tried there.
+            let turn = timeout_at(deadline, node.password_turn(secret)).await;
+            turn.map(Authorization::of_turn).map_err(|_| (Phase::Queue, UpstreamFault::Timeout))
+        }
+        (Target::Web(_), ..) => Ok(Authorization::default()),
+    }
+}
+
+pub(super) async fn send_once(
+    outgoing: &Outgoing<'_>,
+    member: &Arc<Member>,
+    body: RequestBody,
+    at: Try,
+) -> Result<Answer, Box<Sending>> {
+    let fail = |phase, source, body| {
+        let error = UpstreamError { member: member.name.clone(), phase, source };
+        Box::new(Sending { error, reused: false, body, by_client: false })
+    };
+    let progress = match &body {
+        RequestBody::Stream { progress, .. } => Some(Arc::clone(progress)),
+        RequestBody::Empty | RequestBody::Whole(_) => None,
+    };
+    // Kept until the member has judged it.
+    let has_body = !matches!(body, RequestBody::Empty);
+    let mut authorization = match authorize(outgoing, member, has_body, at.deadline).await {
+        Ok(authorization) => authorization,
+        Err((phase, fault)) => return Err(fail(phase, fault, Some(body))),
+    };
+    let mut in_flight = InFlight::new(member);
+    let acquired =
+        timeout_at(at.deadline, member.connections.acquire(work_of(outgoing), at.worker, at.deadline)).await;
+    let mut lease = match acquired {
+        Ok(Ok(lease)) => lease,
+        Ok(Err(error)) => {
+            return Err(Box::new(Sending { error, reused: false, body: Some(body), by_client: false }));
+        }
+        Err(_) => return Err(fail(Phase::Queue, UpstreamFault::Timeout, Some(body))),
+    };
+    member.metrics.observe_queue(lease.queued());
+    let queued = lease.queued();
+    let connected = Instant::now();
+    let again = body.again();
+    let mut request = Request::new(body);
+    *request.method_mut() = outgoing.method.clone();
+    let Ok(uri) = outgoing.target.member_target().parse::<Uri>() else {
+        return Err(fail(Phase::Credential, UpstreamFault::Timeout, None));
+    };
+    *request.uri_mut() = uri;
+    *request.headers_mut() = outgoing.headers.clone();
+    set_length(&mut request);
+    if let Target::Registry(_) = outgoing.target {
+        request.headers_mut().insert(HOST, member.host.clone());
+    }
+    if let Some(header) = authorization.header.take() {
+        request.headers_mut().insert(AUTHORIZATION, header);
+    }
+    match await_head(outgoing, &mut lease, request, progress.as_ref(), at.deadline).await {
+        Ok(response) => {
+            let first_byte = Instant::now();
+            let (head, incoming) = response.into_parts();
+            if let Some(length) = http_body::Body::size_hint(&incoming).exact() {
+                in_flight.expect_bytes(length);
+            }
+            let hold = Hold { lease, in_flight, progress: progress.clone() };
+            let body = MemberBody::new(incoming, outgoing.pool.limits.body_idle_timeout, hold);
+            let times = Times { queued, connected, first_byte };
+            Ok(Answer { member: Arc::clone(member), head, body, progress, times })
+        }
+        Err(HeadError::Send(failed)) => {
+            let reused = lease.was_reused();
+            let SendError { error, unsent } = *failed;
+            let phase = if unsent.is_some() { Phase::Unsent } else { Phase::Head };
+            let body = match unsent {
+                Some(request) => again.or_else(|| Some(request.into_body())),
+                None => again,
+            };
+            let by_client = progress.is_some_and(|progress| progress.is_broken());
+            let error = UpstreamError { member: member.name.clone(), phase, source: error.into() };
+            Err(Box::new(Sending { error, reused, body, by_client }))
+        }
+        Err(HeadError::Timeout) => Err(fail(Phase::Head, UpstreamFault::Timeout, again)),
+    }
+}
+
+/// What the client said of a body that is not sent would swallow the next request.
+fn set_length(request: &mut Request<RequestBody>) {
+    let length = match request.body() {
+        RequestBody::Stream { .. } => return,
+        RequestBody::Empty => 0,
+        RequestBody::Whole(bytes) => bytes.as_ref().map_or(0, bytes::Bytes::len),
+    };
+    request.headers_mut().remove(CONTENT_LENGTH);
+    if length > 0 || matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) {
+        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+}
+
+/// Which share of a member's connections a request is of.
+fn work_of(outgoing: &Outgoing<'_>) -> Work {
+    match outgoing.target {
+        Target::Registry(
+            RegistryRequest::UploadStart { .. }
+            | RegistryRequest::Upload { .. }
+            | RegistryRequest::Manifest { method: ManifestMethod::Put, .. },
+        ) => Work::Upload,
+        Target::Registry(_) | Target::Web(_) => Work::Pull,
+    }
+}
+
+enum HeadError {
+    Send(Box<SendError>),
+    Timeout,
+}
+
+/// Sends and waits for the head of the answer. While a body is on its way only a stall ends it;
+/// when it has gone, the answer has its time.
+async fn await_head(
+    outgoing: &Outgoing<'_>,
+    lease: &mut Lease,
+    request: Request<RequestBody>,
+    progress: Option<&Arc<BodyProgress>>,
+    deadline: Instant,
+) -> Result<Response<Incoming>, HeadError> {
+    let sending = lease.send(request);
+    tokio::pin!(sending);
+    let Some(progress) = progress else {
+        return match timeout_at(deadline, &mut sending).await {
+            Ok(sent) => sent.map_err(HeadError::Send),
+            Err(_) => Err(HeadError::Timeout),
+        };
+    };
+    let stall = outgoing.pool.limits.body_idle_timeout;
+    let mut bytes_before = None;
+    while !progress.has_ended() {
+        tokio::select! {
+            sent = &mut sending => return sent.map_err(HeadError::Send),
+            () = progress.ended() => {}
+            () = tokio::time::sleep(stall) => {
+                let bytes = progress.bytes();
+                if bytes_before.replace(bytes) == Some(bytes) {
+                    return Err(HeadError::Timeout);
+                }
+            }
+        }
+    }
+    match tokio::time::timeout(answer_time(outgoing), &mut sending).await {
+        Ok(sent) => sent.map_err(HeadError::Send),
+        Err(_) => Err(HeadError::Timeout),
+    }
+}
+
+/// How long an answer may take once the whole body was sent.
+fn answer_time(outgoing: &Outgoing<'_>) -> Duration {
+    match outgoing.target {
+        Target::Registry(
+            RegistryRequest::Upload { method: UploadMethod::Put { .. }, .. }
+            | RegistryRequest::UploadStart { digest: Some(_), .. },
+        ) => outgoing.pool.limits.finish_timeout,
+        Target::Registry(_) | Target::Web(_) => head_time(outgoing),
+    }
+}

@@ -1,0 +1,280 @@
+//! Whether a member took what it was sent: uploads are hashed on their way, and a member that
+//! acknowledges anything else is reported and not believed.
+//!
+//! The hash of a session lives here from its start to its end, between its requests. Where that is
+//! not all of it (another gateway, a restart, a chunk that was cut off) nothing can be said.
+
+use dashmap::DashMap;
+use http::StatusCode;
+use http::header::{CONTENT_RANGE, HeaderMap};
+
+use super::Gateway;
+use super::content::{Settled, announced_digest};
+use super::error::GatewayError;
+use super::upload_session::received;
+use crate::forwarding::response::{MemberLocation, member_location};
+use crate::pin::Pin;
+use crate::registry::{
+    ContentHash, Digest, ManifestMethod, Reference, RegistryRequest, UploadId, UploadMethod,
+};
+use crate::telemetry::{ContentFault, Unverified};
+use crate::upstream::RequestBody;
+
+/// The hashes of sessions between their requests.
+#[derive(Debug)]
+pub struct UploadChecks {
+    /// With the deadline of each session.
+    sessions: DashMap<UploadId, (ContentHash, u64)>,
+    sessions_max: usize,
+    grace_seconds: u64,
+}
+
+/// What a request says and what its bytes are.
+pub(super) struct Said {
+    /// Complete already, for a body that is here as a whole.
+    whole: Vec<ContentHash>,
+    /// Whether the hashes are in the body that streams.
+    streams: bool,
+}
+
+impl UploadChecks {
+    /// Remembers at most `sessions_max` sessions, for their grace.
+    #[must_use]
+    pub fn new(sessions_max: usize, grace_seconds: u64) -> Self {
+        Self { sessions: DashMap::new(), sessions_max, grace_seconds }
+    }
+
+    /// Forgets the sessions whose time is over.
+    pub fn sweep(&self, now: u64) {
+        self.sessions.retain(|_, (_, deadline)| *deadline > now);
+    }
+
+    /// How many sessions are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// Prepares the hashes of a request's body. `None` where nothing can be said afterwards.
+    pub(super) fn begin(
+        &self,
+        (target, headers): (&RegistryRequest, &HeaderMap),
+        body: &RequestBody,
+        pin: Option<&Pin>,
+    ) -> Option<Said> {
+        let offset = pin.and_then(|pin| pin.offset);
+        let mut hashes = match target {
+            RegistryRequest::Manifest { reference, method: ManifestMethod::Put, .. } => {
+                let digest = if let Reference::Digest(digest) = reference { Some(digest) } else { None };
+                fresh(digest)
+            }
+            RegistryRequest::UploadStart { digest: Some(digest), .. } => fresh(Some(digest)),
+            RegistryRequest::Upload { id, method: UploadMethod::Patch, .. } => {
+                vec![self.resume(id, headers, offset)?]
+            }
+            RegistryRequest::Upload { id, method: UploadMethod::Put { digest }, .. } => {
+                let known = self.resume(id, headers, offset)?;
+                if known.bytes() == 0 { fresh(Some(digest)) } else { vec![known] }
+            }
+            _ => return None,
+        };
+        match body {
+            RequestBody::Stream { progress, .. } => {
+                progress.set_hashes(hashes);
+                Some(Said { whole: Vec::new(), streams: true })
+            }
+            RequestBody::Whole(bytes) => {
+                let bytes = bytes.as_deref().unwrap_or_default();
+                hashes.iter_mut().for_each(|hash| hash.update(bytes));
+                Some(Said { whole: hashes, streams: false })
+            }
+            RequestBody::Empty => Some(Said { whole: hashes, streams: false }),
+        }
+    }
+
+    /// The hash of a session's bytes so far, if it has all that the member has, by the client's pin,
+    /// and the next ones follow on them.
+    fn resume(&self, id: &UploadId, headers: &HeaderMap, offset: Option<u64>) -> Option<ContentHash> {
+        let (_, (hash, _)) = self.sessions.remove(id)?;
+        if offset != Some(hash.bytes()) {
+            return None;
+        }
+        let from = headers.get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
+        let follows = match from {
+            None => true,
+            Some(range) => {
+                let first = range.strip_prefix("bytes ").unwrap_or(range).split('-').next();
+                first.and_then(|first| first.trim().parse().ok()) == Some(hash.bytes())
+            }
+        };
+        follows.then_some(hash)
+    }
+
+    fn keep(&self, id: &UploadId, hash: ContentHash, now: u64) {
+        if self.sessions.len() < self.sessions_max {
+            self.sessions.insert(id.clone(), (hash, now.saturating_add(self.grace_seconds)));
+        }
+    }
+}
+
+/// A hash as all registries name content, and one as this content is named.
+fn fresh(digest: Option<&Digest>) -> Vec<ContentHash> {
+    let canonical = ContentHash::sha256();
+    let named = digest.filter(|digest| !canonical.is_like(digest)).and_then(ContentHash::like);
+    std::iter::once(canonical).chain(named).collect()
+}
+
+impl Gateway {
+    /// Compares what a member acknowledges with what it was sent.
+    ///
+    /// # Errors
+    /// When it acknowledges something else.
+    pub(super) fn check_upload(
+        &self,
+        target: &RegistryRequest,
+        said: Option<Said>,
+        settled: &Settled,
+    ) -> Result<(), GatewayError> {
+        let status = settled.head.status;
+        if let RegistryRequest::UploadStart { digest: None, .. } = target {
+            if status == StatusCode::ACCEPTED
+                && let Some(MemberLocation::Upload(upload)) = member_location(&settled.head.headers)
+                && let RegistryRequest::Upload { id, .. } = *upload
+            {
+                self.upload_checks.keep(&id, ContentHash::sha256(), crate::random::unix_now());
+            }
+            return Ok(());
+        }
+        let is_upload = matches!(
+            target,
+            RegistryRequest::UploadStart { .. }
+                | RegistryRequest::Upload { method: UploadMethod::Patch | UploadMethod::Put { .. }, .. }
+                | RegistryRequest::Manifest { method: ManifestMethod::Put, .. }
+        );
+        if !is_upload {
+            return Ok(());
+        }
+        let hashes = match (said, &settled.progress) {
+            (Some(Said { streams: true, .. }), Some(progress)) => progress.take_hashes(),
+            (Some(said), _) => said.whole,
+            (None, _) => Vec::new(),
+        };
+        match target {
+            RegistryRequest::Upload { id, method: UploadMethod::Patch, .. } => {
+                if let (StatusCode::ACCEPTED, Some(hash)) = (status, hashes.into_iter().next()) {
+                    self.keep_after_chunk(id, hash, &settled.head.headers);
+                }
+                Ok(())
+            }
+            _ if status != StatusCode::CREATED => Ok(()),
+            _ => self.check_acknowledged(target, &hashes, settled),
+        }
+    }
+
+    /// The member says how many bytes it has; only if they are all is the hash of any use.
+    fn keep_after_chunk(&self, id: &UploadId, hash: ContentHash, headers: &HeaderMap) {
+        let has_all = received(headers) == Some(hash.bytes());
+        let renamed = match member_location(headers) {
+            Some(MemberLocation::Upload(upload)) => match *upload {
+                RegistryRequest::Upload { id, .. } => Some(id),
+                _ => None,
+            },
+            _ => None,
+        };
+        if has_all {
+            self.upload_checks.keep(renamed.as_ref().unwrap_or(id), hash, crate::random::unix_now());
+        }
+    }
+
+    fn check_acknowledged(
+        &self,
+        target: &RegistryRequest,
+        hashes: &[ContentHash],
+        settled: &Settled,
+    ) -> Result<(), GatewayError> {
+        if hashes.is_empty() {
+            self.metrics.count_unverified(Unverified::Parts);
+            return Ok(());
+        }
+        let asked = match target.reference() {
+            Some(Reference::Digest(digest)) => Some(digest),
+            Some(Reference::Tag(_)) | None => None,
+        };
+        let acknowledged = announced_digest(&settled.head.headers);
+        let is_wrong = |digest: &Digest| {
+            let mut like = hashes.iter().filter(|hash| hash.is_like(digest)).peekable();
+            like.peek().is_some() && !like.any(|hash| hash.is(digest))
+        };
+        let wrong = [asked, acknowledged].into_iter().flatten().find(|digest| is_wrong(digest));
+        let Some(wrong) = wrong else { return Ok(()) };
+        let member = &settled.member;
+        member.metrics.count_content_fault(ContentFault::Upload);
+        let sent = hashes.first().map(ContentHash::text).unwrap_or_default();
+        tracing::error!(
+            member = member.name.as_str(),
+            pool = member.pool.as_str(),
+            acknowledged = %wrong,
+            sent,
+            "member acknowledged an upload that is not what it was sent; the client was told that it failed. Look at its storage"
+        );
+        Err(GatewayError::BadAnswer {
+            member: member.name.clone(),
+            problem: "it acknowledges content that it was not sent",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upload(id: &str) -> UploadId {
+        UploadId::try_from(id).expect("an id")
+    }
+
+    #[test]
+    fn a_session_goes_on_only_where_its_bytes_ended() {
+        let checks = UploadChecks::new(2, 100);
+        let mut hash = ContentHash::sha256();
+        hash.update(b"12345");
+        for (range, expected) in [
+            (None, true),
+            (Some("5-9"), true),
+            (Some("bytes 5-9/10"), true),
+            (Some("4-9"), false),
+            (Some("x"), false),
+        ] {
+            checks.keep(&upload("u"), hash.clone(), 0);
+            let mut headers = HeaderMap::new();
+            if let Some(range) = range {
+                headers.insert(CONTENT_RANGE, range.parse().expect("a value"));
+            }
+            assert_eq!(checks.resume(&upload("u"), &headers, Some(5)).is_some(), expected, "{range:?}");
+            assert!(checks.resume(&upload("u"), &headers, Some(5)).is_none(), "it is taken once");
+        }
+        // Another gateway has sent a part of it meanwhile, or nobody knows.
+        for offset in [Some(9), Some(0), None] {
+            checks.keep(&upload("u"), hash.clone(), 0);
+            assert!(checks.resume(&upload("u"), &HeaderMap::new(), offset).is_none(), "{offset:?}");
+        }
+    }
+
+    #[test]
+    fn sessions_are_bounded_in_number_and_time() {
+        let checks = UploadChecks::new(2, 100);
+        for name in ["a", "b", "c"] {
+            checks.keep(&upload(name), ContentHash::sha256(), 0);
+        }
+        assert_eq!(checks.len(), 2);
+        checks.sweep(99);
+        assert_eq!(checks.len(), 2);
+        checks.sweep(100);
+        assert!(checks.is_empty());
+    }
+}

@@ -1,0 +1,165 @@
+//! What other members took while a home was out, where members copy each other: until the home has
+//! it too, the home's word on those tags counts for nothing.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use http::{Method, StatusCode};
+use moka::sync::Cache;
+use tokio::time::Instant;
+
+use super::member::Member;
+use super::name::MemberName;
+use super::question::{Question, ask};
+use crate::registry::{
+    Actions, Digest, ManifestMethod, Reference, RegistryRequest, RepositoryName, ResourceAccess, Tag,
+};
+
+/// Tags of one repository that are remembered; with more, the record stays until the process ends.
+const TAGS_MAX: usize = 256;
+/// What a manifest may be.
+const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, */*";
+
+/// Who took the writes to a repository, and which tags.
+#[derive(Debug, Clone)]
+pub struct StandIn {
+    /// Who.
+    pub member: MemberName,
+    /// Tags that were written there.
+    pub tags: HashSet<Tag>,
+    /// Whether there were more than are remembered.
+    pub more: bool,
+    /// Whether a push has come as far as a tag; before that there is nothing to compare.
+    pub tagged: bool,
+}
+
+impl StandIn {
+    fn is_done(&self) -> bool {
+        self.tagged && self.tags.is_empty() && !self.more
+    }
+}
+
+/// What was written while homes were out.
+#[derive(Debug)]
+pub struct StandIns {
+    records: DashMap<RepositoryName, StandIn>,
+    records_max: u64,
+    /// Tags about which a returned home and the others agree, with the number of the return.
+    agreed: Cache<(RepositoryName, Tag, u64), ()>,
+}
+
+impl StandIns {
+    /// Remembers so many repositories, and so many tags that are agreed on.
+    #[must_use]
+    pub fn new(entries_max: u64) -> Self {
+        Self { records: DashMap::new(), records_max: entries_max, agreed: Cache::new(entries_max) }
+    }
+
+    /// Who took the writes to a repository.
+    #[must_use]
+    pub fn of(&self, repository: &RepositoryName) -> Option<StandIn> {
+        // Nearly always there is none.
+        if self.records.is_empty() { None } else { self.records.get(repository).map(|it| it.clone()) }
+    }
+
+    /// Whether one more repository can be remembered; else its writes have to be refused.
+    #[must_use]
+    pub fn has_room(&self, repository: &RepositoryName) -> bool {
+        (self.records.len() as u64) < self.records_max || self.records.contains_key(repository)
+    }
+
+    /// A member takes a write for a home that is out.
+    pub fn note(&self, repository: &RepositoryName, member: &MemberName, tag: Option<&Tag>) {
+        let mut record = self.records.entry(repository.clone()).or_insert_with(|| StandIn {
+            member: member.clone(),
+            tags: HashSet::new(),
+            more: false,
+            tagged: false,
+        });
+        if let Some(tag) = tag {
+            record.tagged = true;
+            if record.tags.len() < TAGS_MAX {
+                record.tags.insert(tag.clone());
+            } else if !record.tags.contains(tag) {
+                record.more = true;
+            }
+        }
+    }
+
+    /// The home has this tag as the others have it.
+    pub fn agree(&self, repository: &RepositoryName, tag: &Tag, home_returns: u64) {
+        self.agreed.insert((repository.clone(), tag.clone(), home_returns), ());
+        let done = self.records.get_mut(repository).is_some_and(|mut record| {
+            record.tags.remove(tag);
+            record.is_done()
+        });
+        if done {
+            self.records.remove_if(repository, |_, record| record.is_done());
+        }
+    }
+
+    /// Whether that is known since the home's last return.
+    #[must_use]
+    pub fn is_agreed(&self, repository: &RepositoryName, tag: &Tag, home_returns: u64) -> bool {
+        self.agreed.contains_key(&(repository.clone(), tag.clone(), home_returns))
+    }
+}
+
+/// The digest that a tag has at a member, by the member's own word; `None` where it has no such tag.
+///
+/// # Errors
+/// Why the member does not say, in words.
+pub async fn tag_digest(
+    member: &Arc<Member>,
+    repository: &RepositoryName,
+    tag: &Tag,
+    deadline: Instant,
+) -> Result<Option<Digest>, String> {
+    let access = ResourceAccess::repository(repository.clone(), Actions::PULL);
+    let authorization = member.own_authorization(&access, deadline).await?;
+    let request = RegistryRequest::Manifest {
+        repository: repository.clone(),
+        reference: Reference::Tag(tag.clone()),
+        method: ManifestMethod::Head,
+    };
+    let target = request.member_target();
+    let question =
+        Question { method: Method::HEAD, accept: MANIFEST_TYPES, ..Question::get(&target, authorization) };
+    let reply = ask(member, question, deadline).await?;
+    match reply.status {
+        StatusCode::OK => {
+            let digest = reply.headers.get("docker-content-digest").and_then(|value| value.to_str().ok());
+            let digest = digest.and_then(|text| Digest::try_from(text).ok());
+            digest.map(Some).ok_or_else(|| "it does not say the digest of its tag".to_owned())
+        }
+        StatusCode::NOT_FOUND => Ok(None),
+        status => Err(format!("it answers {status} to a question about a tag")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_ends_when_the_home_has_every_tag() {
+        let stand_ins = StandIns::new(1);
+        let name = |text| RepositoryName::try_from(text).expect("a name");
+        let tag = |text| Tag::try_from(text).expect("a tag");
+        let member = MemberName::try_from("node2").expect("a name");
+        assert!(stand_ins.of(&name("a/b")).is_none());
+        stand_ins.note(&name("a/b"), &member, None);
+        stand_ins.note(&name("a/b"), &member, Some(&tag("v1")));
+        stand_ins.note(&name("a/b"), &member, Some(&tag("v2")));
+        assert!(stand_ins.has_room(&name("a/b")) && !stand_ins.has_room(&name("a/c")));
+        stand_ins.agree(&name("a/b"), &tag("v1"), 1);
+        assert!(stand_ins.is_agreed(&name("a/b"), &tag("v1"), 1));
+        assert!(!stand_ins.is_agreed(&name("a/b"), &tag("v1"), 2), "another return is another question");
+        assert_eq!(stand_ins.of(&name("a/b")).expect("a record").tags, HashSet::from([tag("v2")]));
+        stand_ins.agree(&name("a/b"), &tag("v2"), 1);
+        assert!(stand_ins.of(&name("a/b")).is_none());
+    }
+}
