@@ -1,7 +1,7 @@
 //! What can happen: the operations, the faults, and the list of cases that a seed stands for.
 
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom as _;
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::HOLD;
@@ -369,6 +369,8 @@ pub(super) fn draw_all(seed: u64, rounds: usize) -> Vec<Case> {
             }
         }
     }
+    // What only waits and what is quick come mixed, so that the machine has the same to do all the time.
+    cases.shuffle(&mut seeds);
     cases
 }
 

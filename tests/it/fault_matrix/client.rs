@@ -49,8 +49,8 @@ pub(super) enum Seen {
         body: Vec<u8>,
         ending: Ending,
     },
-    /// No head of an answer; the text says what came instead.
-    NoHead(String),
+    /// No head of an answer, but this end, of which the text says more.
+    NoHead(Ending, String),
     /// Nothing within [`HANG`].
     Hung,
 }
@@ -105,7 +105,7 @@ impl Seen {
                     if *status >= 400 { String::from_utf8_lossy(body).into_owned() } else { String::new() };
                 format!("{status}, {} of {} bytes, {ending:?} {text}", body.len(), length.unwrap_or("?"))
             }
-            Self::NoHead(problem) => format!("no head: {problem}"),
+            Self::NoHead(ending, problem) => format!("no head, {ending:?}: {problem}"),
             Self::Hung => "nothing".to_owned(),
         }
     }
@@ -179,7 +179,7 @@ impl Connection {
         };
         match answered {
             Ok(response) => read(response).await,
-            Err(error) => Seen::NoHead(format!("{error:?}")),
+            Err(error) => Seen::NoHead(ending_of(&error), format!("{error:?}")),
         }
     }
 
@@ -212,12 +212,16 @@ async fn read(response: http::Response<Incoming>) -> Seen {
         match frame {
             Ok(frame) => body.extend_from_slice(frame.data_ref().map_or(&[], |data| data.as_ref())),
             Err(error) => {
-                ending = if is_reset(&error) { Ending::Reset } else { Ending::Cut };
+                ending = ending_of(&error);
                 break;
             }
         }
     }
     Seen::Answer { status: head.status.as_u16(), headers: head.headers, body, ending }
+}
+
+fn ending_of(error: &hyper::Error) -> Ending {
+    if is_reset(error) { Ending::Reset } else { Ending::Cut }
 }
 
 fn is_reset(error: &(dyn Error + 'static)) -> bool {

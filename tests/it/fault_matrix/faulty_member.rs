@@ -18,7 +18,7 @@ use crate::harness::port::ReservedPort;
 /// Pieces that a slow answer comes in.
 const DRIPS: usize = 6;
 /// Between two of them; six are far below every deadline of the gateway.
-const DRIP_PAUSE: Duration = Duration::from_millis(60);
+const DRIP_PAUSE: Duration = Duration::from_millis(25);
 
 /// One request of the operation under test, as a member saw it.
 #[derive(Debug, Clone, Default)]

@@ -35,7 +35,8 @@ pub(super) struct Trial {
 /// What the client saw, in the words of the oracle.
 pub(super) fn classify(case: &Case, subject: &Subject, seen: &Seen) -> Outcome {
     let (status, body, ending) = match seen {
-        Seen::NoHead(_) => return Outcome::NoHead,
+        Seen::NoHead(Ending::Reset, _) => return Outcome::ResetUnanswered,
+        Seen::NoHead(..) => return Outcome::NoHead,
         Seen::Hung => return Outcome::Hung,
         Seen::Answer { status, body, ending, .. } => (*status, body.as_slice(), *ending),
     };

@@ -20,10 +20,19 @@ pub(super) enum Outcome {
     Refused(u16),
     /// An error without such a body, or with a body beside HEAD.
     Garbled(u16),
-    /// A connection that ended without an answer.
+    /// A reset that came before anything of the answer.
+    ResetUnanswered,
+    /// Any other end without an answer.
     NoHead,
     /// Neither an answer nor an end.
     Hung,
+}
+
+impl Outcome {
+    /// Whether an answer had begun, or was to begin, and the client may well ask again.
+    pub(super) fn is_broken_off(&self) -> bool {
+        matches!(self, Self::BrokenOff { .. } | Self::ResetUnanswered)
+    }
 }
 
 /// What may happen, and why.
@@ -172,6 +181,8 @@ fn of_lies(case: &Case, is_range: bool, held: bool) -> Vec<Permit> {
         // A bad member is replaced unseen.
         return permits;
     }
+    // A reset throws away what was not yet sent, over h1 in the kernel and over h2 in the queue of the stream: the head may be in it.
+    permits.push((Outcome::ResetUnanswered, "the reset for wrong content has overtaken its head"));
     for right_so_far in [true, false] {
         let broken = Outcome::BrokenOff { ending: Ending::Reset, right_so_far };
         permits.push((broken, "what is wrong shows at the end, and its head had gone out"));

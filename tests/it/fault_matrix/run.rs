@@ -13,7 +13,7 @@ use super::case::{Case, Operation, TAG};
 use super::client::{Ask, Client, Connection, Ending, Seen};
 use super::faulty_member::FaultyMember;
 use super::judge::{Subject, Trial, classify};
-use super::oracle::{Outcome, breaks_max};
+use super::oracle::breaks_max;
 use super::settings;
 use super::stock::{MANIFEST_TYPE, REPOSITORY, Storage};
 use crate::harness::certs::Certificates;
@@ -149,8 +149,7 @@ impl Running {
     }
 
     fn was_broken_off(&self, seen: &[Seen]) -> bool {
-        let last = seen.last().map(|seen| classify(&self.case, &self.subject, seen));
-        matches!(last, Some(Outcome::BrokenOff { .. }))
+        seen.last().is_some_and(|seen| classify(&self.case, &self.subject, seen).is_broken_off())
     }
 
     /// The operation under test, where it belongs to no session.

@@ -11,13 +11,15 @@ use arc_swap::ArcSwap;
 use tidegate::config::{self, Config};
 use tidegate::identity::PasswordChecks;
 use tidegate::key_store;
-use tidegate::proxy::{ConnectionInfo, Gateway, GatewayLimits, OpenUploads};
+use tidegate::proxy::{
+    ConnectionInfo, ContentChecks, Flights, Gateway, GatewayLimits, OpenUploads, UploadChecks,
+};
 use tidegate::random::unix_now;
 use tidegate::reload::build_state;
-use tidegate::server::{Acceptor, Certificates, Listener, ListenerKind, bind};
+use tidegate::server::{Accepted, Acceptor, Certificates, Listener, ListenerKind, bind};
 use tidegate::telemetry::{AccessLog, Metrics};
 use tidegate::token_service::{Logins, TokenService};
-use tidegate::upstream::{Pools, Shared, prober};
+use tidegate::upstream::{BodyError, Pools, Shared, prober};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -154,6 +156,9 @@ fn build_gateway(config: &Config, metrics: &Arc<Metrics>, tasks: &TaskTracker) -
         metrics: Arc::clone(metrics),
         access_log: Arc::new(AccessLog::new(None, config.log.format)),
         uploads: Arc::new(OpenUploads::new(config.uploads.tracked_max, Arc::clone(metrics))),
+        checks: Arc::new(ContentChecks::new(&config.verify, Arc::clone(metrics))),
+        flights: Flights::new(&config.coalesce),
+        upload_checks: UploadChecks::new(config.uploads.tracked_max, config.uploads.grace.as_secs()),
         tasks: tasks.clone(),
         limits: GatewayLimits {
             upload_grace: config.uploads.grace,
@@ -173,7 +178,7 @@ fn server_config(config: &Config) -> Arc<rustls::ServerConfig> {
 }
 
 async fn serve(listener: Listener, acceptor: Acceptor, gateway: Arc<Gateway>) -> std::io::Result<()> {
-    let handler = move |request, accepted: tidegate::server::Accepted| {
+    let handler = move |request, accepted: Accepted| {
         let connection = ConnectionInfo {
             worker: 0,
             peer: accepted.peer,
@@ -182,5 +187,5 @@ async fn serve(listener: Listener, acceptor: Acceptor, gateway: Arc<Gateway>) ->
         };
         Arc::clone(&gateway).handle(request, connection)
     };
-    listener.run(acceptor, handler).await
+    listener.run(acceptor, handler, BodyError::resets_connection).await
 }

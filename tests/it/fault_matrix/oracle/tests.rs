@@ -69,7 +69,9 @@ fn no_permit_is_a_502_a_429_a_wrong_success_or_silence() {
                 let fits = match outcome {
                     Outcome::Whole => true,
                     Outcome::Refused(status) => [404, 500, 503, 504].contains(&status),
-                    Outcome::BrokenOff { .. } => case.operation.answers_with_body(),
+                    Outcome::BrokenOff { .. } | Outcome::ResetUnanswered => {
+                        case.operation.answers_with_body()
+                    }
                     Outcome::WrongPart => matches!(case.operation, Operation::GetRange(_)),
                     Outcome::Wrong | Outcome::Garbled(_) | Outcome::NoHead | Outcome::Hung => false,
                 };
