@@ -3,7 +3,9 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: help demo test check fmt clippy doc config-check deny bench build dist test-tools
+CHAOS_SECONDS ?= 90
+
+.PHONY: help demo test chaos matrix check fmt clippy doc config-check deny bench build dist test-tools
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -22,6 +24,12 @@ test-tools: ## Install what the tests need (Debian packages, python-dxf)
 
 test: test-tools ## Run every test, with real registries and real clients
 	$(CARGO) test --locked --all-targets
+
+chaos: test-tools ## Kill, freeze, reload and rotate for $(CHAOS_SECONDS) s under docker and skopeo (TIDEGATE_CHAOS_SEED)
+	TIDEGATE_CHAOS_SECONDS=$(CHAOS_SECONDS) $(CARGO) test --locked --test it -- chaos:: --nocapture
+
+matrix: ## The fault matrix with four times the cases (TIDEGATE_MATRIX_SEED)
+	TIDEGATE_MATRIX_ROUNDS=8 $(CARGO) test --locked --test it -- fault_matrix:: --nocapture
 
 check: fmt clippy doc config-check bench ## Format, lints, documentation, configuration files, benches build
 

@@ -1,5 +1,6 @@
 //! The integration tests: Tidegate in front of real registries, used by real clients. One binary; one file per behaviour.
 
+mod chaos;
 mod check;
 mod clients;
 mod command_line;
@@ -7,6 +8,7 @@ mod control;
 mod doctor;
 mod drain;
 mod failover;
+mod fault_matrix;
 mod harbor;
 mod harbor_contract;
 mod harness;

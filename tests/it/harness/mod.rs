@@ -12,6 +12,7 @@ pub(crate) mod fake_member;
 pub(crate) mod gateway;
 pub(crate) mod harbor;
 pub(crate) mod image;
+pub(crate) mod inline_gateway;
 pub(crate) mod network;
 pub(crate) mod port;
 pub(crate) mod process;
