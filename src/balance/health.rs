@@ -67,8 +67,6 @@ pub struct Health {
     back_since_ms: u64,
     /// Since when it is out; 0 while it serves.
     out_since_ms: u64,
-    /// How long it was out the last time.
-    last_outage_ms: u64,
 }
 
 impl Default for Health {
@@ -81,7 +79,6 @@ impl Default for Health {
             ejected_until_ms: 0,
             back_since_ms: 0,
             out_since_ms: 0,
-            last_outage_ms: 0,
         }
     }
 }
@@ -115,12 +112,6 @@ impl Health {
     #[must_use]
     pub fn out_since_ms(&self) -> Option<u64> {
         (self.out_since_ms > 0).then_some(self.out_since_ms)
-    }
-
-    /// How long the member was out the last time.
-    #[must_use]
-    pub fn last_outage_ms(&self) -> u64 {
-        self.last_outage_ms
     }
 
     /// Takes an observation in. Returns the new status if it changed.
@@ -161,7 +152,6 @@ impl Health {
         }
         if next == Status::Healthy && !self.status.serves() {
             self.back_since_ms = now_ms.max(1);
-            self.last_outage_ms = now_ms.saturating_sub(self.out_since_ms);
             self.out_since_ms = 0;
         }
         if self.status.serves() && !next.serves() {
@@ -279,11 +269,12 @@ mod tests {
         for expected in [10_000, 20_000, 30_000] {
             assert_eq!(health.eject(RULES, true, now), Some(Status::Ejected));
             let until = health.ejected_until_ms().expect("ejected");
+            assert_eq!(health.out_since_ms(), Some(now));
             assert_eq!(until - now, expected);
             assert_eq!(health.observe(Observation::Good, THRESHOLDS, until - 1), None);
             assert_eq!(health.observe(Observation::Good, THRESHOLDS, until), Some(Status::Healthy));
             assert_eq!(health.back_since_ms(), Some(until));
-            assert_eq!((health.out_since_ms(), health.last_outage_ms()), (None, expected));
+            assert_eq!(health.out_since_ms(), None);
             now = until + 5_000;
         }
         now += RULES.time_max_ms;

@@ -301,9 +301,10 @@ impl Member {
     fn publish(&self, health: MutexGuard<'_, (Health, Option<String>)>, status: Status, reason: &str) {
         self.state.back_since_ms.store(health.0.back_since_ms().unwrap_or(0), Ordering::Release);
         self.state.out_since_ms.store(health.0.out_since_ms().unwrap_or(0), Ordering::Release);
-        let stood_in_for = self.write_failover.is_some_and(|after| health.0.last_outage_ms() >= ms(after));
-        if status == Status::Healthy && health.0.back_since_ms().is_some() && stood_in_for {
-            // Before it serves again, so that nobody takes its word unasked.
+        let was_out = health.0.back_since_ms().is_some();
+        if status == Status::Healthy && was_out && self.write_failover.is_some() {
+            // Before it serves again, so that nobody takes its word unasked. However short we saw it
+            // out: another gateway may have seen more of it, and have let others take its writes.
             self.state.returns.fetch_add(1, Ordering::AcqRel);
         }
         self.state.status.store(status as u8, Ordering::Release);

@@ -30,8 +30,13 @@ async fn served_by(gateway: &Gateway, answer: &Answer) -> String {
     .await
 }
 
-async fn start_upload(client: &TestClient) -> Answer {
-    client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted")
+async fn start_upload(client: &TestClient, repository: &str) -> Answer {
+    client
+        .post(&format!("/v2/{repository}/blobs/uploads/"), "")
+        .await
+        .expect("sent")
+        .expect(202)
+        .expect("accepted")
 }
 
 fn location(answer: &Answer) -> String {
@@ -40,23 +45,33 @@ fn location(answer: &Answer) -> String {
 
 /// Starts uploads until one is at `member`, and cancels the others.
 async fn upload_at(site: &Site, client: &TestClient, member: &str) -> String {
-    loop {
-        let started = start_upload(client).await;
+    for number in 0..12 {
+        let started = start_upload(client, &format!("a/b{number}")).await;
         if served_by(&site.gateway, &started).await == member {
             return location(&started);
         }
         client.delete(&location(&started)).await.expect("sent").expect(204).expect("cancelled");
     }
+    panic!("no repository prefers {member}");
+}
+
+/// The client of a user with the right to push to each of the repositories here.
+async fn client_of(site: &Site) -> TestClient {
+    let scopes: Vec<String> = (0..12).map(|number| format!("repository:a/b{number}:pull,push")).collect();
+    site.authorized(&scopes.iter().map(String::as_str).collect::<Vec<_>>()).await
 }
 
 /// The members that serve reads, upload starts and manifest PUTs, of which there are many.
 async fn members_of_new_work(site: &Site, client: &TestClient) -> BTreeSet<String> {
     let mut members = BTreeSet::new();
-    for _ in 0..12 {
-        let read = client.get("/v2/a/b/tags/list").await.expect("sent");
-        let put = client.put("/v2/a/b/manifests/t", "application/vnd.oci.image.manifest.v1+json", "{}").await;
-        let started = start_upload(client).await;
-        for answer in [&read, &put.expect("sent"), &started] {
+    for number in 0..12 {
+        // Which member a repository's writes prefer follows from its name.
+        let repository = format!("a/b{number}");
+        let read = client.get(&format!("/v2/{repository}/tags/list")).await.expect("sent");
+        let put = format!("/v2/{repository}/manifests/t");
+        let put = client.put(&put, "application/vnd.oci.image.manifest.v1+json", "{}").await.expect("sent");
+        let started = start_upload(client, &repository).await;
+        for answer in [&read, &put, &started] {
             members.insert(served_by(&site.gateway, answer).await);
         }
         client.delete(&location(&started)).await.expect("sent").expect(204).expect("cancelled");
@@ -67,7 +82,7 @@ async fn members_of_new_work(site: &Site, client: &TestClient) -> BTreeSet<Strin
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drained_member_gets_no_new_work_while_its_uploads_go_on_to_their_end() {
     let mut site = Site::start(&BOTH).await;
-    let client = site.authorized(&["repository:a/b:pull,push"]).await;
+    let client = client_of(&site).await;
     assert_eq!(members_of_new_work(&site, &client).await.len(), 2, "both members work");
     let upload = upload_at(&site, &client, "member0").await;
     assert_eq!(status_of(&site.gateway, "member0").await["open_uploads"], 1);

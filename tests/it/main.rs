@@ -20,5 +20,6 @@ mod observability;
 mod protocol;
 mod reload;
 mod reload_members;
+mod replicated;
 mod tokens_v3;
 mod uploads;

@@ -66,6 +66,7 @@ pub(super) fn pools(
             };
             let keys = pool.harbor.as_ref();
             let portal = harbor::has_nodes(pool) && keys.and_then(|keys| keys.portal).unwrap_or(true);
+            let write_failover = write_failover(cx, &path, pool, &health);
             pools.push(PoolSettings {
                 name,
                 storage,
@@ -73,7 +74,7 @@ pub(super) fn pools(
                 members,
                 health,
                 limits,
-                write_failover: write_failover(cx, &path, pool),
+                write_failover,
                 previous_members: previous_members(cx, &path, pool),
                 read_your_writes: pool.read_your_writes.map_or(READ_YOUR_WRITES, |time| time.0),
             });
@@ -112,13 +113,27 @@ pub(in crate::config) fn plain_pool(
 }
 
 /// Keys that mean something only where members copy each other.
-fn write_failover(cx: &mut Context<'_>, path: &KeyPath, pool: &Pool) -> Option<Duration> {
+fn write_failover(
+    cx: &mut Context<'_>,
+    path: &KeyPath,
+    pool: &Pool,
+    health: &HealthSettings,
+) -> Option<Duration> {
     let path = path.key("write_failover");
     let after = pool.write_failover?;
     let after = cx.duration(&path, Some(after), Duration::from_secs(30));
     if !matches!(pool.storage, Some(StorageKey::Replicated)) {
         let problem = "all members of this pool see the same storage, so that any of them takes writes";
         cx.error(&path, problem, Fix::advice("remove it, or write `storage: replicated`"));
+    }
+    let least = (health.interval * health.fall + health.timeout) * 2;
+    if after < least {
+        let problem = format!(
+            "{} is too short: every gateway has to have noticed that the home is out, which takes up to {}",
+            describe(after),
+            describe(least / 2)
+        );
+        cx.error(&path, problem, Fix::Write(format!("{} or more", describe(least))));
     }
     Some(after)
 }

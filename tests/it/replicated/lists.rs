@@ -1,0 +1,78 @@
+//! Lists of tags and repositories of members that copy each other: those of all, in pages that follow on each other.
+
+use std::collections::BTreeSet;
+
+use crate::harness::client::TestClient;
+use crate::harness::image::Image;
+use crate::harness::registry::StockRegistry;
+use crate::harness::site::Site;
+
+/// Follows the links of a list to its end; the entries in order.
+async fn follow(client: &TestClient, path: &str, key: &str) -> Vec<String> {
+    let (mut entries, mut next) = (Vec::new(), Some(path.to_owned()));
+    while let Some(path) = next {
+        let answer = client.get(&path).await.expect("sent").expect(200).expect("a page");
+        let page = answer.json().expect("JSON");
+        let page: Vec<String> = page[key]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|it| it.as_str().expect("text").to_owned())
+            .collect();
+        assert!(entries.len() < 200, "the links lead in a circle: {entries:?}");
+        entries.extend(page);
+        next = answer.header("link").map(|link| {
+            let target = link.strip_prefix('<').and_then(|link| link.split_once(">; rel=\"next\""));
+            target.expect("a link to the next page").0.to_owned()
+        });
+    }
+    entries
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_are_those_of_all_members_and_their_pages_follow_on_each_other() {
+    let mut members = Vec::new();
+    for number in 0..3 {
+        members.push(StockRegistry::builder(&format!("node{number}")).start().await);
+    }
+    let image = Image::random(&[500]);
+    let (mut tags, mut names) = (BTreeSet::new(), BTreeSet::new());
+    for (number, member) in members.iter().enumerate() {
+        let client = TestClient::plain(member.address());
+        // Some at one member only, some at several.
+        let at_this = (0..12).filter(|tag| tag % 3 == number || tag % 5 == 0);
+        for tag in at_this.map(|tag| format!("v{tag}")) {
+            super::push(&client, "team/app", &tag, &image).await.expect("pushed");
+            tags.insert(tag);
+        }
+        for name in [format!("only/at{number}"), "team/app".to_owned(), format!("team/app-{number}")] {
+            super::push(&client, &name, "v0", &image).await.expect("pushed");
+            names.insert(name);
+        }
+    }
+    let mut site = Site::start_with(&[], |config| {
+        let config =
+            members.iter().fold(config, |config, member| config.member(member)).storage("replicated");
+        config.rule("{ user: \"*\", repository: \"**\", allow: [pull, push, delete, catalog] }")
+    })
+    .await;
+    let client = site.authorized(&["repository:team/app:pull", "registry:catalog:*"]).await;
+    let tags: Vec<String> = tags.into_iter().collect();
+    for pages in ["", "?n=1", "?n=5", "?n=1000"] {
+        assert_eq!(follow(&client, &format!("/v2/team/app/tags/list{pages}"), "tags").await, tags, "{pages}");
+        let catalog = follow(&client, &format!("/v2/_catalog{pages}"), "repositories").await;
+        assert_eq!(catalog.iter().cloned().collect::<BTreeSet<_>>(), names, "{pages}");
+        assert_eq!(catalog.len(), names.len(), "{pages}: each once");
+    }
+    // One that is down takes only its own from the lists.
+    members[2].kill();
+    crate::harness::wait::until("the lists without one member", async || {
+        let tags = follow(&client, "/v2/team/app/tags/list", "tags").await;
+        (tags.contains(&"v0".to_owned()) && !tags.contains(&"v2".to_owned())).then_some(())
+    })
+    .await;
+    let unknown = site.authorized(&["repository:no/such:pull"]).await.get("/v2/no/such/tags/list").await;
+    let unknown = unknown.expect("sent");
+    assert_eq!((unknown.status.as_u16(), unknown.error_code().as_deref()), (404, Some("NAME_UNKNOWN")));
+    site.stop_gateway().await;
+}

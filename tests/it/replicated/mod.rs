@@ -1,0 +1,234 @@
+//! Members that copy each other, late, behind two gateways: what was pushed is there, and a tag never goes back.
+
+mod copier;
+mod lists;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use copier::{Copier, Registries};
+use tempfile::TempDir;
+
+use crate::harness::client::{Answer, TestClient};
+use crate::harness::config::ConfigBuilder;
+use crate::harness::gateway::Gateway;
+use crate::harness::image::Image;
+use crate::harness::registry::StockRegistry;
+use crate::harness::site::Site;
+use crate::harness::{Result, wait};
+
+/// How late members copy each other at most, in seconds; the long form takes 20.
+const LAG_VARIABLE: &str = "TIDEGATE_TEST_LAG_SECONDS";
+
+/// Three registries with storage of their own, two gateways in front of them, and what copies.
+struct Copies {
+    site: Site,
+    second: Gateway,
+    registries: Registries,
+    copier: Copier,
+    _dir: TempDir,
+}
+
+impl Copies {
+    async fn start(storage: &str, members: usize, seed: u64) -> Self {
+        let mut registries = Vec::new();
+        for number in 0..members {
+            registries.push(StockRegistry::builder(&format!("node{number}")).start().await);
+        }
+        let with_members = |config: ConfigBuilder| registries.iter().fold(config, ConfigBuilder::member);
+        let site = Site::start_with(&[], |config| {
+            let config = with_members(config).storage(storage);
+            let config = if storage == "replicated" { config.pool_key("write_failover: 5s") } else { config };
+            config.health("{ interval: 200ms, timeout: 2s, rise: 1, fall: 2, slow_start: 0s }")
+        })
+        .await;
+        let dir = TempDir::with_prefix("tidegate-replica-").expect("a temporary directory");
+        let listening = format!("address: \"{}\"", site.endpoint.authority);
+        let config = site.config.render().replace(&listening, "address: \"127.0.0.1:0\"");
+        let config = config.replace("admin: { ", "admin: { socket: none, ");
+        let second = Gateway::start(&config, dir.path()).await;
+        let lag = std::env::var(LAG_VARIABLE).ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(1.5);
+        let registries = Arc::new(Mutex::new(registries));
+        let copier = Copier::start(&registries, Duration::from_secs_f64(lag), seed);
+        Self { site, second, registries, copier, _dir: dir }
+    }
+
+    /// A client of each gateway.
+    async fn clients(&self, scopes: &[&str]) -> [TestClient; 2] {
+        let first = self.site.authorized(scopes).await;
+        let endpoint = &self.site.endpoint;
+        let token = self.site.client().token(&endpoint.user, &endpoint.password, scopes).await;
+        let second = self.second.client(&endpoint.ca_file).with_host(&endpoint.authority);
+        [first, second.with_bearer(&token.expect("a token"))]
+    }
+
+    fn with_registry<T>(&self, number: usize, work: impl FnOnce(&mut StockRegistry) -> T) -> T {
+        work(&mut self.registries.lock().unwrap_or_else(PoisonError::into_inner)[number])
+    }
+
+    /// The member that a repository's last manifest was pushed to.
+    fn writer_of(&self, repository: &str) -> usize {
+        let log = self.site.gateway.access_log();
+        let pushes = |line: &&crate::harness::gateway::AccessLine| {
+            line.method() == "PUT" && line.route() == "manifest" && line.repository() == repository
+        };
+        let line = log.iter().rfind(pushes).expect("a push through the first gateway");
+        line.member().trim_start_matches("node").parse().expect("a number")
+    }
+
+    /// Starts a registry again on its port. The lock is not held meanwhile: the copier goes on.
+    async fn restart(&self, number: usize) {
+        let mut registry = {
+            let mut registries = self.registries.lock().unwrap_or_else(PoisonError::into_inner);
+            registries.remove(number)
+        };
+        registry.restart().await;
+        self.registries.lock().unwrap_or_else(PoisonError::into_inner).insert(number, registry);
+    }
+
+    async fn stop(mut self) {
+        self.second.stop().await;
+        self.site.stop_gateway().await;
+    }
+}
+
+async fn push(client: &TestClient, repository: &str, tag: &str, image: &Image) -> Result<()> {
+    for blob in image.blobs() {
+        let started = client.post(&format!("/v2/{repository}/blobs/uploads/"), "").await?.expect(202)?;
+        let target = format!("{}&digest={}", started.header("location").unwrap_or_default(), blob.digest);
+        client.put(&target, "application/octet-stream", blob.bytes.clone()).await?.expect(201)?;
+    }
+    let path = format!("/v2/{repository}/manifests/{tag}");
+    client.put(&path, image.manifest_type(), image.manifest.bytes.clone()).await?.expect(201)?;
+    Ok(())
+}
+
+async fn read_tag(client: &TestClient, repository: &str, tag: &str) -> Answer {
+    client.get(&format!("/v2/{repository}/manifests/{tag}")).await.expect("an answer")
+}
+
+/// Pulls all of an image, as a client that follows the tag does.
+async fn pull(client: &TestClient, repository: &str, tag: &str, image: &Image) {
+    let answer = read_tag(client, repository, tag).await.expect(200).expect("the manifest");
+    assert!(answer.body == image.manifest.bytes, "another manifest");
+    for blob in image.blobs() {
+        let path = format!("/v2/{repository}/blobs/{}", blob.digest);
+        let answer = client.get(&path).await.expect("an answer").expect(200).expect("a blob");
+        assert!(answer.body == blob.bytes);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pushed_through_one_gateway_is_there_through_the_other_and_what_is_deleted_is_not() {
+    let seed = rand::random::<u64>();
+    let copies = Copies::start("replicated", 3, seed).await;
+    let names: Vec<String> = (0..6).map(|number| format!("team/app{number}")).collect();
+    let scopes: Vec<String> =
+        names.iter().map(|name| format!("repository:{name}:pull,push,delete")).collect();
+    let clients = copies.clients(&scopes.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for (number, name) in names.iter().enumerate() {
+        let (one, other) = (&clients[number % 2], &clients[(number + 1) % 2]);
+        // New, overwritten, and overwritten through the other gateway: always the newest, at once.
+        for client in [one, one, other] {
+            let image = Image::random(&[3_000, 2_000]);
+            push(client, name, "latest", &image).await.unwrap_or_else(|error| panic!("{seed}: {error:#}"));
+            pull(one, name, "latest", &image).await;
+            pull(other, name, "latest", &image).await;
+        }
+        let image = Image::random(&[1_000]);
+        push(one, name, "gone", &image).await.expect("pushed");
+        let manifest = format!("/v2/{name}/manifests/{}", image.manifest.digest);
+        other.delete(&manifest).await.expect("sent").expect(202).expect("deleted");
+        for client in &clients {
+            assert_eq!(read_tag(client, name, "gone").await.status, 404, "{seed}: {name}");
+        }
+    }
+    copies.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
+    let seed = rand::random::<u64>();
+    let copies = Copies::start("replicated", 3, seed).await;
+    let scope = "repository:team/app:pull,push,delete";
+    let clients = copies.clients(&[scope]).await;
+    let (v1, v2) = (Image::random(&[3_000]), Image::random(&[3_000]));
+    push(&clients[0], "team/app", "latest", &v1).await.expect("pushed");
+    push(&clients[0], "team/app", "stays", &v1).await.expect("pushed");
+    copies.copier.has_caught_up().await;
+    let home = copies.writer_of("team/app");
+    copies.with_registry(home, StockRegistry::kill);
+    // Reads go on. Writes wait for the time that the file says, and then somebody else takes them.
+    for client in &clients {
+        pull(client, "team/app", "latest", &v1).await;
+    }
+    let refused = clients[0].post("/v2/team/app/blobs/uploads/", "").await.expect("an answer");
+    assert_eq!((refused.status.as_u16(), refused.error_code().as_deref()), (503, Some("UNAVAILABLE")));
+    wait::until("somebody to stand in", async || push(&clients[0], "team/app", "latest", &v2).await.ok())
+        .await;
+    let stand_in = copies.writer_of("team/app");
+    assert_ne!(stand_in, home);
+    pull(&clients[0], "team/app", "latest", &v2).await;
+    pull(&clients[1], "team/app", "latest", &v2).await;
+    // A delete is nobody else's.
+    let manifest = format!("/v2/team/app/manifests/{}", v1.manifest.digest);
+    assert_eq!(clients[0].delete(&manifest).await.expect("an answer").status, 503);
+
+    copies.restart(home).await;
+    // The home is back with v1. Until it has v2 as well, each answer is v2 or an error.
+    let (mut agreed, mut refused) = ([0; 2], 0);
+    wait::until("both gateways to take the home's word again", async || {
+        for (at, client) in clients.iter().enumerate() {
+            let answer = read_tag(client, "team/app", "latest").await;
+            match answer.status.as_u16() {
+                200 => assert!(answer.body == v2.manifest.bytes, "{seed}: gateway {at} gave an older tag"),
+                503 => refused += 1,
+                other => panic!("{seed}: gateway {at} answered {other}"),
+            }
+            // Once the home is asked alone, it has v2.
+            let log = if at == 0 { copies.site.gateway.access_log() } else { copies.second.access_log() };
+            let last = log.iter().rfind(|line| line.route() == "manifest" && line.method() == "GET");
+            if last.is_some_and(|line| line.member() == format!("node{home}") && line.status() == 200) {
+                agreed[at] += 1;
+            }
+        }
+        agreed.iter().all(|agreed| *agreed > 3).then_some(())
+    })
+    .await;
+    for client in &clients {
+        pull(client, "team/app", "latest", &v2).await;
+        pull(client, "team/app", "stays", &v1).await;
+    }
+    // From now on the home takes writes again.
+    let v3 = Image::random(&[3_000]);
+    push(&clients[0], "team/app", "latest", &v3).await.expect("pushed");
+    assert_eq!(copies.writer_of("team/app"), home);
+    pull(&clients[1], "team/app", "latest", &v3).await;
+    copies.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storage_that_shows_new_files_late_hurts_nobody() {
+    let seed = rand::random::<u64>();
+    let copies = Copies::start("shared", 2, seed).await;
+    let names: Vec<String> = (0..8).map(|number| format!("team/app{number}")).collect();
+    let scopes: Vec<String> = names.iter().map(|name| format!("repository:{name}:pull,push")).collect();
+    let clients = copies.clients(&scopes.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for name in &names {
+        let image = Image::random(&[3_000, 1_000]);
+        push(&clients[0], name, "v1", &image).await.unwrap_or_else(|error| panic!("{seed}: {error:#}"));
+        for client in &clients {
+            pull(client, name, "v1", &image).await;
+            let head = client.head(&format!("/v2/{name}/manifests/v1")).await.expect("an answer");
+            assert_eq!(head.status, 200, "{seed}");
+        }
+        // Overwritten: whoever pushed sees the newest.
+        let image = Image::random(&[2_000]);
+        push(&clients[0], name, "v1", &image).await.unwrap_or_else(|error| panic!("{seed}: {error:#}"));
+        pull(&clients[0], name, "v1", &image).await;
+    }
+    let found = copies.second.metrics().await.expect("metrics");
+    let found = found.sum("tidegate_confirmations_total", &["result=\"found\""]);
+    assert!(found > 0.5, "no member was late, which proves nothing");
+    copies.stop().await;
+}
