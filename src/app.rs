@@ -5,10 +5,10 @@
 //! (SO_REUSEPORT) and its own idle upstream connections. Probes, reloads, the admin listener and
 //! signals run on one runtime more, here called control.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,13 +16,14 @@ use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking};
 
-use crate::admin::{Admin, Readiness};
+use crate::admin::{Admin, Control, ControlSocket, Readiness};
 use crate::auth::keys::{Ring, SigningKey};
 use crate::config::Config;
 use crate::harbor::HarborIdentity;
@@ -32,18 +33,18 @@ use crate::proxy::{
     ConnectionInfo, ContentChecks, Flights, Gateway, GatewayLimits, OpenUploads, UploadChecks,
 };
 use crate::random::unix_now;
-use crate::reload::{Fingerprint, Reloader, build_state, fingerprint};
-use crate::server::{Accepted, Acceptor, Certificates, Listener, ListenerKind, Redirect, bind};
+use crate::reload::{Fingerprint, Members, Reloader, build_state, fingerprint};
+use crate::server::{
+    Accepted, Acceptor, Certificates, Listener, ListenerKind, Redirect, bind, raise_descriptor_limit,
+};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::token_service::{Logins, TokenService};
-use crate::upstream::{BodyError, Pools, Shared, prober};
+use crate::upstream::{BodyError, Pools, Shared, Topology};
 
 /// How often open uploads are looked through for abandoned ones.
 const UPLOAD_SWEEP: Duration = Duration::from_secs(10);
 /// Threads of each runtime for blocking work; password checks have their own bound on top.
 const BLOCKING_THREADS: usize = 16;
-/// Descriptors a process needs beside its connections.
-const DESCRIPTORS_RESERVE: u64 = 256;
 
 /// Where the configuration came from and where the access log goes.
 pub struct Surroundings {
@@ -59,6 +60,8 @@ pub struct Surroundings {
 struct Parts {
     gateway: Arc<Gateway>,
     member_ring: Arc<ArcSwap<Ring<SigningKey>>>,
+    /// Until they are handed to the reloader.
+    members: Option<Members>,
     seen: Fingerprint,
     certificates: Vec<Arc<Certificates>>,
     connections: TaskTracker,
@@ -74,14 +77,16 @@ type Endpoint = (Listener, Acceptor);
 /// # Errors
 /// When something cannot be built, or a part that must not end has ended.
 pub fn run(config: Config, surroundings: Surroundings) -> anyhow::Result<()> {
-    raise_descriptor_limit(config.server.limits.connections_max, &config);
+    raise_descriptor_limit(config.connections_max());
     let metrics = Metrics::new().context("register metrics")?;
     count_panics(&metrics);
     let control = runtime().context("start the control runtime")?;
-    let parts = build(&config, &metrics, &surroundings)?;
+    let mut parts = build(&config, &metrics, &surroundings)?;
     let endpoints = bind_all(&config, &parts, &metrics)?;
     let workers = spawn_workers(endpoints, &parts)?;
-    let ended = control.block_on(supervise(config, surroundings, &parts, &metrics));
+    let ended = control.block_on(supervise(config, surroundings, &mut parts, &metrics));
+    // Also after an error, when nobody else has told the listeners.
+    parts.stop.cancel();
     parts.finished.cancel();
     for worker in workers {
         if worker.join().is_err() {
@@ -115,18 +120,17 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
         workers: config.server.workers,
         cache_entries_max: config.tokens.cache_entries_max,
     };
-    let pools = Arc::new(Pools::build(&config.pools, &shared)?);
+    let pools = Pools::build(&config.pools, &shared)?;
     let logins = Logins {
         checks: Arc::new(PasswordChecks::new(&config.identity.limits)),
         harbor: harbor_identity(config, &pools, (metrics, &tasks)),
-        routes: config.routes.clone(),
-        members_need_passwords: pools.all().iter().any(|pool| pool.needs_passwords),
+        members_need_passwords: AtomicBool::new(pools.need_passwords()),
     };
+    let topology = Topology { pools, routes: config.routes.clone() };
     let access_writer = config.log.access_log.then(|| surroundings.access_writer.clone());
     let gateway = Arc::new(Gateway {
         hosts: config.hosts.clone(),
-        routes: config.routes.clone(),
-        pools,
+        topology: Arc::new(ArcSwap::from_pointee(topology)),
         state,
         tokens: TokenService::new(config.tokens.clone(), logins, Arc::clone(metrics)),
         metrics: Arc::clone(metrics),
@@ -144,8 +148,19 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
     });
     let (connections, stop, finished) =
         (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-    Ok(Parts { gateway, member_ring, seen, certificates: Vec::new(), connections, stop, finished })
-        .and_then(|parts| with_certificates(parts, config))
+    let topology = Arc::clone(&gateway.topology);
+    let members = Members::new(topology, shared, gateway.tokens.logins().harbor.clone());
+    Ok(Parts {
+        gateway,
+        member_ring,
+        members: Some(members),
+        seen,
+        certificates: Vec::new(),
+        connections,
+        stop,
+        finished,
+    })
+    .and_then(|parts| with_certificates(parts, config))
 }
 
 fn harbor_identity(
@@ -285,78 +300,77 @@ async fn work(
 async fn supervise(
     config: Config,
     surroundings: Surroundings,
-    parts: &Parts,
+    parts: &mut Parts,
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<()> {
     let readiness = Arc::new(Readiness::default());
-    let mut maintenance: JoinSet<Infallible> = JoinSet::new();
+    let mut maintenance: JoinSet<String> = JoinSet::new();
     let admin_stop = CancellationToken::new();
     let admin_tasks = TaskTracker::new();
     let mut admin = JoinSet::new();
     if let Some(settings) = &config.admin {
+        // First: that another gateway runs with these files is the clearest thing to say.
+        let socket = settings.socket.as_deref().map(ControlSocket::bind).transpose()?;
         let listener = tokio::net::TcpListener::bind(settings.address).await;
         let listener = listener.with_context(|| format!("listen on {} (admin)", settings.address))?;
         tracing::info!(kind = "admin", address = %listener.local_addr()?, "listening");
         let shown = Arc::new(Admin {
-            pools: Arc::clone(&parts.gateway.pools),
+            topology: Arc::clone(&parts.gateway.topology),
             metrics: Arc::clone(metrics),
             readiness: Arc::clone(&readiness),
+            started: Instant::now(),
             access_log_dropped: surroundings.access_dropped,
         });
+        if let Some(socket) = socket {
+            tracing::info!(path = %socket.path().display(), "the control socket is open");
+            let control = Arc::new(Control { admin: Arc::clone(&shown) });
+            admin.spawn(control.run(socket, admin_stop.clone(), admin_tasks.clone()));
+        }
         admin.spawn(shown.run(listener, admin_stop.clone(), admin_tasks.clone()));
     }
     let mut signals = Signals::new()?;
-    first_probes(&parts.gateway.pools).await;
-    for member in parts.gateway.pools.members() {
-        maintenance.spawn(prober::run(Arc::clone(member)));
-    }
-    maintenance.spawn(sweep_uploads(Arc::clone(&parts.gateway)));
-    let state = (Arc::clone(&parts.gateway.state), Arc::clone(&parts.member_ring));
+    let mut members = parts.members.take().context("the members")?;
+    members.begin().await;
     let shutdown = config.shutdown.clone();
-    let mut poll = tokio::time::interval(config.reload_interval);
-    let certificates = parts.certificates.clone();
-    let mut reloader = Reloader::new(
-        surroundings.config_path,
+    let reload = Arc::new(Notify::new());
+    let reloader = Reloader {
+        path: surroundings.config_path,
         config,
-        state,
-        certificates,
-        (Arc::clone(metrics), parts.seen.clone()),
-    );
-    readiness.set(true);
+        gateway: Arc::clone(&parts.gateway),
+        member_ring: Arc::clone(&parts.member_ring),
+        certificates: parts.certificates.clone(),
+        members,
+        seen: parts.seen.clone(),
+    };
+    maintenance.spawn(reloader.run(Arc::clone(&reload)));
+    maintenance.spawn(sweep_uploads(Arc::clone(&parts.gateway)));
+    readiness.begin();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     loop {
         tokio::select! {
             () = ended(&mut signals.terminate, &mut signals.interrupt) => break,
-            _ = signals.hangup.recv() => reloader.reload(),
-            _ = poll.tick() => reloader.reload_if_changed(),
+            _ = signals.hangup.recv() => reload.notify_one(),
             Some(ended) = maintenance.join_next() => bail!("a part that must not end has ended: {ended:?}"),
             Some(ended) = admin.join_next() => bail!("the admin listener has ended: {ended:?}"),
             () = parts.stop.cancelled() => bail!("a listener has ended"),
         }
     }
-    readiness.set(false);
+    readiness.end();
     tracing::info!(lead_time = ?shutdown.lead_time, "told to end: not ready any more");
     tokio::time::sleep(shutdown.lead_time).await;
     drain(parts, metrics, shutdown.grace_period, &mut signals).await;
     admin_stop.cancel();
+    while admin.join_next().await.is_some() {}
     Ok(())
 }
 
-/// One probe of every member, so that the first requests find their state known.
-async fn first_probes(pools: &Pools) {
-    let mut probes = JoinSet::new();
-    for member in pools.members() {
-        let member = Arc::clone(member);
-        probes.spawn(async move { prober::probe_once(&member).await });
-    }
-    while probes.join_next().await.is_some() {}
-}
-
-async fn sweep_uploads(gateway: Arc<Gateway>) -> Infallible {
+async fn sweep_uploads(gateway: Arc<Gateway>) -> String {
     loop {
         tokio::time::sleep(UPLOAD_SWEEP).await;
         gateway.uploads.sweep(unix_now());
         gateway.upload_checks.sweep(unix_now());
+        // Nobody probes those, which is where others have their idle connections closed.
+        gateway.topology.load().pools.retired().for_each(|member| member.connections.sweep());
     }
 }
 
@@ -410,26 +424,4 @@ fn count_panics(metrics: &Arc<Metrics>) {
         tracing::error!(panic = %panic, "a task has panicked; this is a bug");
         before(panic);
     }));
-}
-
-/// Raises the limit of open descriptors to what the configuration can use.
-fn raise_descriptor_limit(connections_max: usize, config: &Config) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-    let upstream: usize =
-        config.pools.iter().map(|pool| pool.members.len().saturating_mul(pool.limits.connections_max)).sum();
-    let wanted = (connections_max as u64).saturating_add(upstream as u64).saturating_add(DESCRIPTORS_RESERVE);
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= wanted) {
-        return;
-    }
-    let raised = limit.maximum.map_or(wanted, |maximum| wanted.min(maximum));
-    let set = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum });
-    if raised < wanted || set.is_err() {
-        tracing::warn!(
-            wanted,
-            limit = raised,
-            "fewer open files are allowed than the configured connections need; raise LimitNOFILE"
-        );
-    }
 }

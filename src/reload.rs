@@ -1,22 +1,27 @@
-//! Reload on SIGHUP and on change of the files: users, policy, keys and certificates. What is
-//! broken is refused as a whole and what was in force stays.
+//! Reload on SIGHUP and on change of the files: users, policy, keys, certificates, pools, members
+//! and routes. What is broken is refused as a whole and what was in force stays.
+
+mod members;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use crate::auth::keys::{Ring, SigningKey};
 use crate::auth::token::ClientTokens;
 use crate::config::{self, Config};
 use crate::identity::{Identity, IdentityError, IdentitySettings, ProviderSettings};
 use crate::key_store::{self, KeyStoreError, Retention};
-use crate::secret::ExposeSecret as _;
-use crate::server::Certificates;
+use crate::proxy::Gateway;
+use crate::server::{Certificates, raise_descriptor_limit};
 use crate::snapshot::Snapshot;
-use crate::telemetry::{CertificateLabel, Metrics, ReloadResult};
-use crate::upstream::{AccountSettings, CredentialSettings, MemberKind, MemberSettings};
+use crate::telemetry::{CertificateLabel, ReloadResult};
+use crate::upstream::BuildError;
+
+pub use members::Members;
 
 /// Why the new state is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +35,14 @@ pub enum ReloadError {
     /// A key file is broken, or there is none.
     #[error("{0}")]
     Keys(#[from] KeyStoreError),
+    /// A member cannot be built.
+    #[error("{0}")]
+    Members(#[from] BuildError),
+    /// The pool that identities stand on is not there any more.
+    #[error(
+        "the pool that `identity: - harbor:` names at start is not in the file any more; restart to have another"
+    )]
+    HarborPoolGone,
 }
 
 /// What a reload changes, and from where.
@@ -38,15 +51,16 @@ pub struct Reloader {
     pub path: Option<PathBuf>,
     /// The configuration in force.
     pub config: Config,
-    /// Identities, policy and keys in force.
-    pub state: Arc<ArcSwap<Snapshot>>,
+    /// Identities, policy and keys, pools and routes, in force for the request path.
+    pub gateway: Arc<Gateway>,
     /// The member keys in force.
     pub member_ring: Arc<ArcSwap<Ring<SigningKey>>>,
     /// The certificates of every TLS listener.
     pub certificates: Vec<Arc<Certificates>>,
-    /// Where reloads are counted.
-    pub metrics: Arc<Metrics>,
-    seen: Fingerprint,
+    /// The members and their probers.
+    pub members: Members,
+    /// The files as they were before the state in force was built.
+    pub seen: Fingerprint,
 }
 
 /// Files with their times and sizes.
@@ -78,85 +92,102 @@ pub fn retention(config: &Config) -> Retention {
 }
 
 impl Reloader {
-    /// Watches for what differs from `seen`, which was taken before the state was built.
-    #[must_use]
-    pub fn new(
-        path: Option<PathBuf>,
-        config: Config,
-        (state, member_ring): (Arc<ArcSwap<Snapshot>>, Arc<ArcSwap<Ring<SigningKey>>>),
-        certificates: Vec<Arc<Certificates>>,
-        (metrics, seen): (Arc<Metrics>, Fingerprint),
-    ) -> Self {
-        let reloader = Self { path, config, state, member_ring, certificates, metrics, seen };
-        reloader.publish_expiries();
-        reloader
+    /// Probes the members, watches the files, and reloads when they change or somebody asks for it.
+    /// Never returns unless a prober ends, which none does.
+    pub async fn run(mut self, asked: Arc<Notify>) -> String {
+        self.publish_expiries();
+        let mut poll = tokio::time::interval(self.config.reload_interval);
+        loop {
+            tokio::select! {
+                () = asked.notified() => self.reload().await,
+                _ = poll.tick() => self.reload_if_changed().await,
+                ended = self.members.prober_ended() => return ended,
+            }
+        }
     }
 
     /// Reloads if any file has changed since the last look.
-    pub fn reload_if_changed(&mut self) {
+    async fn reload_if_changed(&mut self) {
         if self.fingerprint() != self.seen {
-            self.reload();
+            self.reload().await;
         }
     }
 
     /// Reloads, and says how it went. Certificates and the rest do not wait for each other.
-    pub fn reload(&mut self) {
+    async fn reload(&mut self) {
         // Before anything is read: what changes meanwhile is seen at the next look.
         let seen = self.fingerprint();
-        self.warn_of_member_files(&seen);
         self.reload_certificates();
-        match self.reload_state() {
-            Ok(generation) => {
-                self.metrics.count_reload(ReloadResult::Applied);
-                self.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        match self.reload_state(seen.clone()).await {
+            Ok((generation, seen)) => {
+                self.gateway.metrics.count_reload(ReloadResult::Applied);
+                self.gateway.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+                self.seen = seen;
                 tracing::info!(generation, "reloaded");
             }
             Err(error) => {
-                self.metrics.count_reload(ReloadResult::Refused);
+                self.gateway.metrics.count_reload(ReloadResult::Refused);
+                self.seen = seen;
                 tracing::error!(error = %error, "reload refused: what was in force stays");
             }
         }
-        self.seen = seen;
     }
 
-    /// Names changed files that are read at start only.
-    fn warn_of_member_files(&self, now: &Fingerprint) {
-        let at_start = self.config.member_files();
-        for (path, ..) in now.iter().filter(|entry| at_start.contains(&entry.0) && !self.seen.contains(entry))
-        {
-            tracing::warn!(path = %path.display(), "this file of a member has changed; restart to apply it");
+    /// Builds everything anew, and only then lets it come into force.
+    async fn reload_state(&mut self, mut seen: Fingerprint) -> Result<(u64, Fingerprint), ReloadError> {
+        let mut wanted = self.load()?;
+        let (mut config, mut harbor_changed) = self.with_running_parts(&wanted);
+        let now_watched = fingerprint(self.path.as_deref(), &config);
+        if !now_watched.iter().map(|file| &file.0).eq(seen.iter().map(|file| &file.0)) {
+            // It names other files: they are to be read after their times.
+            seen = now_watched;
+            wanted = self.load()?;
+            (config, harbor_changed) = self.with_running_parts(&wanted);
         }
-    }
-
-    fn reload_state(&mut self) -> Result<u64, ReloadError> {
-        let config = match &self.path {
-            Some(path) => config::load_for_reload(path)?.config,
-            None => self.config.clone(),
-        };
-        let (identity, harbor_changed) = with_running_harbor(&self.config.identity, config.identity.clone());
-        let generation = self.state.load().generation + 1;
-        let (snapshot, member_ring) = build_state(
-            &Config { policy: config.policy.clone(), identity: identity.clone(), ..self.config.clone() },
-            generation,
-        )?;
+        let generation = self.gateway.state.load().generation + 1;
+        let (snapshot, member_ring) = build_state(&config, generation)?;
+        let topology = self.members.prepare(&config).await?;
         let harbor = harbor_changed.then_some("identity: harbor");
-        for changed in restart_only_changes(&self.config, &config).into_iter().chain(harbor) {
+        for changed in restart_only_changes(&self.config, &wanted).into_iter().chain(harbor) {
             tracing::warn!(
                 section = changed,
                 "this section of the configuration has changed; restart to apply it"
             );
         }
-        self.state.store(Arc::new(snapshot));
+        raise_descriptor_limit(config.connections_max());
         self.member_ring.store(Arc::new(member_ring));
-        self.config.policy = config.policy;
-        self.config.identity = identity;
-        Ok(generation)
+        self.gateway.state.store(Arc::new(snapshot));
+        self.members.apply(topology, self.gateway.tokens.logins());
+        self.config = config;
+        Ok((generation, seen))
+    }
+
+    fn load(&self) -> Result<Config, ReloadError> {
+        match &self.path {
+            Some(path) => Ok(config::load_for_reload(path)?.config),
+            None => Ok(self.config.clone()),
+        }
+    }
+
+    /// What is wanted where it can be had without a restart, else what runs; and whether Harbor as
+    /// a provider of identities was changed, which cannot.
+    fn with_running_parts(&self, wanted: &Config) -> (Config, bool) {
+        let (identity, harbor_changed) = with_running_harbor(&self.config, wanted);
+        let config = Config {
+            policy: wanted.policy.clone(),
+            identity: IdentitySettings { limits: self.config.identity.limits.clone(), ..identity },
+            pools: wanted.pools.clone(),
+            routes: wanted.routes.clone(),
+            secret_files: wanted.secret_files.clone(),
+            ..self.config.clone()
+        };
+        (config, harbor_changed)
     }
 
     fn reload_certificates(&self) {
         for certificates in &self.certificates {
             if let Err(error) = certificates.reload() {
-                self.metrics.count_reload(ReloadResult::Refused);
+                self.gateway.metrics.count_reload(ReloadResult::Refused);
                 tracing::error!(error = %error, "certificate refused: the one in use stays");
             }
         }
@@ -165,7 +196,7 @@ impl Reloader {
 
     fn publish_expiries(&self) {
         for (name, expires_at) in self.certificates.iter().flat_map(|certificates| certificates.expiries()) {
-            self.metrics.set_certificate_expiry(&CertificateLabel(name), expires_at);
+            self.gateway.metrics.set_certificate_expiry(&CertificateLabel(name), expires_at);
         }
     }
 
@@ -190,16 +221,29 @@ fn stat(path: &Path) -> (PathBuf, Option<SystemTime>, u64) {
     (path.to_owned(), modified, metadata.map_or(0, |metadata| metadata.len()))
 }
 
-/// The new providers, but for Harbor's: it stands on a pool, and pools are made at start. Whether
-/// that was changed.
-fn with_running_harbor(old: &IdentitySettings, mut new: IdentitySettings) -> (IdentitySettings, bool) {
+/// The new providers, but for Harbor's, which stands on what is made at start: its pool is known by
+/// its name, and may have another place and other members. Whether anything else of it was changed.
+fn with_running_harbor(old: &Config, new: &Config) -> (IdentitySettings, bool) {
     let is_harbor = |provider: &ProviderSettings| matches!(provider, ProviderSettings::Harbor(_));
-    let harbor = |settings: &IdentitySettings| settings.providers.iter().find(|it| is_harbor(it)).cloned();
-    let (running, wanted) = (harbor(old), harbor(&new));
-    new.providers.retain(|provider| !is_harbor(provider));
+    let harbor = |config: &Config| {
+        config.identity.providers.iter().find_map(|provider| match provider {
+            ProviderSettings::Harbor(settings) => {
+                Some((settings.clone(), config.pools.get(settings.pool).map(|pool| pool.name.clone())))
+            }
+            ProviderSettings::Users(_) | ProviderSettings::Htpasswd { .. } => None,
+        })
+    };
+    let (mut running, wanted) = (harbor(old), harbor(new));
+    if let (Some((running, name)), Some((wanted, wanted_name))) = (&mut running, &wanted)
+        && name == wanted_name
+    {
+        running.pool = wanted.pool;
+    }
     let changed = format!("{running:?}") != format!("{wanted:?}");
-    new.providers.extend(running);
-    (new, changed)
+    let mut identity = new.identity.clone();
+    identity.providers.retain(|provider| !is_harbor(provider));
+    identity.providers.extend(running.map(|(settings, _)| ProviderSettings::Harbor(settings)));
+    (identity, changed)
 }
 
 /// The sections that differ and are only read at start.
@@ -212,10 +256,8 @@ fn restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
         ("admin", differs(&old.admin, &new.admin)),
         ("tokens", differs(&old.tokens, &new.tokens)),
         ("uploads", differs(&old.uploads, &new.uploads)),
-        ("pools", differs(&old.pools, &new.pools) || passwords(old) != passwords(new)),
         ("password_checks", differs(&old.identity.limits, &new.identity.limits)),
         ("reload_interval", old.reload_interval != new.reload_interval),
-        ("routes", differs(&old.routes, &new.routes)),
         ("coalesce", differs(&old.coalesce, &new.coalesce)),
         ("verify", differs(&old.verify, &new.verify)),
         ("log", differs(&old.log, &new.log)),
@@ -224,24 +266,4 @@ fn restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(section, changed)| changed.then_some(section))
     .collect()
-}
-
-/// The members' passwords, which `Debug` does not tell apart.
-fn passwords(config: &Config) -> Vec<&str> {
-    let members = config.pools.iter().flat_map(|pool| &pool.members);
-    fn of_member(member: &MemberSettings) -> impl Iterator<Item = &AccountSettings> {
-        let own = match &member.credential {
-            CredentialSettings::Basic(account) => Some(account),
-            CredentialSettings::None
-            | CredentialSettings::Token(_)
-            | CredentialSettings::Exchange
-            | CredentialSettings::Relay => None,
-        };
-        let node = match &member.kind {
-            MemberKind::Harbor(harbor) => [Some(&harbor.account), Some(&harbor.catalog_account)],
-            MemberKind::Registry => [None, None],
-        };
-        own.into_iter().chain(node.into_iter().flatten())
-    }
-    members.flat_map(of_member).map(|account| account.password.expose_secret()).collect()
 }

@@ -31,7 +31,7 @@ const MAY_USE: [(&str, &[&str]); 25] = [
     ("server", &["telemetry"]),
     ("admin", &["upstream", "telemetry"]),
     ("doctor", &["PURE", "upstream", "random"]),
-    ("reload", &["upstream", "telemetry", "config", "server"]),
+    ("reload", &["upstream", "telemetry", "config", "server", "proxy", "token_service", "harbor"]),
     ("app", &["*"]),
     ("cli", &["*"]),
     ("lib", &[]),
@@ -47,7 +47,7 @@ const EXCEPTIONS: [(&str, &str, &str); 8] = [
     ("reload", "identity", "a reload reads the providers again"),
     ("reload", "key_store", "a reload reads the key files again"),
     ("reload", "snapshot", "a reload is a new snapshot"),
-    ("reload", "secret", "a changed password of a member is noticed, which Debug does not show"),
+    ("reload", "random", "the time until which removed members are remembered"),
 ];
 
 /// Most lines of a file, without its unit tests.

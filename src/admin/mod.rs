@@ -1,12 +1,16 @@
-//! The admin listener: liveness, readiness, metrics and status. It only reads.
+//! The admin listener: liveness, readiness, metrics and status. It only reads. What changes state
+//! is asked for at the control socket.
 
+mod control;
 mod settings;
+mod status;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -15,16 +19,18 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use control::{Control, ControlError, ControlSocket};
 pub use settings::*;
 
 use crate::telemetry::Metrics;
-use crate::upstream::{Pools, label};
+use crate::upstream::Topology;
 
 /// A request's head comes within this.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,27 +39,42 @@ const CONNECTIONS_MAX: usize = 64;
 
 /// Readiness as the process sees it; readiness of the pools comes on top.
 #[derive(Debug, Default)]
-pub struct Readiness(AtomicBool);
+pub struct Readiness {
+    ready: AtomicBool,
+    ending: AtomicBool,
+}
 
 impl Readiness {
-    /// Ready, or not any more.
-    pub fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Release);
+    /// Requests are wanted.
+    pub fn begin(&self) {
+        self.ready.store(true, Ordering::Release);
     }
 
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    /// Requests are not wanted any more: the process ends.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+        self.ready.store(false, Ordering::Release);
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
     }
 }
 
 /// What the admin listener shows.
 pub struct Admin {
     /// The members.
-    pub pools: Arc<Pools>,
+    pub topology: Arc<ArcSwap<Topology>>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Whether the process wants requests.
     pub readiness: Arc<Readiness>,
+    /// When the process started.
+    pub started: Instant,
     /// Lines that the access log dropped.
     pub access_log_dropped: tracing_appender::non_blocking::ErrorCounter,
 }
@@ -113,11 +134,17 @@ impl Admin {
 
     /// 503 while starting or draining, and while some pool can serve nothing.
     fn readyz(&self) -> Response<Full<Bytes>> {
-        if !self.readiness.is_set() {
+        if !self.readiness.is_ready() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "starting or draining\n");
         }
-        let out: Vec<&str> =
-            self.pools.all().iter().filter(|pool| !pool.can_serve()).map(|pool| pool.name.as_str()).collect();
+        let topology = self.topology.load();
+        let out: Vec<&str> = topology
+            .pools
+            .all()
+            .iter()
+            .filter(|pool| !pool.can_serve())
+            .map(|pool| pool.name.as_str())
+            .collect();
         if out.is_empty() {
             return text(StatusCode::OK, "ok\n");
         }
@@ -131,30 +158,6 @@ impl Admin {
         let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         response.headers_mut().insert(CONTENT_TYPE, kind);
         response
-    }
-
-    fn status(&self) -> Value {
-        let pools = self.pools.all().iter().map(|pool| {
-            let members = pool.members.iter().map(|member| {
-                json!({
-                    "name": member.name.as_str(),
-                    "state": label(member.status()).as_str(),
-                    "in_flight": member.in_flight(),
-                    "connections": member.metrics.connections.get(),
-                    "weight": member.weight,
-                    "last_problem": member.last_problem(),
-                })
-            });
-            json!({ "name": pool.name.as_str(), "members": members.collect::<Vec<_>>() })
-        });
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "generation": self.metrics.generation.get(),
-            "ready": self.readiness.is_set(),
-            "connections": self.metrics.connections.get(),
-            "requests_in_flight": self.metrics.requests_in_flight.get(),
-            "pools": pools.collect::<Vec<_>>(),
-        })
     }
 }
 

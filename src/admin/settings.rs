@@ -1,10 +1,13 @@
-//! What can be set of the admin listener.
+//! What can be set of the admin listener and the control socket.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-/// The read-only admin listener.
+/// The read-only admin listener, and the socket for what changes state.
 #[derive(Debug, Clone)]
 pub struct AdminSettings {
     /// Where to listen.
     pub address: SocketAddr,
+    /// The control socket; `None` for none.
+    pub socket: Option<PathBuf>,
 }

@@ -4,7 +4,9 @@
 //! running, 2 unusable arguments or configuration.
 
 mod check;
+mod control;
 mod doctor;
+mod drain;
 mod hash_password;
 mod keys;
 mod policy;
@@ -47,6 +49,10 @@ enum Command {
     Check(ConfigArgument),
     /// Ask every member what would bite, and say how to mend it (exit code 0 no errors, 1 errors)
     Doctor(doctor::Doctor),
+    /// Give a member of the running gateway no new work
+    Drain(drain::Drain),
+    /// Give a drained member new work again
+    Undrain(drain::Undrain),
     /// Make, list, rotate and export keys
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -77,6 +83,8 @@ pub fn main() -> ExitCode {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Drain(arguments) => drain::run(&arguments),
+        Command::Undrain(arguments) => drain::run_undrain(&arguments),
         Command::Keys(command) => keys::run(&command),
         Command::HashPassword(arguments) => hash_password::run(&arguments),
         Command::Policy(command) => policy::run(&command),

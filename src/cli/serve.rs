@@ -75,7 +75,8 @@ fn load(path: Option<&PathBuf>, arguments: &Serve) -> Result<Config, ConfigError
         for listener in &mut config.server.listeners {
             listener.address = arguments.listen;
         }
-        config.admin = Some(AdminSettings { address: arguments.admin_listen });
+        let socket = config.admin.and_then(|admin| admin.socket);
+        config.admin = Some(AdminSettings { address: arguments.admin_listen, socket });
         return Ok(config);
     };
     let loaded = config::load(path)?;

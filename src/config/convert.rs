@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::document::{Document, KeyPath, Problem, Spot};
 use super::error::{ConfigError, ConfigErrors, Fix};
 use super::file::{Admin, File, Log, LogForm, Shutdown};
-use super::value::{HumanDuration, Secret, Size};
+use super::value::{HumanDuration, OrNone, Secret, Size};
 use super::{Config, Loaded, ShutdownSettings};
 use crate::admin::AdminSettings;
 use crate::secret::{ExposeSecret as _, SecretString};
@@ -32,6 +32,11 @@ pub(super) use tokens::{token_settings, upload_settings};
 
 /// The admin listener where the file does not name one.
 const ADMIN_ADDRESS: &str = "127.0.0.1:9090";
+
+/// The control socket where the file does not name one, beside the keys.
+pub(super) const CONTROL_SOCKET: &str = "control.sock";
+/// Longest path of a socket that every system takes, its last byte being a zero.
+const SOCKET_BYTES_MAX: usize = 107;
 
 /// Largest secret file, htpasswd file or certificate file that is read.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -73,9 +78,9 @@ pub(super) fn convert(
     let hosts =
         external.as_ref().map(|external| address::hosts(&mut cx, &root.key("hosts"), external, &file.hosts));
     let server = listeners::server(&mut cx, file);
-    let admin = admin(&mut cx, &root.key("admin"), file.admin.as_ref(), &file.listeners);
     let service = external.as_ref().map(address::External::authority).unwrap_or_default();
     let tokens = token_settings(&mut cx, &root.key("tokens"), &file.tokens, &service);
+    let admin = admin(&mut cx, &root.key("admin"), file, &tokens.keys);
     let uploads = upload_settings(&mut cx, &root.key("uploads"), &file.uploads);
     let identity = identity::settings(&mut cx, &root, file);
     let policy = policy::policy(&mut cx, &root.key("policy"), file, &identity);
@@ -112,26 +117,50 @@ pub(super) fn convert(
     Ok(Loaded { config, warnings })
 }
 
-fn admin(
-    cx: &mut Context<'_>,
-    path: &KeyPath,
-    admin: Option<&Admin>,
-    listeners: &[super::file::Listener],
-) -> Option<AdminSettings> {
-    let (path, text) = match admin {
-        Some(Admin::None) => return None,
-        Some(Admin::Address(text)) => (path.key("address"), text.as_str()),
+fn admin(cx: &mut Context<'_>, path: &KeyPath, file: &File, keys: &Path) -> Option<AdminSettings> {
+    let unsaid = Admin::default();
+    let section = match &file.admin {
+        Some(OrNone::None) => return None,
+        Some(OrNone::Section(section)) => section,
+        None => &unsaid,
+    };
+    let socket = control_socket(cx, &path.key("socket"), section.socket.as_deref(), keys);
+    let (path, text) = match &section.address {
+        Some(text) => (path.key("address"), text.as_str()),
         None => (path.clone(), ADMIN_ADDRESS),
     };
     let address = address::socket(cx, &path, text)?;
-    if address.port() != 0 && listeners.iter().any(|listener| listener.address.parse() == Ok(address)) {
+    if address.port() != 0 && file.listeners.iter().any(|listener| listener.address.parse() == Ok(address)) {
         cx.error(
             &path,
             format!("{address} is already the address of a listener"),
             Fix::write("another port, such as 127.0.0.1:9090"),
         );
     }
-    Some(AdminSettings { address })
+    Some(AdminSettings { address, socket })
+}
+
+/// Beside the keys unless the file says otherwise: that directory is Tidegate's own.
+fn control_socket(
+    cx: &mut Context<'_>,
+    path: &KeyPath,
+    socket: Option<&Path>,
+    keys: &Path,
+) -> Option<PathBuf> {
+    let socket = match socket {
+        Some(word) if word.as_os_str() == "none" => return None,
+        Some(socket) => cx.resolve(socket),
+        None => keys.parent().unwrap_or_else(|| Path::new("")).join(CONTROL_SOCKET),
+    };
+    let bytes = socket.as_os_str().len();
+    if bytes > SOCKET_BYTES_MAX {
+        let problem = format!(
+            "the path {} has {bytes} bytes; a socket's path has at most {SOCKET_BYTES_MAX}",
+            socket.display()
+        );
+        cx.error(path, problem, Fix::write("a shorter path such as /run/tidegate/control.sock, or none"));
+    }
+    Some(socket)
 }
 
 /// What is logged, and how.

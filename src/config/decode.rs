@@ -14,6 +14,9 @@ use super::error::Fix;
 use super::suggest::nearest;
 use cursor::Cursor;
 
+/// The name of structs in whose place the word `none` may stand.
+pub(super) const SECTION_OR_NONE: &str = "SectionOrNone";
+
 /// Separates the problem from the fix in the messages of `Deserialize` implementations.
 pub(super) const FIX_SEPARATOR: char = '\u{1f}';
 

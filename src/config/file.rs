@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 pub(super) use pools::*;
 
-use super::value::{HumanDuration, Secret, Size};
+use super::value::{HumanDuration, OrNone, Secret, Size};
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
@@ -29,8 +29,8 @@ pub(super) struct File {
     /// Bounds on downstream connections.
     #[serde(default)]
     pub(super) limits: Limits,
-    /// The admin listener, or `none`.
-    pub(super) admin: Option<Admin>,
+    /// The admin listener and the control socket, or `none`.
+    pub(super) admin: Option<OrNone<Admin>>,
     /// Client tokens.
     #[serde(default)]
     pub(super) tokens: Tokens,
@@ -135,14 +135,14 @@ pub(super) struct Limits {
     pub(super) refused_body_timeout: Option<HumanDuration>,
 }
 
-/// The admin listener.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Admin {
-    /// No admin listener.
-    None,
-    /// Where it listens.
-    Address(String),
+/// Where the admin listener and the control socket are.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Admin {
+    /// Where the admin listener is.
+    pub(super) address: Option<String>,
+    /// The control socket, or `none`.
+    pub(super) socket: Option<PathBuf>,
 }
 
 /// Client tokens.

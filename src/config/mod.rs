@@ -129,7 +129,15 @@ fn parse(path: &Path, source: String, scope: Scope) -> Result<Loaded, ConfigErro
 }
 
 impl Config {
-    /// The certificates and keys of members, which are read at start only.
+    /// Connections that there can be at once, to clients and to members.
+    #[must_use]
+    pub fn connections_max(&self) -> u64 {
+        let of_pool = |pool: &PoolSettings| pool.members.len().saturating_mul(pool.limits.connections_max);
+        let upstream: usize = self.pools.iter().map(of_pool).fold(0, usize::saturating_add);
+        (self.server.limits.connections_max as u64).saturating_add(upstream as u64)
+    }
+
+    /// The certificates and keys of members.
     #[must_use]
     pub fn member_files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Config;
 use super::convert::{
-    Context, coalesce_settings, connection_limits, log_settings, member_address, plain_pool,
+    CONTROL_SOCKET, Context, coalesce_settings, connection_limits, log_settings, member_address, plain_pool,
     shutdown_settings, token_settings, upload_settings, verify_limits, verify_settings, workers,
 };
 use super::document::{Document, KeyPath};
@@ -52,7 +52,10 @@ pub fn from_member_urls(urls: &[String], data_dir: &Path) -> Result<Config, Conf
             listeners: vec![listener],
             limits: connection_limits(&mut cx, &path, &Limits::default()),
         },
-        admin: Some(AdminSettings { address: ([127, 0, 0, 1], ADMIN_PORT).into() }),
+        admin: Some(AdminSettings {
+            address: ([127, 0, 0, 1], ADMIN_PORT).into(),
+            socket: Some(data_dir.join(CONTROL_SOCKET)),
+        }),
         tokens: token_settings(&mut cx, &path, &tokens, hosts.primary()),
         uploads: upload_settings(&mut cx, &path, &uploads),
         identity: IdentitySettings {

@@ -354,6 +354,18 @@ fn settings_have_the_documented_defaults() {
         ListenerKind::Plain { allow_plaintext_credentials: false }
     ));
     assert!(good(dir.path(), &broken("", "admin: none")).admin.is_none());
+    for (admin, socket) in [
+        ("admin: { address: \"127.0.0.1:0\" }", Some("/var/lib/tidegate/control.sock")),
+        ("admin: { socket: /run/t.sock }", Some("/run/t.sock")),
+        ("admin: { socket: none }", None),
+        ("tokens: { keys: /k/keys }", Some("/k/control.sock")),
+    ] {
+        let settings = good(dir.path(), &broken("", admin)).admin.expect("an admin listener");
+        assert_eq!(settings.socket.as_deref(), socket.map(Path::new), "{admin}");
+    }
+    let long = format!("admin: {{ socket: /{} }}", "x".repeat(120));
+    let errors = load_text(dir.path(), &broken("", &long)).expect_err("too long for a socket");
+    assert!(errors.to_string().contains("at most 107"), "{errors}");
     let short = good(
         dir.path(),
         &broken("", "tokens: { lifetime: 2s, expiry_margin: 0s, allow_short_lifetime: true }"),
@@ -544,6 +556,7 @@ fn mirror_keys() -> Vec<String> {
             let inner = kind
                 .trim_start_matches("Option<")
                 .trim_start_matches("Vec<")
+                .trim_start_matches("OrNone<")
                 .trim_end_matches('>')
                 .to_owned();
             if kind.is_empty() {

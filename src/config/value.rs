@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use jiff::fmt::friendly::SpanParser;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
-use super::decode::FIX_SEPARATOR;
+use super::decode::{FIX_SEPARATOR, SECTION_OR_NONE};
+use super::file::Admin;
 use crate::secret::SecretString;
 
 /// A length of time, written `5s`, `10m` or `1h30m`.
@@ -18,6 +20,15 @@ pub(super) struct HumanDuration(pub(super) Duration);
 /// A number of bytes, written `64KiB`; a number alone is bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Size(pub(super) u64);
+
+/// A section, or the word `none` in its place.
+#[derive(Debug)]
+pub(super) enum OrNone<T> {
+    /// There is to be no such thing.
+    None,
+    /// The section.
+    Section(T),
+}
 
 /// A secret, or where to read it.
 #[derive(Debug, Clone)]
@@ -63,6 +74,30 @@ impl<'de> Deserialize<'de> for Size {
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(SecretVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for OrNone<Admin> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_struct(SECTION_OR_NONE, &["address", "socket"], AdminVisitor)
+    }
+}
+
+struct AdminVisitor;
+
+impl<'de> Visitor<'de> for AdminVisitor {
+    type Value = OrNone<Admin>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("none, or a section with address and socket")
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<OrNone<Admin>, E> {
+        Ok(OrNone::None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, access: A) -> Result<OrNone<Admin>, A::Error> {
+        Admin::deserialize(MapAccessDeserializer::new(access)).map(OrNone::Section)
     }
 }
 

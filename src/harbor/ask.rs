@@ -43,7 +43,7 @@ impl HarborIdentity {
         wanted: &[ResourceAccess],
         deadline: Instant,
     ) -> Asked {
-        if self.pool.storage == Storage::Shared {
+        if self.pool.load().storage == Storage::Shared {
             return self.ask_about(secret, known, wanted, deadline).await;
         }
         let mut all: Option<Proven> = None;
@@ -66,7 +66,7 @@ impl HarborIdentity {
         wanted: &[ResourceAccess],
         deadline: Instant,
     ) -> Asked {
-        let together = self.pool.storage == Storage::Shared;
+        let together = self.pool.load().storage == Storage::Shared;
         let mut candidates = self.candidates(wanted);
         if let Some(known) = known.filter(|_| together || wanted.is_empty()) {
             // Stable: the node that knew it before comes first, the others stay in order.
@@ -87,7 +87,8 @@ impl HarborIdentity {
             let try_deadline = deadline.min(Instant::now() + self.settings.try_timeout);
             match node.login(member, (secret, known.is_some()), wanted, try_deadline).await {
                 Login::Right(token) => {
-                    let counts = Counts::of(home, member, self.settings.foreign_accounts && refused > 0);
+                    let counts =
+                        Counts::of(home.as_ref(), member, self.settings.foreign_accounts && refused > 0);
                     return proven(&token, member, wanted, counts);
                 }
                 Login::Wrong if together => return Asked::Wrong,
@@ -103,7 +104,7 @@ impl HarborIdentity {
                 }
             }
         }
-        let all = self.pool.members.iter().filter(|member| member.harbor.is_some()).count();
+        let all = self.pool.load().members.iter().filter(|member| member.harbor.is_some()).count();
         if refused > 0 && refused == all { Asked::Wrong } else { Asked::NotNow(problem) }
     }
 
@@ -125,16 +126,18 @@ impl HarborIdentity {
     }
 
     fn candidates(&self, wanted: &[ResourceAccess]) -> Vec<Arc<Member>> {
-        match self.pool.storage {
-            Storage::Shared => self.pool.candidates(Request::change()),
-            Storage::Replicated => self.pool.candidates_from_home(&home_key(wanted)),
+        let pool = self.pool.load();
+        match pool.storage {
+            Storage::Shared => pool.candidates(Request::change()),
+            Storage::Replicated => pool.candidates_from_home(&home_key(wanted)),
         }
     }
 
     /// The node whose word on `wanted` counts; `None` where every node's does.
-    fn home_of(&self, wanted: &[ResourceAccess]) -> Option<&Arc<Member>> {
-        let apart = self.pool.storage == Storage::Replicated && !wanted.is_empty();
-        apart.then(|| self.pool.home(&home_key(wanted))).flatten()
+    fn home_of(&self, wanted: &[ResourceAccess]) -> Option<Arc<Member>> {
+        let pool = self.pool.load();
+        let apart = pool.storage == Storage::Replicated && !wanted.is_empty();
+        apart.then(|| pool.home(&home_key(wanted)).cloned()).flatten()
     }
 }
 

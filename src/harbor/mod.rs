@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use moka::sync::Cache;
 use secrecy::SecretString;
 use tokio::sync::{Mutex, Semaphore};
@@ -51,7 +52,7 @@ pub enum Answer {
 /// Asks the nodes of one pool about clients.
 pub struct HarborIdentity {
     settings: HarborProviderSettings,
-    pool: Arc<Pool>,
+    pool: ArcSwap<Pool>,
     budgets: Budgets,
     right: Cache<Fingerprint, Arc<Known>>,
     /// How long a grant counts, by its own age: others of the same account may be younger.
@@ -105,23 +106,28 @@ impl HarborIdentity {
             anonymous_none: cache(max, limits.failure_ttl),
             turns: Turns::new(max, &settings),
             settings,
-            pool,
+            pool: ArcSwap::new(pool),
             metrics,
             alarmed_at: AtomicU64::new(0),
             tasks,
         })
     }
 
-    /// Whether Harbor decides what this client may do to what the pool at `pool` serves.
+    /// The pool of the same name has other members now.
+    pub fn set_pool(&self, pool: Arc<Pool>) {
+        self.pool.store(pool);
+    }
+
+    /// Whether Harbor decides what this client may do to what `pool` serves.
     #[must_use]
-    pub fn decides(&self, subject: &Subject, pool: Option<usize>) -> bool {
+    pub fn decides(&self, subject: &Subject, pool: Option<&Pool>) -> bool {
         self.is_of(pool) && (subject.is_anonymous() || subject.provider() == HARBOR)
     }
 
-    /// Whether the nodes of the pool at `pool` are asked.
+    /// Whether the nodes of `pool` are asked.
     #[must_use]
-    pub fn is_of(&self, pool: Option<usize>) -> bool {
-        pool == Some(self.settings.pool)
+    pub fn is_of(&self, pool: Option<&Pool>) -> bool {
+        pool.is_some_and(|pool| pool.name == self.pool.load().name)
     }
 
     /// A member takes this pair no longer: the next login asks again.
@@ -282,7 +288,8 @@ impl HarborIdentity {
         let mine = now >= before.saturating_add(ALARM_EVERY)
             && self.alarmed_at.compare_exchange(before, now, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if mine {
-            let pool = self.pool.name.as_str();
+            let pool = self.pool.load_full();
+            let pool = pool.name.as_str();
             tracing::error!(
                 pool,
                 problem,

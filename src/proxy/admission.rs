@@ -4,6 +4,7 @@ use http::Method;
 
 use super::context::RequestContext;
 use super::error::GatewayError;
+use super::plan::share_a_home;
 use super::{Downstream, Gateway};
 use crate::auth::challenge::ChallengeReason;
 use crate::auth::credentials::Credentials;
@@ -86,8 +87,8 @@ impl Gateway {
         client: &AuthenticatedClient,
         target: RegistryRequest,
     ) -> Result<RegistryRequest, GatewayError> {
-        let host = down.authority.name();
-        let decider = |resource: &Resource| self.tokens.logins().decider(host, &client.subject, resource);
+        let decider =
+            |resource: &Resource| self.tokens.logins().decider(down.place(), &client.subject, resource);
         if let Some(required) = target.required_access()
             && !state.permits(client, &required, decider(&required.resource))
         {
@@ -101,12 +102,12 @@ impl Gateway {
             return Ok(target);
         };
         let readable = mount.from.as_ref().is_some_and(|from| {
-            let pool_of = |name| self.routes.pool_of(down.authority.name(), name);
+            let pool_of = |name| down.topology.routes.pool_of(down.authority.name(), name);
             let resource = Resource::Repository(from.clone());
             let permitted = state.permitted(client, &resource, decider(&resource));
             permitted.contains(Action::Pull)
                 && pool_of(from) == pool_of(repository)
-                && self.share_a_home(pool_of(from), from, repository)
+                && share_a_home(down, pool_of(from), (from, repository))
         });
         Ok(if readable { target } else { target.without_mount() })
     }

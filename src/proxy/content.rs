@@ -9,7 +9,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderMap};
 use http::{StatusCode, response};
 use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::body::MemberBody;
 use super::coalesce::SharedReader;
@@ -121,16 +121,19 @@ impl ContentChecks {
 impl Content {
     /// What the answer to this request has to be; `None` where it is no content, or where nothing
     /// can be said of it.
+    ///
+    /// # Errors
+    /// What is wrong with an answer that contradicts itself.
     pub(super) fn of(
         target: Target<'_>,
         head: &response::Parts,
         length: Option<u64>,
         checks: &ContentChecks,
-    ) -> Option<Self> {
+    ) -> Result<Option<Self>, &'static str> {
         let partial = match head.status {
             StatusCode::OK => false,
             StatusCode::PARTIAL_CONTENT => true,
-            _ => return None,
+            _ => return Ok(None),
         };
         let digest = match target {
             Target::Registry(RegistryRequest::Blob { digest, method: BlobMethod::Get, .. }) => {
@@ -142,28 +145,32 @@ impl Content {
                 Reference::Digest(digest) => Some(digest.clone()),
                 Reference::Tag(_) => announced_digest(&head.headers),
             },
-            _ => return None,
+            _ => return Ok(None),
         };
         let Some(digest) = digest else {
             checks.count_unverified(Unverified::Algorithm);
-            return None;
+            return Ok(None);
         };
         if head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             // We asked for the bytes as they are; what came instead is of no known length.
             checks.count_unverified(Unverified::Encoding);
-            return None;
+            return Ok(None);
         }
         if partial {
             checks.count_unverified(Unverified::Range);
-            let (start, end, total) = content_range(&head.headers)?;
-            return Some(Self { digest, hash: None, start, end: Some(end), total });
+            // Several parts in one answer are the client's to take apart.
+            let Some((start, end, total)) = content_range(&head.headers) else { return Ok(None) };
+            if length.is_some_and(|length| length != end - start) {
+                return Err("its Content-Length is not that of its Content-Range");
+            }
+            return Ok(Some(Self { digest, hash: None, start, end: Some(end), total }));
         }
         let schema1 = is_schema1(&head.headers);
         let hash = ContentHash::like(&digest).filter(|_| !schema1);
         if hash.is_none() {
             checks.count_unverified(if schema1 { Unverified::Schema1 } else { Unverified::Algorithm });
         }
-        Some(Self { digest, hash, start: 0, end: length, total: length })
+        Ok(Some(Self { digest, hash, start: 0, end: length, total: length }))
     }
 }
 
@@ -217,39 +224,46 @@ pub(super) async fn settle(
     (more_follow, ctx): (bool, &mut RequestContext),
 ) -> Result<Settled, GatewayError> {
     let Answer { member, head, mut body, progress, .. } = answer;
-    let Some(mut content) = Content::of(outgoing.target, &head, body.remaining(), checks) else {
+    let content = Content::of(outgoing.target, &head, body.remaining(), checks);
+    let content = content.map_err(|problem| GatewayError::BadAnswer { member: member.name.clone(), problem });
+    let Some(mut content) = content? else {
         return Ok(Settled { member, head, body: SettledBody::Other(body), progress });
     };
     let length = content.end.filter(|_| content.hash.is_some() && content.start == 0);
     let memory =
         length.filter(|length| *length <= checks.hold_bytes).and_then(|length| checks.buffer(length));
+    let limits = &outgoing.pool.limits;
+    let stall = if more_follow {
+        limits.body_stall_timeout.min(limits.first_byte_timeout)
+    } else {
+        limits.body_stall_timeout
+    };
+    let patience = Instant::now() + limits.first_byte_timeout;
+    let mut held = VecDeque::new();
+    loop {
+        let problem = match timeout(stall, body.frame()).await {
+            Ok(None) => break,
+            Ok(Some(Ok(frame))) => {
+                held.extend(frame.into_data().ok());
+                // The first bytes are waited for in any case: whoever has none fails unseen. What comes
+                // slowly may be right, and is passed on as it comes.
+                if memory.is_none() || Instant::now() >= patience {
+                    let body = SettledBody::Content(body, held, Box::new(content));
+                    return Ok(Settled { member, head, body, progress });
+                }
+                continue;
+            }
+            Ok(Some(Err(error))) => error.to_string(),
+            Err(_) => BodyError::Idle.to_string(),
+        };
+        outgoing.pool.member_failed(&member, &format!("its answer broke off: {problem}"));
+        member.ask_for_probe();
+        return Err(GatewayError::BrokenAnswer { member: member.name.clone() });
+    }
     let Some(memory) = memory else {
-        let body = SettledBody::Content(body, VecDeque::new(), Box::new(content));
+        let body = SettledBody::Content(body, held, Box::new(content));
         return Ok(Settled { member, head, body, progress });
     };
-    let mut held = VecDeque::new();
-    let patience = Instant::now() + outgoing.pool.limits.first_byte_timeout;
-    let read = async {
-        while let Some(frame) = body.frame().await {
-            if let Ok(data) = frame?.into_data() {
-                held.push_back(data);
-            }
-        }
-        Ok::<(), BodyError>(())
-    };
-    match timeout_at(patience, read).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            outgoing.pool.member_failed(&member, &format!("its answer broke off: {error}"));
-            member.ask_for_probe();
-            return Err(GatewayError::BrokenAnswer { member: member.name.clone() });
-        }
-        // It may be slow and right. Whoever waits gets what there is.
-        Err(_) => {
-            let body = SettledBody::Content(body, held, Box::new(content));
-            return Ok(Settled { member, head, body, progress });
-        }
-    }
     let bytes = joined(held);
     let is_right = content.hash.as_mut().is_none_or(|hash| {
         hash.update(&bytes);

@@ -18,7 +18,7 @@ use super::{Admitted, Gateway};
 use crate::registry::{
     Digest, ManifestMethod, Reference, RegistryRequest, RepositoryName, Tag, UploadMethod,
 };
-use crate::upstream::{Member, Pool, StandIn, tag_digest};
+use crate::upstream::{Member, Pool, StandIn, leave_out_draining, tag_digest};
 
 /// How long members are asked about a tag.
 const TAG_TIMEOUT: Duration = Duration::from_secs(3);
@@ -48,7 +48,7 @@ impl Gateway {
         let key = pool.home_key(repository);
         let Some(home) = pool.home(key) else { return Ok(Vec::new()) };
         let serves = home.status().serves();
-        let stand_in = pool.stand_ins.of(repository);
+        let stand_in = pool.memory.stand_ins.of(repository);
         match self.needs_home(admitted, repository) {
             NeedsHome::Always => writer(admitted, pool, (home, key), stand_in.as_ref()).map(|it| vec![it]),
             NeedsHome::WhileItServes if serves => {
@@ -61,7 +61,11 @@ impl Gateway {
                 members.sort_by_key(|member| Some(&member.name) != first.as_ref());
                 Ok(members)
             }
-            NeedsHome::WhileItServes | NeedsHome::Never => Ok(pool.candidates_from_home(key)),
+            NeedsHome::WhileItServes | NeedsHome::Never => {
+                let mut members = pool.candidates_from_home(key);
+                leave_out_draining(&mut members);
+                Ok(members)
+            }
         }
     }
 
@@ -85,7 +89,7 @@ impl Gateway {
         let as_ever = || Ok(std::iter::once(home).chain(previous).cloned().collect());
         let returns = home.returns();
         let in_question = stand_in.is_some() || returns > 0;
-        if !in_question || pool.stand_ins.is_agreed(repository, tag, returns) {
+        if !in_question || pool.memory.stand_ins.is_agreed(repository, tag, returns) {
             return as_ever();
         }
         let unsure = || GatewayError::HomeReturning { member: home.name.clone() };
@@ -99,7 +103,7 @@ impl Gateway {
             if word_on_tag(at_home.as_ref(), &known) == Word::NotHome {
                 return Err(unsure());
             }
-            pool.stand_ins.agree(repository, tag, returns);
+            pool.memory.stand_ins.agree(repository, tag, returns);
             return as_ever();
         };
         let taken_by = elsewhere.into_iter().find(|(member, _)| member.name == record.member);
@@ -107,7 +111,7 @@ impl Gateway {
             Some((_, Ok(said)))
                 if word_on_tag(at_home.as_ref(), std::slice::from_ref(&said)) == Word::Home =>
             {
-                pool.stand_ins.agree(repository, tag, returns);
+                pool.memory.stand_ins.agree(repository, tag, returns);
                 as_ever()
             }
             Some((member, Ok(_))) => Ok(vec![member]),
@@ -136,10 +140,10 @@ impl Gateway {
         }
         let Some(home) = pool.home(key) else { return };
         if home.name != member.name {
-            pool.stand_ins.note(repository, &member.name, tag_of(target));
+            pool.memory.stand_ins.note(repository, &member.name, tag_of(target));
         } else if let Some(tag) = tag_of(target) {
             // Nobody has a newer one.
-            pool.stand_ins.agree(repository, tag, home.returns());
+            pool.memory.stand_ins.agree(repository, tag, home.returns());
         }
     }
 }
@@ -167,7 +171,7 @@ fn writer(
         return taken_by.cloned().ok_or_else(down);
     }
     let Some(out_for) = home.has_been_out() else { return Ok(Arc::clone(home)) };
-    let after = home.write_failover.filter(|_| adds && pool.stand_ins.has_room(repository));
+    let after = home.write_failover.filter(|_| adds && pool.memory.stand_ins.has_room(repository));
     if after.is_none_or(|after| out_for < after) {
         return Err(down());
     }

@@ -93,8 +93,7 @@ impl Gateway {
             }
             _ => return Err(GatewayError::MethodNotAllowed("GET, POST")),
         };
-        let issued =
-            self.tokens.issue(state, parameters, (down.authority.name(), ctx.connection.peer.ip())).await?;
+        let issued = self.tokens.issue(state, parameters, (down.place(), ctx.connection.peer.ip())).await?;
         ctx.subject = Some(issued.subject().clone());
         ctx.jti = Some(issued.jti().to_owned());
         tracing::debug!(

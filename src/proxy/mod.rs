@@ -45,13 +45,12 @@ use crate::forwarding::request::{Via, is_form, member_headers};
 use crate::forwarding::response::REQUEST_ID;
 use crate::random::unix_now;
 use crate::registry::{Actions, ListKind, RegistryRequest, ResourceAccess, UploadMethod};
-use crate::routing::RouteTable;
 use crate::secret::ExposeSecret as _;
 use crate::snapshot::{AuthenticatedClient, Snapshot};
 use crate::telemetry::{AccessLog, Metrics};
-use crate::token_service::{TOKEN_PATHS, TokenRequestError, TokenService};
+use crate::token_service::{Place, TOKEN_PATHS, TokenRequestError, TokenService};
 use crate::upstream::harbor::ClientSecret;
-use crate::upstream::{MemberAccess, Pool, Pools, Storage};
+use crate::upstream::{MemberAccess, Pool, Storage, Topology};
 use coalesce::Joined;
 use forward::{Outgoing, Target, forward};
 use plan::Plan;
@@ -60,10 +59,8 @@ use plan::Plan;
 pub struct Gateway {
     /// The host names that are served.
     pub hosts: Hosts,
-    /// Which pool serves what.
-    pub routes: RouteTable,
-    /// The members.
-    pub pools: Arc<Pools>,
+    /// Pools, members and routes in force.
+    pub topology: Arc<ArcSwap<Topology>>,
     /// Identities, policy and keys in force.
     pub state: Arc<ArcSwap<Snapshot>>,
     /// The token endpoint.
@@ -101,8 +98,16 @@ pub struct GatewayLimits {
 struct Downstream {
     head: request::Parts,
     authority: Authority,
+    /// Pools and routes, the same ones to the end of the request.
+    topology: Arc<Topology>,
     /// Whether the client sees https.
     https: bool,
+}
+
+impl Downstream {
+    fn place(&self) -> Place<'_> {
+        Place { host: self.authority.name(), topology: &self.topology }
+    }
 }
 
 /// A request that may go to a member, in the name of an authenticated client.
@@ -234,7 +239,7 @@ impl Gateway {
             }
             return Err(GatewayError::PlaintextCredentials);
         }
-        Ok(Downstream { head, authority, https })
+        Ok(Downstream { head, authority, topology: self.topology.load_full(), https })
     }
 
     /// The client's own name and password, where a member of the pool needs them.

@@ -6,7 +6,7 @@ use http::Method;
 
 use super::error::{GatewayError, is_read};
 use super::forward::NotFound;
-use super::{Admitted, Gateway};
+use super::{Admitted, Downstream, Gateway};
 use crate::balance::Choice;
 use crate::pin::Pin;
 use crate::random::unix_now;
@@ -34,14 +34,11 @@ impl Gateway {
     /// The members to try: the pinned one, or those of the route's pool.
     pub(super) async fn plan(&self, admitted: &Admitted) -> Result<Plan, GatewayError> {
         if let Some(pin) = self.open_pin(&admitted.state, &admitted.target, unix_now()) {
-            return self.pinned_plan(pin, &admitted.client.subject);
+            return self.pinned_plan(pin, &admitted.client.subject, &admitted.down.topology);
         }
         let host = admitted.down.authority.name();
-        let pool = match admitted.target.repository() {
-            Some(repository) => self.routes.pool_of(host, repository),
-            None => self.routes.catalog_pool(host),
-        };
-        let pool = pool.and_then(|pool| self.pools.get(pool)).ok_or(GatewayError::NoRoute)?;
+        let pool = admitted.down.topology.pool_of(host, admitted.target.repository());
+        let pool = pool.ok_or(GatewayError::NoRoute)?;
         let mut candidates = match (pool.storage, admitted.target.repository()) {
             (Storage::Shared, _) | (Storage::Replicated, None) => self.candidates_by_load(admitted, pool),
             (Storage::Replicated, Some(repository)) => {
@@ -118,25 +115,24 @@ impl Gateway {
         // Whoever may push and finds a blob elsewhere would not bring it to the home.
         let resource = Resource::Repository(repository.clone());
         let decider =
-            self.tokens.logins().decider(admitted.down.authority.name(), &admitted.client.subject, &resource);
+            self.tokens.logins().decider(admitted.down.place(), &admitted.client.subject, &resource);
         let pushes = || admitted.state.permitted(&admitted.client, &resource, decider).contains(Action::Push);
         match (by_digest, *method == Method::HEAD && pushes()) {
             (true, true) | (false, _) => NeedsHome::WhileItServes,
             (true, false) => NeedsHome::Never,
         }
     }
+}
 
-    /// Whether a mount within a pool stays on one member.
-    pub(super) fn share_a_home(
-        &self,
-        pool: Option<usize>,
-        from: &RepositoryName,
-        to: &RepositoryName,
-    ) -> bool {
-        let Some(pool) = pool.and_then(|pool| self.pools.get(pool)) else { return false };
-        let home = |name| pool.home(pool.home_key(name)).map(|member| &member.name);
-        pool.storage == Storage::Shared || home(from) == home(to)
-    }
+/// Whether a mount within a pool stays on one member.
+pub(super) fn share_a_home(
+    down: &Downstream,
+    pool: Option<usize>,
+    (from, to): (&RepositoryName, &RepositoryName),
+) -> bool {
+    let Some(pool) = pool.and_then(|pool| down.topology.pools.get(pool)) else { return false };
+    let home = |name| pool.home(pool.home_key(name)).map(|member| &member.name);
+    pool.storage == Storage::Shared || home(from) == home(to)
 }
 
 /// Harbor keeps a list of its own of what is pushed: what a plain registry of the pool took, Harbor

@@ -142,6 +142,15 @@ impl Plan {
         continued
     }
 
+    /// So many bytes are read away at most. Stock registries know no parts of manifests.
+    fn skip_max(&self) -> u64 {
+        let hold = self.checks.hold_bytes();
+        match self.target {
+            RegistryRequest::Manifest { .. } => hold.max(self.pool.limits.manifest_bytes_max as u64),
+            _ => hold,
+        }
+    }
+
     /// The answer as the rest, if it is exactly that.
     async fn continued(
         &self,
@@ -171,7 +180,7 @@ impl Plan {
                 is_rest.then_some(Continued { member, body, end })
             }
             // It knows no ranges. What the client has is read away, if it is not much.
-            StatusCode::OK if rest.from <= self.checks.hold_bytes() => {
+            StatusCode::OK if rest.from <= self.skip_max() => {
                 let length = body.remaining()?;
                 if !agrees(Some(length)) || rest.end.is_some_and(|end| end != length) || length <= rest.from {
                     return None;

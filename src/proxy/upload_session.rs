@@ -15,7 +15,7 @@ use crate::random::{nonce, unix_now};
 use crate::registry::{PIN_PARAMETER, RegistryRequest, UploadMethod, with_query};
 use crate::snapshot::Snapshot;
 use crate::telemetry::PinEvent;
-use crate::upstream::Member;
+use crate::upstream::{Member, Placed, Topology};
 
 impl Admitted {
     /// A cancel that the member refuses for want of the `delete` right is done as far as the
@@ -44,17 +44,18 @@ impl Gateway {
         &self,
         pin: Result<Pin, PinError>,
         subject: &Subject,
+        topology: &Topology,
     ) -> Result<Plan, GatewayError> {
         let pin = pin.and_then(|pin| pin.check_subject(subject).map(|()| pin)).map_err(|error| {
             self.metrics.count_pins(PinEvent::Refused, 1);
             GatewayError::Pin(error)
         })?;
         let gone = || GatewayError::PinnedMemberGone { member: pin.member.clone() };
-        let (pool, member) = self.pools.member(&pin.member).ok_or_else(gone)?;
-        if !member.status().serves() {
+        let Placed { pool, member, retired } = topology.pools.member(&pin.member).ok_or_else(gone)?;
+        // Nobody probes a member that was removed: its sessions find out by themselves.
+        if !member.status().serves() && !retired {
             return Err(gone());
         }
-        let pool = self.pools.get(pool).ok_or_else(gone)?;
         Ok(Plan { pool: Arc::clone(pool), candidates: vec![Arc::clone(member)], pin: Some(pin) })
     }
 
@@ -89,10 +90,13 @@ impl Gateway {
             return Err(bad());
         }
         let pin = match pin {
-            Some(pin) => Pin { upload: id.clone(), offset: received(headers), ..pin },
+            Some(pin) => {
+                self.uploads.seen(id, pin.deadline, member);
+                Pin { upload: id.clone(), offset: received(headers), ..pin }
+            }
             None => {
                 let deadline = unix_now().saturating_add(self.limits.upload_grace.as_secs());
-                self.uploads.opened(id, deadline);
+                self.uploads.opened(id, deadline, member);
                 let (member, subject) = (member.name.as_str().to_owned(), admitted.client.subject.clone());
                 Pin { member, upload: id.clone(), subject, deadline, offset: Some(0) }
             }

@@ -1,5 +1,5 @@
-//! Which upload sessions this gateway opened and has not seen end, for the metrics alone: what a
-//! session may do is decided by its pin.
+//! Which upload sessions are open, as far as this process knows: for the metrics, and for the
+//! progress of a drain. What a session may do is decided by its pin.
 
 use std::sync::Arc;
 
@@ -7,13 +7,20 @@ use dashmap::DashMap;
 
 use crate::registry::UploadId;
 use crate::telemetry::{Metrics, PinEvent};
+use crate::upstream::{Member, OpenUpload};
 
-/// Sessions that were opened here, by the member's id, with their deadlines.
+/// Sessions that were opened or seen here and did not end here, by the member's id.
 #[derive(Debug)]
 pub struct OpenUploads {
-    sessions: DashMap<UploadId, u64>,
+    sessions: DashMap<UploadId, Session>,
     tracked_max: usize,
     metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct Session {
+    deadline: u64,
+    _at: OpenUpload,
 }
 
 impl OpenUploads {
@@ -24,10 +31,15 @@ impl OpenUploads {
     }
 
     /// A session was opened.
-    pub fn opened(&self, upload: &UploadId, deadline: u64) {
+    pub fn opened(&self, upload: &UploadId, deadline: u64, member: &Member) {
         self.metrics.count_pins(PinEvent::Opened, 1);
-        if self.sessions.len() < self.tracked_max {
-            self.sessions.insert(upload.clone(), deadline);
+        self.track(upload, deadline, member);
+    }
+
+    /// A session goes on, perhaps one that another process opened.
+    pub fn seen(&self, upload: &UploadId, deadline: u64, member: &Member) {
+        if !self.sessions.contains_key(upload) {
+            self.track(upload, deadline, member);
         }
     }
 
@@ -40,10 +52,16 @@ impl OpenUploads {
     /// Counts and forgets the sessions whose deadline has passed.
     pub fn sweep(&self, now: u64) {
         let before = self.sessions.len();
-        self.sessions.retain(|_, deadline| *deadline > now);
+        self.sessions.retain(|_, session| session.deadline > now);
         let gone = before.saturating_sub(self.sessions.len());
         if gone > 0 {
             self.metrics.count_pins(PinEvent::Abandoned, gone as u64);
+        }
+    }
+
+    fn track(&self, upload: &UploadId, deadline: u64, member: &Member) {
+        if self.sessions.len() < self.tracked_max {
+            self.sessions.insert(upload.clone(), Session { deadline, _at: OpenUpload::new(member) });
         }
     }
 }

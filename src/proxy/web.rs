@@ -25,7 +25,7 @@ use crate::random::{nonce, unix_now};
 use crate::registry::{ParseError, WebKind, WebRequest};
 use crate::snapshot::Snapshot;
 use crate::upstream::harbor::ClientSecret;
-use crate::upstream::{HarborVersion, Member, MemberAccess, Pool, Request as PoolRequest, Storage};
+use crate::upstream::{HarborVersion, Member, MemberAccess, Pool, Request as PoolRequest, Storage, Topology};
 
 /// How many affinity cookies of one request are tried.
 const AFFINITIES_MAX: usize = 4;
@@ -39,7 +39,7 @@ impl Gateway {
         body: &mut Option<Incoming>,
         ctx: &mut RequestContext,
     ) -> Result<Response<ResponseBody>, GatewayError> {
-        let (index, pool) = self.portal_of(down.authority.name()).ok_or(GatewayError::NotFound)?;
+        let pool = portal_of(down).ok_or(GatewayError::NotFound)?;
         let request = self.parse_web(pool, &down.head)?;
         ctx.route = request.route();
         ctx.note_path(down.head.uri.path());
@@ -54,7 +54,7 @@ impl Gateway {
             return Err(GatewayError::PlaintextCredentials);
         }
         let node = self.node_of(state, &down.head.headers).filter(|_| anonymous);
-        let Some(secret) = self.password_for_node(index, credentials, ctx).await? else {
+        let Some(secret) = self.password_for_node(pool, credentials, ctx).await? else {
             return Ok(wrong_password());
         };
         let turn = self.form_turn(down, &request, ctx).await?;
@@ -94,7 +94,7 @@ impl Gateway {
     /// the node that sees it. `None` inside where there is none to be sent, outside where it is wrong.
     async fn password_for_node(
         &self,
-        portal: usize,
+        portal: &Pool,
         credentials: Credentials,
         ctx: &RequestContext,
     ) -> Result<Option<Option<ClientSecret>>, GatewayError> {
@@ -119,13 +119,6 @@ impl Gateway {
         let Some(harbor) = self.tokens.logins().harbor.as_ref().filter(|_| is_form) else { return Ok(None) };
         let turn = harbor.form_turn(ctx.connection.peer.ip()).await;
         turn.map(Some).ok_or(GatewayError::IdentityUnavailable)
-    }
-
-    /// The pool whose pages a host shows, with its position: the first of its routes that leads to
-    /// Harbor nodes.
-    fn portal_of(&self, host: &str) -> Option<(usize, &Arc<Pool>)> {
-        let mut pools = self.routes.pools_of(host).filter_map(|at| Some((at, self.pools.get(at)?)));
-        pools.find(|(_, pool)| pool.portal)
     }
 
     fn parse_web(&self, pool: &Pool, head: &request::Parts) -> Result<WebRequest, GatewayError> {
@@ -154,6 +147,12 @@ impl Gateway {
         let sealed = seal::seal(&state.seals, Purpose::Affinity, &context, name, (unix_now(), nonce()))?;
         affinity_cookie(&sealed, https)
     }
+}
+
+/// The pool whose pages a host shows: the first of its routes that leads to Harbor nodes.
+fn portal_of(down: &Downstream) -> Option<&Arc<Pool>> {
+    let Topology { pools, routes } = &*down.topology;
+    routes.pools_of(down.authority.name()).filter_map(|at| pools.get(at)).find(|pool| pool.portal)
 }
 
 /// The nodes to ask: the browser's own while it serves, then the others. Where nodes copy each other,

@@ -43,6 +43,8 @@ pub struct Metrics {
     member_state: IntGaugeVec,
     member_in_flight: IntGaugeVec,
     member_connections: IntGaugeVec,
+    member_draining: IntGaugeVec,
+    member_uploads: IntGaugeVec,
     probes: IntCounterVec,
     tokens_refused: IntCounterVec,
     pins: IntCounterVec,
@@ -92,6 +94,10 @@ pub struct MemberMetrics {
     pub in_flight: IntGauge,
     /// Open connections to the member.
     pub connections: IntGauge,
+    /// 1 while it gets no new work.
+    pub draining: IntGauge,
+    /// Open upload sessions at the member.
+    pub open_uploads: IntGauge,
 }
 
 /// Keeps a gauge one higher while it lives.
@@ -196,6 +202,16 @@ impl Metrics {
                 "Open connections to a member",
                 &["pool", "member"],
             )?,
+            member_draining: make.gauges(
+                "tidegate_member_draining",
+                "1 while a member is being drained",
+                &["pool", "member"],
+            )?,
+            member_uploads: make.gauges(
+                "tidegate_member_open_uploads",
+                "Upload sessions that are open at a member",
+                &["pool", "member"],
+            )?,
             probes: make.counters(
                 "tidegate_probes_total",
                 "Health probes, by result",
@@ -272,6 +288,8 @@ impl Metrics {
             in_flight: self.member_in_flight.with_label_values(&[pool, member]),
             connections: self.member_connections.with_label_values(&[pool, member]),
             failover: self.failover.member(pool, member),
+            draining: self.member_draining.with_label_values(&[pool, member]),
+            open_uploads: self.member_uploads.with_label_values(&[pool, member]),
         }
     }
 
@@ -348,6 +366,12 @@ impl MemberMetrics {
         for (state, gauge) in MemberStatus::ALL.iter().zip(&self.state) {
             gauge.set(i64::from(*state == status));
         }
+    }
+
+    /// Says that there is no such member any more.
+    pub fn clear(&self) {
+        self.state.iter().for_each(|gauge| gauge.set(0));
+        self.draining.set(0);
     }
 
     /// Counts a probe.

@@ -8,6 +8,7 @@ mod settings;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use secrecy::SecretString;
 use serde::Serialize;
@@ -23,9 +24,9 @@ use crate::harbor::{Answer, HarborIdentity};
 use crate::identity::{PasswordChecks, Verdict};
 use crate::random::{nonce, token_id, unix_now};
 use crate::registry::{Resource, ResourceAccess, parse_scopes};
-use crate::routing::RouteTable;
 use crate::snapshot::{AuthenticatedClient, Decider, Grant, Snapshot};
 use crate::telemetry::Metrics;
+use crate::upstream::Topology;
 use crate::upstream::harbor::ClientSecret;
 
 /// The paths of the token endpoint: Harbor's, the usual one, and distribution's `autoredirect`.
@@ -44,10 +45,17 @@ pub struct Logins {
     pub checks: Arc<PasswordChecks>,
     /// Harbor nodes, where they are a provider.
     pub harbor: Option<Arc<HarborIdentity>>,
-    /// Which pool serves what.
-    pub routes: RouteTable,
     /// Whether a member needs the clients' own passwords.
-    pub members_need_passwords: bool,
+    pub members_need_passwords: AtomicBool,
+}
+
+/// Under which host name a client asks, and what pools and routes there are.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// The host name.
+    pub host: &'a str,
+    /// Pools and routes.
+    pub topology: &'a Topology,
 }
 
 /// A client whose password is right.
@@ -79,8 +87,8 @@ impl Logins {
         let harbor = self.harbor.as_ref().ok_or(LoginError::Unavailable)?;
         match harbor.check((user, password), wanted, source).await {
             Answer::Known(subject, access) => {
-                let pair =
-                    self.members_need_passwords.then(|| ClientSecret::new(user, password).pair().clone());
+                let needed = self.members_need_passwords.load(Ordering::Acquire);
+                let pair = needed.then(|| ClientSecret::new(user, password).pair().clone());
                 Ok(Login { subject, grant: Grant::Harbor(access), pair })
             }
             Answer::Wrong => Err(LoginError::Wrong),
@@ -88,20 +96,17 @@ impl Logins {
         }
     }
 
-    /// Who decides what a subject may do to a resource under a host name.
-    #[must_use]
-    pub fn decider(&self, host: &str, subject: &Subject, resource: &Resource) -> Decider {
-        let Some(harbor) = &self.harbor else { return Decider::Policy };
-        if harbor.decides(subject, self.pool_of(host, resource)) { Decider::Harbor } else { Decider::Policy }
+    /// Other members are in force; `need_passwords` says whether any needs the clients' own.
+    pub fn note_members(&self, need_passwords: bool) {
+        self.members_need_passwords.store(need_passwords, Ordering::Release);
     }
 
-    /// The pool of a resource, as an index.
+    /// Who decides what a subject may do to a resource.
     #[must_use]
-    pub fn pool_of(&self, host: &str, resource: &Resource) -> Option<usize> {
-        match resource {
-            Resource::Repository(repository) => self.routes.pool_of(host, repository),
-            Resource::Catalog => self.routes.catalog_pool(host),
-        }
+    pub fn decider(&self, place: Place<'_>, subject: &Subject, resource: &Resource) -> Decider {
+        let Some(harbor) = &self.harbor else { return Decider::Policy };
+        let pool = place.topology.pool_of_resource(place.host, resource);
+        if harbor.decides(subject, pool.map(Arc::as_ref)) { Decider::Harbor } else { Decider::Policy }
     }
 }
 
@@ -179,7 +184,7 @@ impl TokenService {
         &self,
         snapshot: &Snapshot,
         parameters: TokenParameters,
-        (host, source): (&str, IpAddr),
+        (place, source): (Place<'_>, IpAddr),
     ) -> Result<IssuedToken, TokenRequestError> {
         if parameters.service.as_ref().is_some_and(|service| *service != self.settings.service) {
             return Err(TokenRequestError::UnknownService(self.settings.service.clone()));
@@ -188,12 +193,12 @@ impl TokenService {
         let wanted = parse_scopes(scopes, self.settings.scopes_max)
             .ok_or(TokenRequestError::TooManyScopes(self.settings.scopes_max))?;
         let Login { subject, grant, pair } =
-            self.authenticate(snapshot, &parameters, &wanted, (host, source)).await?;
+            self.authenticate(snapshot, &parameters, &wanted, (place, source)).await?;
         let groups = snapshot.identity.groups_of(&subject).unwrap_or_else(|| Arc::from([]));
         let client = AuthenticatedClient { subject, groups, source, grant, pair };
         let mut granted = TokenAccess::default();
         for access in &wanted {
-            let decider = self.logins.decider(host, &client.subject, &access.resource);
+            let decider = self.logins.decider(place, &client.subject, &access.resource);
             let actions = access.actions.intersection(snapshot.permitted(&client, &access.resource, decider));
             let by = match decider {
                 Decider::Policy => &mut granted.by_policy,
@@ -211,7 +216,7 @@ impl TokenService {
         snapshot: &Snapshot,
         parameters: &TokenParameters,
         wanted: &[ResourceAccess],
-        (host, source): (&str, IpAddr),
+        (place, source): (Place<'_>, IpAddr),
     ) -> Result<Login, TokenRequestError> {
         let (user, password) = match &parameters.credentials {
             Credentials::Basic { user, password } => (user, password),
@@ -219,7 +224,7 @@ impl TokenService {
             Credentials::None if parameters.scopes.iter().all(|scope| scope.trim().is_empty()) => {
                 return Err(TokenRequestError::NoCredentials);
             }
-            Credentials::None => return self.anonymous(wanted, host).await,
+            Credentials::None => return self.anonymous(wanted, place).await,
             Credentials::Bearer(_) => {
                 return Err(TokenRequestError::Malformed(
                     "a bearer token cannot be exchanged for another; send user and password",
@@ -237,10 +242,14 @@ impl TokenService {
     }
 
     /// A client without credentials: Harbor nodes say what is public in their pool.
-    async fn anonymous(&self, wanted: &[ResourceAccess], host: &str) -> Result<Login, TokenRequestError> {
+    async fn anonymous(
+        &self,
+        wanted: &[ResourceAccess],
+        place: Place<'_>,
+    ) -> Result<Login, TokenRequestError> {
         let subject = Subject::anonymous();
         let decided = |access: &&ResourceAccess| {
-            self.logins.decider(host, &subject, &access.resource) == Decider::Harbor
+            self.logins.decider(place, &subject, &access.resource) == Decider::Harbor
         };
         let asked: Vec<ResourceAccess> = wanted.iter().filter(decided).cloned().collect();
         let grant = match &self.logins.harbor {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -17,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use prometheus::IntGauge;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, Notify};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
@@ -25,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use super::body::RequestBody;
 use super::error::{Phase, UpstreamError, UpstreamFault};
 use super::name::MemberName;
+use super::permits::{Permit, Permits};
 use super::settings::{MemberAddress, UpstreamLimits};
 use crate::telemetry::GaugeGuard;
 
@@ -44,10 +46,10 @@ pub struct Target {
 /// The connections to one member.
 pub struct Connections {
     target: Target,
-    limits: UpstreamLimits,
-    permits: Arc<Semaphore>,
+    limits: ArcSwap<UpstreamLimits>,
+    permits: Arc<Permits>,
     /// The shares of pulls and of uploads.
-    shares: [Arc<Semaphore>; 2],
+    shares: [Arc<Permits>; 2],
     waiting: AtomicUsize,
     open: Arc<Slots>,
     idle: Box<[Mutex<Vec<Idle>>]>,
@@ -105,12 +107,6 @@ pub enum Work {
     Upload,
 }
 
-/// The right to have a request at the member: one of all, and one of its kind's share.
-struct Permit {
-    _of_all: OwnedSemaphorePermit,
-    _of_share: OwnedSemaphorePermit,
-}
-
 /// A connection in use. Dropped without [`Lease::give_back`], the connection is closed.
 pub struct Lease {
     sender: SendRequest<RequestBody>,
@@ -118,7 +114,7 @@ pub struct Lease {
     queued: Duration,
     worker: usize,
     connections: Arc<Connections>,
-    _permit: Permit,
+    permits: (Permit, Permit),
 }
 
 /// A request that failed; it comes back if no byte of it was sent.
@@ -158,8 +154,10 @@ impl Lease {
 
     /// Gives the connection back for the next request. Only after the answer's body has ended.
     pub fn give_back(self) {
-        let Self { sender, worker, connections, _permit: permit, .. } = self;
-        if !sender.is_closed() {
+        let Self { sender, worker, connections, permits, .. } = self;
+        // Beyond a lowered limit the connection ends with its request.
+        let wanted = connections.open.open.load(Ordering::Acquire) <= connections.limit();
+        if wanted && !sender.is_closed() {
             connections.idle_of(worker).push(Idle { sender, since: Instant::now() });
             // Somebody may be looking through the lists and have passed this one already.
             if connections.open.waiting.load(Ordering::Acquire) > 0 {
@@ -167,7 +165,7 @@ impl Lease {
             }
         }
         // Only now, so that whoever gets the permit finds the connection.
-        drop(permit);
+        drop(permits);
     }
 }
 
@@ -183,9 +181,9 @@ impl Connections {
     ) -> Arc<Self> {
         Arc::new(Self {
             target,
-            permits: semaphore(limits.connections_max),
-            shares: [semaphore(limits.pulls_max), semaphore(limits.uploads_max)],
-            limits,
+            permits: Permits::new(limits.connections_max),
+            shares: [Permits::new(limits.pulls_max), Permits::new(limits.uploads_max)],
+            limits: ArcSwap::from_pointee(limits),
             waiting: AtomicUsize::new(0),
             open: Arc::new(Slots {
                 open: AtomicUsize::new(0),
@@ -204,6 +202,35 @@ impl Connections {
         &self.target
     }
 
+    /// Requests that wait for the right to be sent.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Most connections at once.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limits.load().connections_max
+    }
+
+    /// Takes other limits. A lower number of connections holds for every request that begins from
+    /// now on: what runs beyond it is not cut, and nothing begins in its place.
+    pub fn set_limits(&self, limits: &UpstreamLimits) {
+        let before = self.limits.swap(Arc::new(limits.clone()));
+        let [pulls, uploads] = &self.shares;
+        for (permits, before, now) in [
+            (&self.permits, before.connections_max, limits.connections_max),
+            (pulls, before.pulls_max, limits.pulls_max),
+            (uploads, before.uploads_max, limits.uploads_max),
+        ] {
+            permits.change(before, now);
+        }
+        if limits.connections_max < before.connections_max {
+            self.close_idle();
+        }
+    }
+
     /// Waits for the right to send a request and for a connection to send it on.
     ///
     /// # Errors
@@ -215,9 +242,9 @@ impl Connections {
         deadline: Instant,
     ) -> Result<Lease, UpstreamError> {
         let asked = Instant::now();
-        let queue_deadline = deadline.min(asked + self.limits.queue_timeout);
-        let permit = self.permit(work, queue_deadline).await?;
-        let turn = (permit, asked.elapsed());
+        let queue_deadline = deadline.min(asked + self.limits.load().queue_timeout);
+        let permits = self.permit(work, queue_deadline).await?;
+        let turn = (permits, asked.elapsed());
         loop {
             if let Some((sender, reused)) = self.find(worker, deadline).await? {
                 return Ok(self.lease((sender, reused), worker, turn));
@@ -248,7 +275,7 @@ impl Connections {
             return Ok(Some((sender, true)));
         }
         if let Some(slot) = self.slot() {
-            let patience = Instant::now() + self.limits.connect_timeout;
+            let patience = Instant::now() + self.limits.load().connect_timeout;
             let connected = self.connect(Some(slot), deadline.min(patience)).await;
             return match connected {
                 // The request ran out of time in the queue; that says nothing about the member.
@@ -277,7 +304,7 @@ impl Connections {
 
     /// Closes connections that have been idle for too long.
     pub fn sweep(&self) {
-        let Some(oldest) = Instant::now().checked_sub(self.limits.idle_timeout) else { return };
+        let Some(oldest) = Instant::now().checked_sub(self.limits.load().idle_timeout) else { return };
         for worker in 0..self.idle.len() {
             self.idle_of(worker).retain(|idle| idle.since > oldest && !idle.sender.is_closed());
         }
@@ -294,37 +321,33 @@ impl Connections {
         self: &Arc<Self>,
         (sender, reused): (SendRequest<RequestBody>, bool),
         worker: usize,
-        (permit, queued): (Permit, Duration),
+        (permits, queued): ((Permit, Permit), Duration),
     ) -> Lease {
-        Lease { sender, reused, queued, worker, connections: Arc::clone(self), _permit: permit }
+        Lease { sender, reused, queued, worker, connections: Arc::clone(self), permits }
     }
 
-    async fn permit(&self, work: Work, deadline: Instant) -> Result<Permit, UpstreamError> {
+    /// One permit of its kind's share, and one of all.
+    async fn permit(&self, work: Work, deadline: Instant) -> Result<(Permit, Permit), UpstreamError> {
         let share = &self.shares[work as usize];
-        if let Some(permit) = try_permit(share, &self.permits) {
-            return Ok(permit);
+        if let Some(of_share) = share.try_acquire()
+            && let Some(of_all) = self.permits.try_acquire()
+        {
+            return Ok((of_share, of_all));
         }
-        if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.limits.queue_max {
+        if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.limits.load().queue_max {
             self.waiting.fetch_sub(1, Ordering::AcqRel);
             return Err(self.error(Phase::Queue, UpstreamFault::QueueFull));
         }
         let _waiting = Waiting(&self.waiting);
         // The share first: whoever waits for it holds nothing that others could use.
         let both = async {
-            let of_share = Arc::clone(share).acquire_owned().await?;
-            let of_all = Arc::clone(&self.permits).acquire_owned().await?;
-            Ok::<_, tokio::sync::AcquireError>(Permit { _of_all: of_all, _of_share: of_share })
+            let of_share = share.acquire().await?;
+            Ok::<_, AcquireError>((of_share, self.permits.acquire().await?))
         };
         match timeout_at(deadline, both).await {
-            Ok(Ok(permit)) => Ok(permit),
+            Ok(Ok(permits)) => Ok(permits),
             Ok(Err(_)) | Err(_) => Err(self.error(Phase::Queue, UpstreamFault::Timeout)),
         }
-    }
-
-    /// Requests that wait for the right to go to the member.
-    #[must_use]
-    pub fn queued(&self) -> usize {
-        self.waiting.load(Ordering::Acquire)
     }
 
     fn idle_of(&self, worker: usize) -> std::sync::MutexGuard<'_, Vec<Idle>> {
@@ -333,7 +356,7 @@ impl Connections {
     }
 
     async fn take_idle(&self, worker: usize) -> Option<SendRequest<RequestBody>> {
-        let oldest = Instant::now().checked_sub(self.limits.idle_timeout);
+        let oldest = Instant::now().checked_sub(self.limits.load().idle_timeout);
         loop {
             // The youngest first: it is the least likely to be closed by the member.
             let Idle { mut sender, since } = self.idle_of(worker).pop()?;
@@ -344,7 +367,7 @@ impl Connections {
     }
 
     fn slot(&self) -> Option<Slot> {
-        let max = self.limits.connections_max;
+        let max = self.limit();
         let taken = self
             .open
             .open
@@ -395,14 +418,4 @@ impl Connections {
     fn error(&self, phase: Phase, source: UpstreamFault) -> UpstreamError {
         UpstreamError { member: self.target.member.clone(), phase, source }
     }
-}
-
-fn semaphore(permits: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))
-}
-
-fn try_permit(share: &Arc<Semaphore>, all: &Arc<Semaphore>) -> Option<Permit> {
-    let of_share = Arc::clone(share).try_acquire_owned().ok()?;
-    let of_all = Arc::clone(all).try_acquire_owned().ok()?;
-    Some(Permit { _of_all: of_all, _of_share: of_share })
 }

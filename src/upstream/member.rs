@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::connection::Connections;
 use super::credential::Credential;
 use super::harbor::HarborNode;
+use super::likeness::Likeness;
 use super::name::{MemberName, PoolName};
 use super::settings::{HealthSettings, MemberAddress};
 use crate::balance::health::{Health, Observation, Status, Thresholds, slow_start};
@@ -46,8 +47,10 @@ pub struct Member {
     pub metrics: MemberMetrics,
     /// How it is probed.
     pub probe: HealthSettings,
+    /// What it was made from.
+    pub(super) likeness: Likeness,
     /// What changes while it is in use.
-    pub state: MemberState,
+    pub state: Arc<MemberState>,
 }
 
 /// What changes of a member while it is in use.
@@ -72,6 +75,10 @@ pub struct MemberState {
     latency: AtomicU64,
     /// Requests in a row that failed.
     failures: AtomicU32,
+    /// Upload sessions that were begun there and have not ended, as far as this process knows.
+    pub(super) open_uploads: AtomicUsize,
+    /// Whether it gets no new work.
+    pub(super) draining: AtomicBool,
     missing_credential: AtomicBool,
 }
 
@@ -98,6 +105,8 @@ impl MemberState {
             bytes_in_flight: AtomicU64::new(0),
             latency: AtomicU64::new(PeakEwma::default().to_bits()),
             failures: AtomicU32::new(0),
+            open_uploads: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
             missing_credential: AtomicBool::new(false),
         }
     }
@@ -251,6 +260,15 @@ impl Member {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.state.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Says in the metrics how it stands.
+    pub(super) fn publish_state(&self) {
+        // Under the lock, as where it changes.
+        let health = self.state.health.lock().unwrap_or_else(PoisonError::into_inner);
+        self.metrics.set_state(label(self.status()));
+        self.metrics.draining.set(i64::from(self.is_draining()));
+        drop(health);
     }
 
     /// What was last wrong with it.

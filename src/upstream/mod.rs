@@ -3,10 +3,14 @@
 mod body;
 mod connection;
 mod credential;
+mod drain;
 mod error;
 pub mod harbor;
+mod likeness;
 mod member;
+mod memory;
 mod name;
+mod permits;
 mod pool;
 pub mod prober;
 mod quarantine;
@@ -14,17 +18,21 @@ mod question;
 mod settings;
 mod stand_in;
 mod tls;
+mod topology;
 
 pub use body::{BodyError, BodyProgress, IdleTimer, RequestBody};
 pub use connection::{Connections, Lease, SendError, Target, Work};
 pub use credential::{
     Asking, Authorization, Credential, CredentialError, MemberAccess, MemberKeys, TokenCredential,
 };
+pub use drain::{DrainError, OpenUpload, leave_out_draining};
 pub use error::{Phase, UpstreamError, UpstreamFault};
 pub use member::{InFlight, Member, MemberState, label};
+pub use memory::PoolMemory;
 pub use name::{InvalidName, MemberName, PoolName};
-pub use pool::{BuildError, Pool, Pools, Request, Shared};
+pub use pool::{BuildError, Placed, Pool, Pools, Request, Shared};
 pub use quarantine::Quarantine;
 pub use settings::*;
 pub use stand_in::{StandIn, StandIns, tag_digest};
 pub use tls::MemberTlsError;
+pub use topology::Topology;

@@ -1,32 +1,31 @@
-//! The pools and their members, built once from the settings.
+//! The pools and their members, built from the settings; on a reload, from those that run.
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
-use moka::sync::Cache;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Connections, Target};
 use super::credential::{Credential, MemberKeys};
+use super::drain::leave_out_draining;
 use super::harbor::HarborNode;
+use super::likeness::Likeness;
 use super::member::{Member, MemberState, hash_of};
+use super::memory::PoolMemory;
 use super::name::{MemberName, PoolName};
 use super::quarantine::Quarantine;
 use super::settings::{
     CredentialSettings, MemberAddress, MemberKeySource, MemberKind, MemberSettings, PoolSettings, Storage,
     UpstreamLimits,
 };
-use super::stand_in::StandIns;
 use super::tls::{self, MemberTlsError};
 use crate::auth::keys::{KeyError, Ring, SigningKey};
-use crate::balance::budget::RetryBudget;
-use crate::balance::health::Status;
 use crate::balance::{Choice, Seen, key_hash, order, rendezvous};
 use crate::random::{monotonic_ms, seed};
 use crate::registry::{Digest, RepositoryName};
@@ -52,16 +51,10 @@ pub struct Pool {
     pub needs_passwords: bool,
     /// Its metric handles.
     pub metrics: PoolMetrics,
-    /// [`RetryBudget`] of all its requests.
-    budget: AtomicU64,
-    /// Ejections are decided one after the other, so that the cap holds.
-    ejecting: Mutex<()>,
-    /// Where repositories were written to lately.
-    written: Cache<RepositoryName, MemberName>,
+    /// What it remembers, also beyond a reload.
+    pub memory: Arc<PoolMemory>,
     /// The members before the list was changed.
     previous: Vec<MemberName>,
-    /// What was written while homes were out.
-    pub stand_ins: StandIns,
 }
 
 /// What the order of members depends on for one request.
@@ -79,6 +72,25 @@ pub struct Request<'a> {
 pub struct Pools {
     pools: Vec<Arc<Pool>>,
     by_member: HashMap<String, (usize, Arc<Member>)>,
+    retired: Vec<Retired>,
+}
+
+/// A member that was taken out of the configuration. Its upload sessions still go on there.
+struct Retired {
+    /// By then every pin that names it has ended, seconds since the epoch.
+    until: u64,
+    pool: Arc<Pool>,
+    member: Arc<Member>,
+}
+
+/// A member and where it is.
+pub struct Placed<'a> {
+    /// The pool it is in, or was.
+    pub pool: &'a Arc<Pool>,
+    /// The member.
+    pub member: &'a Arc<Member>,
+    /// Whether it was taken out of the configuration.
+    pub retired: bool,
 }
 
 /// Why a member cannot be built.
@@ -140,11 +152,50 @@ impl Pools {
     /// # Errors
     /// [`BuildError`] when a key, certificate or host is unusable.
     pub fn build(settings: &[PoolSettings], shared: &Shared) -> Result<Self, BuildError> {
+        Self::build_from(
+            &Self { pools: Vec::new(), by_member: HashMap::new(), retired: Vec::new() },
+            settings,
+            shared,
+        )
+    }
+
+    /// Builds the pools anew. A member whose settings are equal is the same one; one that changed
+    /// goes on with what its change leaves as it is; one that is gone can still be reached by its
+    /// upload sessions until `until`, when their pins have ended.
+    ///
+    /// # Errors
+    /// [`BuildError`] when a key, certificate or host is unusable.
+    pub fn rebuild(
+        &self,
+        settings: &[PoolSettings],
+        shared: &Shared,
+        (now, until): (u64, u64),
+    ) -> Result<Self, BuildError> {
+        let built = Self::build_from(self, settings, shared);
+        let mut pools = built.inspect_err(|_| {
+            // A new state of a member may have said that it is starting.
+            self.members().for_each(|member| member.publish_state());
+        })?;
+        let running =
+            self.pools.iter().flat_map(|pool| pool.members.iter().map(move |member| (pool, member)));
+        let gone = running.map(|(pool, member)| (until, pool, member));
+        let earlier = self.retired.iter().map(|retired| (retired.until, &retired.pool, &retired.member));
+        for (until, pool, member) in gone.chain(earlier) {
+            if until > now && pools.member(member.name.as_str()).is_none() {
+                let (pool, member) = (Arc::clone(pool), Arc::clone(member));
+                pools.retired.push(Retired { until, pool, member });
+            }
+        }
+        Ok(pools)
+    }
+
+    fn build_from(before: &Self, settings: &[PoolSettings], shared: &Shared) -> Result<Self, BuildError> {
         let mut pools = Vec::new();
         let mut by_member = HashMap::new();
         for (at, pool) in settings.iter().enumerate() {
             let build = |member: &MemberSettings| {
-                build_member(pool, member, shared)
+                let running = before.member(member.name.as_str()).map(|placed| placed.member);
+                build_member((pool, member), shared, running)
                     .map_err(|problem| BuildError { member: member.name.clone(), problem })
             };
             let members = pool.members.iter().map(build).collect::<Result<Vec<_>, _>>()?;
@@ -161,14 +212,10 @@ impl Pools {
                 },
                 needs_passwords: members.iter().any(by_password),
                 metrics: shared.metrics.pool(pool.name.as_str()),
-                budget: AtomicU64::new(RetryBudget::full(pool.limits.retry, monotonic_ms()).to_bits()),
-                ejecting: Mutex::new(()),
-                written: Cache::builder()
-                    .max_capacity(shared.cache_entries_max)
-                    .time_to_live(pool.read_your_writes)
-                    .build(),
+                memory: before
+                    .memory_of(pool)
+                    .unwrap_or_else(|| Arc::new(PoolMemory::new(pool, shared.cache_entries_max))),
                 previous: pool.previous_members.clone(),
-                stand_ins: StandIns::new(shared.cache_entries_max),
                 name: pool.name.clone(),
                 storage: pool.storage,
                 portal: pool.portal,
@@ -176,7 +223,13 @@ impl Pools {
                 members,
             }));
         }
-        Ok(Self { pools, by_member })
+        Ok(Self { pools, by_member, retired: Vec::new() })
+    }
+
+    /// What the pool of this name remembers, where it can go on with that.
+    fn memory_of(&self, settings: &PoolSettings) -> Option<Arc<PoolMemory>> {
+        let pool = self.pools.iter().find(|pool| pool.name == settings.name)?;
+        pool.memory.fits(settings).then(|| Arc::clone(&pool.memory))
     }
 
     /// The pool at a position of the configuration.
@@ -196,10 +249,25 @@ impl Pools {
         self.pools.iter().flat_map(|pool| &pool.members)
     }
 
-    /// A member by its name, with its pool's position.
+    /// A member by its name, also one that was taken out.
     #[must_use]
-    pub fn member(&self, name: &str) -> Option<(usize, &Arc<Member>)> {
-        self.by_member.get(name).map(|(pool, member)| (*pool, member))
+    pub fn member(&self, name: &str) -> Option<Placed<'_>> {
+        if let Some((pool, member)) = self.by_member.get(name) {
+            return Some(Placed { pool: self.pools.get(*pool)?, member, retired: false });
+        }
+        let retired = self.retired.iter().find(|retired| retired.member.name.as_str() == name)?;
+        Some(Placed { pool: &retired.pool, member: &retired.member, retired: true })
+    }
+
+    /// The members that were taken out and may still have upload sessions.
+    pub fn retired(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.retired.iter().map(|retired| &retired.member)
+    }
+
+    /// Whether any member needs the clients' own passwords.
+    #[must_use]
+    pub fn need_passwords(&self) -> bool {
+        self.pools.iter().any(|pool| pool.needs_passwords)
     }
 }
 
@@ -224,69 +292,15 @@ impl Pool {
         let seen: Vec<Seen> = self.members.iter().enumerate().map(see).collect();
         let panic_percent = self.members.first().map_or(0, |member| member.probe.panic_percent);
         let order = order(&seen, request.choice, request.reads, panic_percent, seed());
-        order.into_iter().map(|index| Arc::clone(&self.members[index])).collect()
+        let mut candidates = order.into_iter().map(|index| Arc::clone(&self.members[index])).collect();
+        leave_out_draining(&mut candidates);
+        candidates
     }
 
     /// The choice that keeps what belongs to one key at one member, as far as its load allows.
     #[must_use]
     pub fn choice_by(&self, key: &str) -> Choice {
         Choice::Key(key_hash(key))
-    }
-
-    /// A request failed by a member's fault; after several in a row the member is ejected, unless
-    /// too many of the pool are.
-    pub fn member_failed(&self, member: &Member, problem: &str) {
-        if member.failed() < member.probe.ejection.failures || !member.status().serves() {
-            return;
-        }
-        let _one_at_a_time = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
-        let ejected = self.members.iter().filter(|member| member.status() == Status::Ejected).count();
-        let allowed = member.probe.ejection.allow(self.members.len(), ejected);
-        member.eject(problem, allowed);
-        member.ask_for_probe();
-    }
-
-    /// One more request, which earns its share of a retry.
-    pub fn count_request(&self) {
-        let bits = self.budget.load(Ordering::Relaxed);
-        let earned = RetryBudget::from_bits(bits).with_request(self.limits.retry).to_bits();
-        if earned != bits {
-            // A share that is lost to another request at the same moment is no loss.
-            let _ = self.budget.compare_exchange_weak(bits, earned, Ordering::AcqRel, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether a request may be made again; if so, that is counted.
-    #[must_use]
-    pub fn may_retry(&self) -> bool {
-        let rules = self.limits.retry;
-        let now_ms = monotonic_ms();
-        let spend = |bits| {
-            let spent = RetryBudget::from_bits(bits).at(rules, now_ms).with_retry();
-            spent.map(RetryBudget::to_bits)
-        };
-        let spent = self.budget.fetch_update(Ordering::AcqRel, Ordering::Acquire, spend).is_ok();
-        if spent { &self.metrics.retries } else { &self.metrics.retries_refused }.inc();
-        self.metrics.budget_left.set(i64::from(self.retries_left()));
-        spent
-    }
-
-    /// Whole retries that the budget allows now.
-    #[must_use]
-    pub fn retries_left(&self) -> u32 {
-        let budget = RetryBudget::from_bits(self.budget.load(Ordering::Acquire));
-        budget.at(self.limits.retry, monotonic_ms()).left()
-    }
-
-    /// A repository was written to at a member.
-    pub fn wrote(&self, repository: &RepositoryName, member: &Member) {
-        self.written.insert(repository.clone(), member.name.clone());
-    }
-
-    /// The member where a repository was written to lately.
-    #[must_use]
-    pub fn last_written_at(&self, repository: &RepositoryName) -> Option<MemberName> {
-        self.written.get(repository)
     }
 
     /// What decides on the home of a repository: its project in Harbor, else its whole name.
@@ -341,23 +355,37 @@ impl Pool {
 }
 
 fn build_member(
-    pool: &PoolSettings,
-    settings: &MemberSettings,
+    (pool, settings): (&PoolSettings, &MemberSettings),
     shared: &Shared,
+    running: Option<&Arc<Member>>,
 ) -> Result<Arc<Member>, BuildProblem> {
+    let likeness = Likeness::of(pool, settings);
+    if let Some(running) = running.filter(|running| running.likeness == likeness) {
+        return Ok(Arc::clone(running));
+    }
     let metrics = shared.metrics.member(pool.name.as_str(), settings.name.as_str());
     let target = Target {
         member: settings.name.clone(),
         address: settings.address.clone(),
         tls: tls::build(&settings.address, &settings.tls)?,
     };
-    let connections = Connections::new(
-        target,
-        pool.limits.clone(),
-        shared.workers,
-        shared.drivers.clone(),
-        metrics.connections.clone(),
-    );
+    let same_reach = running.filter(|running| running.likeness.reach == likeness.reach);
+    let connections = same_reach.map(|running| Arc::clone(&running.connections)).unwrap_or_else(|| {
+        Connections::new(
+            target,
+            pool.limits.clone(),
+            shared.workers,
+            shared.drivers.clone(),
+            metrics.connections.clone(),
+        )
+    });
+    let same_health = same_reach.filter(|running| running.likeness.credential == likeness.credential);
+    let state = same_health.map(|running| Arc::clone(&running.state)).unwrap_or_else(|| {
+        let state = MemberState::starting(&metrics);
+        let draining = running.is_some_and(|running| running.is_draining());
+        state.draining.store(draining, Ordering::Release);
+        Arc::new(state)
+    });
     let keys = match &settings.credential {
         CredentialSettings::Token(token) => Some(member_keys(&token.key, shared)?),
         CredentialSettings::None
@@ -388,7 +416,8 @@ fn build_member(
             (shared.cache_entries_max, harbor.is_some()),
         )?,
         harbor,
-        state: MemberState::starting(&metrics),
+        likeness,
+        state,
         metrics,
         probe: pool.health.clone(),
     }))

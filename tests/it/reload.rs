@@ -92,9 +92,9 @@ async fn a_broken_configuration_replaces_nothing_and_sections_that_need_a_restar
     assert!(error.contains("policy[0].alow") && error.contains("allow"), "{error}");
     let client = site.authorized(&["repository:a/b:pull"]).await;
     client.get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("allowed, and not there");
-    let more = site.config.clone().member_at("another", "http://127.0.0.1:9", "none");
+    let more = site.config.clone().extra("shutdown: { lead_time: 1s }");
     assert_eq!(site.gateway.reload_with(&more.render()).await["message"], "reloaded");
-    let named = site.gateway.find_log(|line| line["section"] == "pools");
+    let named = site.gateway.find_log(|line| line["section"] == "shutdown");
     assert_eq!(named.expect("logged")["level"], "WARN");
     site.stop_gateway().await;
 }

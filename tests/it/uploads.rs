@@ -50,6 +50,8 @@ async fn second_replica(site: &Site) -> (Gateway, tempfile::TempDir) {
     let listening = site.endpoint.authority.clone();
     let config =
         site.config.render().replace(&format!("address: \"{listening}\""), "address: \"127.0.0.1:0\"");
+    // The control socket is beside the keys, which the replicas share.
+    let config = config.replace("admin: { ", "admin: { socket: none, ");
     (Gateway::start(&config, dir.path()).await, dir)
 }
 

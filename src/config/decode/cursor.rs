@@ -3,7 +3,7 @@
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::{DecodeError, Decoder, unknown_key};
+use super::{DecodeError, Decoder, SECTION_OR_NONE, unknown_key};
 use crate::config::document::{Entry, KeyPath, Node, Place, Problem, Spot, Value};
 use crate::config::error::Fix;
 
@@ -207,10 +207,15 @@ impl<'de> Deserializer<'de> for Cursor<'_> {
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
+        if let (SECTION_OR_NONE, Value::Scalar(text)) = (name, &self.node.value)
+            && text == "none"
+        {
+            return visitor.visit_str(text).map_err(|error: DecodeError| error.at(&self.path));
+        }
         let (path, entries) = (self.path.clone(), self.entries(Some(fields))?);
         visitor
             .visit_map(Entries { entries: entries.into_iter(), value: None, holder: self })

@@ -13,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// One request as it arrived. Its body is filled while it arrives.
@@ -50,6 +51,54 @@ pub(crate) enum Reply {
     Answer(Response<Full<Bytes>>),
     /// Nothing, for as long as the other side waits.
     Silence,
+    /// This, once the gate is open.
+    Behind(Gate, Response<Full<Bytes>>),
+}
+
+/// Holds answers back until it is opened.
+#[derive(Debug, Clone)]
+pub(crate) struct Gate(watch::Sender<bool>);
+
+impl Gate {
+    pub(crate) fn closed() -> Self {
+        Self(watch::Sender::new(false))
+    }
+
+    pub(crate) fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// The same answer, but for the time it comes.
+    pub(crate) fn holds(&self, reply: Reply) -> Reply {
+        match reply {
+            Reply::Answer(response) => Reply::Behind(self.clone(), response),
+            other => other,
+        }
+    }
+}
+
+/// A blob as docker-registry answers it, parts of it too.
+pub(crate) fn blob_answer(request: &Recorded, bytes: &[u8], digest: &str) -> Reply {
+    let etag = format!("\"{digest}\"");
+    let common = [
+        ("etag", etag.as_str()),
+        ("docker-content-digest", digest),
+        ("accept-ranges", "bytes"),
+        ("content-type", "application/octet-stream"),
+    ];
+    let range = request.header("range").and_then(|range| {
+        let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+        let last = last.parse().unwrap_or(bytes.len() - 1);
+        Some((first.parse::<usize>().ok()?, usize::min(last, bytes.len() - 1)))
+    });
+    match range {
+        None => answer(200, &common, bytes.to_vec()),
+        Some((first, last)) => {
+            let said = format!("bytes {first}-{last}/{}", bytes.len());
+            let headers: Vec<_> = common.into_iter().chain([("content-range", said.as_str())]).collect();
+            answer(206, &headers, bytes[first..=last].to_vec())
+        }
+    }
 }
 
 /// An answer with a body and headers.
@@ -141,5 +190,10 @@ async fn respond(
     match script(&recorded).unwrap_or_else(|| answer(default, &[], "{}")) {
         Reply::Answer(response) => response,
         Reply::Silence => std::future::pending().await,
+        Reply::Behind(gate, response) => {
+            // An error would mean that the gate is gone; this is one of its owners.
+            let _ = gate.0.subscribe().wait_for(|open| *open).await;
+            response
+        }
     }
 }

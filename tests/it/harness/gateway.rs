@@ -8,7 +8,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::client::TestClient;
-use super::process::{self, Daemon};
+use super::clients::COMMAND_LIMIT;
+use super::process::{self, Daemon, Finished};
 use super::{Result, wait};
 
 /// What a listener is for, as the `listening` log line calls it.
@@ -202,6 +203,13 @@ impl Gateway {
     pub(crate) async fn metrics(&self) -> Result<Metrics> {
         let answer = self.admin().get("/metrics").await?.expect(200)?;
         Ok(Metrics::parse(&answer.text()))
+    }
+
+    /// Runs a subcommand that talks to this gateway by its control socket.
+    pub(crate) async fn control(&self, arguments: &[&str]) -> Finished {
+        let mut command = tidegate(arguments);
+        command.arg("--config").arg(&self.config);
+        process::finish(command, COMMAND_LIMIT).await.expect("it runs")
     }
 
     /// Begins the drain without waiting for its end.

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,7 +20,7 @@ use tidegate::reload::build_state;
 use tidegate::server::{Accepted, Acceptor, Certificates, Listener, ListenerKind, bind};
 use tidegate::telemetry::{AccessLog, Metrics};
 use tidegate::token_service::{Logins, TokenService};
-use tidegate::upstream::{BodyError, Pools, Shared, prober};
+use tidegate::upstream::{BodyError, Pools, Shared, Topology, prober};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -33,7 +34,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// A gateway with one TLS listener.
 pub(crate) struct InlineGateway {
     address: SocketAddr,
-    pools: Arc<Pools>,
+    topology: Arc<Topology>,
     metrics: Arc<Metrics>,
     connections: TaskTracker,
     upstream: TaskTracker,
@@ -58,7 +59,7 @@ impl InlineGateway {
         let metrics = Metrics::new().expect("metrics of one's own");
         let upstream = TaskTracker::new();
         let gateway = build_gateway(config, &metrics, &upstream);
-        let pools = Arc::clone(&gateway.pools);
+        let topology = gateway.topology.load_full();
         let (connections, stop) = (TaskTracker::new(), CancellationToken::new());
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
         let address = listener.address().expect("a bound socket has an address");
@@ -75,11 +76,11 @@ impl InlineGateway {
         };
         let mut listeners = JoinSet::new();
         listeners.spawn(serve(listener, acceptor, gateway));
-        let members: Vec<_> = pools.members().cloned().collect();
+        let members: Vec<_> = topology.pools.members().cloned().collect();
         for member in members {
             prober::probe_once(&member).await;
         }
-        Self { address, pools, metrics, connections, upstream, stop, listeners }
+        Self { address, topology, metrics, connections, upstream, stop, listeners }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -98,7 +99,7 @@ impl InlineGateway {
         let deadline = Instant::now() + LEFTOVERS_END_WITHIN;
         loop {
             // A connection that a request has just given back is idle, which is no leftover.
-            self.pools.members().for_each(|member| member.connections.close_idle());
+            self.topology.pools.members().for_each(|member| member.connections.close_idle());
             let left = self.leftovers();
             if left.is_empty() {
                 return Ok(());
@@ -121,7 +122,7 @@ impl InlineGateway {
         note("downstream connections", self.metrics.connections.get());
         note("connection tasks", i64::try_from(self.connections.len()).unwrap_or(i64::MAX));
         note("upstream tasks", i64::try_from(self.upstream.len()).unwrap_or(i64::MAX));
-        for member in self.pools.members() {
+        for member in self.topology.pools.members() {
             note("requests at a member", member.metrics.in_flight.get());
             note("connections to a member", member.metrics.connections.get());
             note("load at a member", i64::try_from(member.in_flight()).unwrap_or(i64::MAX));
@@ -140,17 +141,16 @@ fn build_gateway(config: &Config, metrics: &Arc<Metrics>, tasks: &TaskTracker) -
         workers: 1,
         cache_entries_max: config.tokens.cache_entries_max,
     };
-    let pools = Arc::new(Pools::build(&config.pools, &shared).expect("usable members"));
+    let pools = Pools::build(&config.pools, &shared).expect("usable members");
+    let topology = Topology { pools, routes: config.routes.clone() };
     let logins = Logins {
         checks: Arc::new(PasswordChecks::new(&config.identity.limits)),
         harbor: None,
-        routes: config.routes.clone(),
-        members_need_passwords: false,
+        members_need_passwords: AtomicBool::new(false),
     };
     Arc::new(Gateway {
         hosts: config.hosts.clone(),
-        routes: config.routes.clone(),
-        pools,
+        topology: Arc::new(ArcSwap::from_pointee(topology)),
         state: Arc::new(ArcSwap::from_pointee(snapshot)),
         tokens: TokenService::new(config.tokens.clone(), logins, Arc::clone(metrics)),
         metrics: Arc::clone(metrics),

@@ -1,0 +1,219 @@
+//! The control socket: a Unix socket, mode 0600, for everything that changes state. It speaks
+//! HTTP/1 with JSON, one request a connection; bodies are not read.
+
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::status::member_status;
+use super::{Admin, HEAD_TIMEOUT, json_response};
+use crate::upstream::{DrainError, Member};
+
+/// Connections at once; only people and their scripts come here.
+const CONNECTIONS_MAX: usize = 16;
+/// Connections that the kernel keeps while nobody accepts.
+const BACKLOG: i32 = 16;
+/// A question is asked and answered within this.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Before accepting again when the system is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Only the user that Tidegate runs as, and root.
+const MODE: u32 = 0o600;
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Another process has it.
+    #[error(
+        "another running gateway answers at the control socket {0}: two gateways need an `admin.socket` each"
+    )]
+    InUse(PathBuf),
+    /// Something else is in its place.
+    #[error(
+        "{0} is not a socket, so it is left alone; remove it, or say where the control socket is to be with `admin.socket`"
+    )]
+    NotASocket(PathBuf),
+    /// It cannot be made.
+    #[error(
+        "the control socket {0} cannot be made: {1}; make its directory, or say `admin: {{ socket: none }}`"
+    )]
+    Io(PathBuf, #[source] io::Error),
+}
+
+/// The socket, and its place in the file system for as long as it is there.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    place: Place,
+}
+
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    /// Device and inode, by which it is told from the socket of a successor.
+    file: Option<(u64, u64)>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.file.is_some() && file_of(&self.path) == self.file {
+            // It is of no use to anybody, and the next start replaces it.
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+fn file_of(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+impl ControlSocket {
+    /// Makes the socket. One that a dead process left is replaced.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn bind(path: &Path) -> Result<Self, ControlError> {
+        match fs::symlink_metadata(path) {
+            Ok(file) if !file.file_type().is_socket() => {
+                return Err(ControlError::NotASocket(path.to_owned()));
+            }
+            Ok(_) if UnixStream::connect(path).is_ok() => return Err(ControlError::InUse(path.to_owned())),
+            Ok(_) | Err(_) => {}
+        }
+        Self::replace(path).map_err(|error| ControlError::Io(path.to_owned(), error))
+    }
+
+    /// Makes the socket in the place of whatever is there, at no moment leaving nothing there.
+    fn replace(path: &Path) -> io::Result<Self> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        let beside = PathBuf::from(beside);
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&SockAddr::unix(&beside)?)?;
+        // Before it listens: until then nobody can connect, whatever the umask says.
+        fs::set_permissions(&beside, fs::Permissions::from_mode(MODE))?;
+        socket.listen(BACKLOG)?;
+        fs::rename(&beside, path)?;
+        let place = Place { path: path.to_owned(), file: file_of(path) };
+        Ok(Self { listener: UnixListener::from_std(socket.into())?, place })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.place.path
+    }
+}
+
+/// What is done at the control socket.
+pub struct Control {
+    /// What is shown and changed.
+    pub admin: Arc<Admin>,
+}
+
+impl Control {
+    /// Serves until told to stop, then removes the socket.
+    ///
+    /// # Errors
+    /// Never: what goes wrong is logged, and accepting goes on.
+    pub async fn run(
+        self: Arc<Self>,
+        socket: ControlSocket,
+        stop: CancellationToken,
+        tasks: TaskTracker,
+    ) -> io::Result<()> {
+        let ControlSocket { listener, place: _place } = socket;
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let permit = tokio::select! {
+                permit = Arc::clone(&permits).acquire_owned() => permit,
+                () = stop.cancelled() => return Ok(()),
+            };
+            let Ok(permit) = permit else { return Ok(()) };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => return Ok(()),
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection to the control socket cannot be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let control = Arc::clone(&self);
+            tasks.spawn(async move {
+                let _permit = permit;
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let control = Arc::clone(&control);
+                    async move { Ok::<_, Infallible>(control.answer(&request)) }
+                });
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_TIMEOUT)
+                    .keep_alive(false)
+                    .serve_connection(TokioIo::new(stream), service);
+                // Whoever hangs up or says nothing is nobody's concern.
+                drop(tokio::time::timeout(ANSWER_TIMEOUT, connection).await);
+            });
+        }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let query = request.uri().query().unwrap_or_default().as_bytes();
+        let parameter = |name: &str| {
+            form_urlencoded::parse(query).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+        };
+        let name = parameter("member").unwrap_or_default();
+        let topology = self.admin.topology.load();
+        let pools = &topology.pools;
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, "/status") => json_response(&self.admin.status()),
+            (&Method::GET, "/member") => of_member(pools.named(&name).map(|(_, member)| member)),
+            (&Method::POST, "/drain") => {
+                of_member(pools.drain(&name, parameter("force").as_deref() == Some("true")))
+            }
+            (&Method::POST, "/undrain") => of_member(pools.undrain(&name)),
+            _ => refusal(StatusCode::NOT_FOUND, "not here: GET /status /member, POST /drain /undrain"),
+        }
+    }
+}
+
+fn of_member(member: Result<&Arc<Member>, DrainError>) -> Response<Full<Bytes>> {
+    match member {
+        Ok(member) => json_response(&member_status(member)),
+        Err(error @ DrainError::Unknown { .. }) => refusal(StatusCode::NOT_FOUND, &error.to_string()),
+        Err(error @ DrainError::Last { .. }) => refusal(StatusCode::CONFLICT, &error.to_string()),
+    }
+}
+
+fn refusal(status: StatusCode, problem: &str) -> Response<Full<Bytes>> {
+    let mut response = json_response(&json!({ "error": problem }));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,54 @@
+//! The control socket: whose it is, and what becomes of one that is already there.
+
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+
+use crate::harness::gateway::Gateway;
+use crate::harness::site::{MemberKind, Site};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_socket_is_its_users_alone_and_goes_with_the_process() {
+    let mut site = Site::start(&[MemberKind::Open]).await;
+    let socket = site.dir().join("control.sock");
+    let file = std::fs::symlink_metadata(&socket).expect("beside the keys");
+    assert!(file.file_type().is_socket());
+    assert_eq!(file.permissions().mode() & 0o777, 0o600);
+    site.stop_gateway().await;
+    assert!(!socket.exists(), "an ended gateway leaves no socket");
+    let nobody = site.gateway.control(&["undrain", "member0"]).await;
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(nobody.stderr.contains("no gateway answers at"), "{}", nobody.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_processes_socket_is_replaced_and_a_live_ones_is_not() {
+    let mut site = Site::start(&[MemberKind::Open]).await;
+    // A second gateway with the same files: refused, and the first one keeps its socket.
+    let other = tempfile::tempdir().expect("a directory");
+    let listening = format!("address: \"{}\"", site.endpoint.authority);
+    let config = site.config.render().replace(&listening, "address: \"127.0.0.1:0\"");
+    let mut second = Gateway::spawn(&config, other.path());
+    let status = second.daemon().wait_exit().await;
+    assert_eq!(status.code(), Some(1));
+    assert!(second.log_tail().contains("another running gateway answers"), "{}", second.log_tail());
+    let answer = site.gateway.control(&["undrain", "member0"]).await;
+    assert!(answer.status.success(), "{}", answer.stderr);
+    // A power cut leaves the file behind.
+    site.gateway.kill();
+    assert!(site.dir().join("control.sock").exists());
+    site.restart_gateway().await;
+    let answer = site.gateway.control(&["undrain", "member0"]).await;
+    assert!(answer.status.success(), "{}", answer.stderr);
+    site.stop_gateway().await;
+    // What is no socket is nobody's to remove.
+    std::fs::write(site.dir().join("control.sock"), "precious").expect("written");
+    let mut third = Gateway::spawn(&site.config.render(), site.dir());
+    assert_eq!(third.daemon().wait_exit().await.code(), Some(1));
+    assert!(third.log_tail().contains("is not a socket"), "{}", third.log_tail());
+    assert_eq!(std::fs::read_to_string(site.dir().join("control.sock")).expect("there"), "precious");
+    // Without a socket there is nobody to ask, which is said.
+    let config = site.config.render().replace("admin: { ", "admin: { socket: none, ");
+    site.gateway = Gateway::start(&config, site.dir()).await;
+    let nobody = site.gateway.control(&["undrain", "member0"]).await;
+    assert!(nobody.stderr.contains("`admin.socket` is none"), "{}", nobody.stderr);
+    site.stop_gateway().await;
+}

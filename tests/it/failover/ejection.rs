@@ -1,0 +1,222 @@
+//! Members that answer probes and fail requests; members that are out although they could serve; how often is tried again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::time::Instant;
+
+use super::{site_of, wait_for_metric};
+use crate::harness::client::TestClient;
+use crate::harness::fake_member::{FakeMember, Recorded, Reply, answer};
+use crate::harness::site::{MemberKind, Site};
+use crate::harness::wait;
+
+const LIST: &str = "/v2/a/b/tags/list";
+const SCOPE: &str = "repository:a/b:pull";
+
+fn tags() -> Reply {
+    answer(200, &[("content-type", "application/json")], r#"{"name":"a/b","tags":[]}"#)
+}
+
+/// A member whose requests fail while the switch is on; its probes never do.
+async fn member_that_fails(fails: &Arc<AtomicBool>) -> FakeMember {
+    let fails = Arc::clone(fails);
+    FakeMember::start(move |request: &Recorded| match (request.is_probe(), fails.load(Ordering::SeqCst)) {
+        (true, _) => None,
+        (false, true) => Some(answer(500, &[], "")),
+        (false, false) => Some(tags()),
+    })
+    .await
+}
+
+async fn reads(client: &TestClient, how_many: usize, expected: u16) {
+    for _ in 0..how_many {
+        client.get(LIST).await.expect("sent").expect(expected).expect("answered");
+    }
+}
+
+fn state(member: &str, state: &str) -> [String; 2] {
+    [format!("member=\"{member}\""), format!("state=\"{state}\"")]
+}
+
+async fn wait_for_state(site: &Site, member: &str, wanted: &str) {
+    let labels = state(member, wanted);
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    wait_for_metric(&site.gateway, "tidegate_member_state", &labels, 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_fails_requests_is_out_for_a_time_although_its_probes_are_good() {
+    let (sick, well) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+    let (one, two) = (member_that_fails(&sick).await, member_that_fails(&well).await);
+    let mut site = site_of(&[&one, &two], |config| {
+        config.health(
+            "{ interval: 200ms, timeout: 20s, rise: 1, fall: 2, slow_start: 0s, ejection: { failures: 3, time: 1s, time_max: 1h } }",
+        )
+    })
+    .await;
+    let client = site.authorized(&[SCOPE]).await;
+    // Each failed read is made again at the other member.
+    wait::until("the ejection", async || {
+        reads(&client, 5, 200).await;
+        let metrics = site.gateway.metrics().await.ok()?;
+        (metrics.sum("tidegate_member_ejections_total", &["member=\"m0\""]) > 0.5).then_some(())
+    })
+    .await;
+    let out = site.gateway.find_log(|line| line["message"] == "member is out").expect("a warning");
+    assert_eq!((out["state"].as_str(), out["member"].as_str()), (Some("ejected"), Some("m0")), "{out}");
+    assert!(out["reason"].as_str().is_some_and(|reason| reason.contains("500")), "{out}");
+    assert!(out["out_for"].is_string(), "{out}");
+    // Its probes are good; it comes back, and fails again, for longer. Meanwhile no client notices.
+    wait::until("two more ejections", async || {
+        reads(&client, 5, 200).await;
+        let metrics = site.gateway.metrics().await.ok()?;
+        (metrics.sum("tidegate_member_ejections_total", &["member=\"m0\""]) > 2.5).then_some(())
+    })
+    .await;
+    let before = one.requests().len();
+    wait_for_state(&site, "m0", "ejected").await;
+    reads(&client, 20, 200).await;
+    assert!(one.requests().len() <= before + 1, "nothing goes to a member that is ejected");
+    // The other one must not be ejected as well.
+    well.store(true, Ordering::SeqCst);
+    reads(&client, 10, 500).await;
+    let metrics = site.gateway.metrics().await.expect("metrics");
+    assert!(
+        metrics.sum("tidegate_member_ejections_total", &["member=\"m1\""]) < 0.5,
+        "half of them is the most"
+    );
+    sick.store(false, Ordering::SeqCst);
+    well.store(false, Ordering::SeqCst);
+    wait_for_state(&site, "m0", "healthy").await;
+    reads(&client, 10, 200).await;
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_fault_of_a_member_takes_none_out() {
+    let member = FakeMember::start(|request: &Recorded| {
+        if request.is_probe() {
+            return None;
+        }
+        let status = match request.target.as_str() {
+            "/v2/a/b/manifests/missing" => 404,
+            "/v2/a/b/manifests/refused" => 405,
+            _ => 416,
+        };
+        Some(answer(status, &[], "{}"))
+    })
+    .await;
+    let other = FakeMember::start(|_: &Recorded| None).await;
+    let mut site = site_of(&[&member, &other], |config| {
+        config.health("{ interval: 200ms, timeout: 20s, rise: 1, fall: 2, ejection: { failures: 1 } }")
+    })
+    .await;
+    let client = site.authorized(&["repository:a/b:pull,push"]).await;
+    for _ in 0..20 {
+        for target in ["missing", "refused", "odd"] {
+            client.get(&format!("/v2/a/b/manifests/{target}")).await.expect("sent");
+        }
+        // A client that hangs up in the middle of a request.
+        let mut connection = client.connect().await.expect("connected");
+        let request = client.request(http::Method::GET, "/v2/a/b/manifests/odd");
+        let request = request.body(crate::harness::client::whole("")).expect("a request");
+        let asked = tokio::time::timeout(std::time::Duration::from_millis(1), connection.send_head(request));
+        drop(asked.await);
+    }
+    let metrics = site.gateway.metrics().await.expect("metrics");
+    assert!(metrics.sum("tidegate_member_ejections_total", &[]) < 0.5);
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_is_down_is_asked_again_only_as_the_budget_allows() {
+    let down = Arc::new(AtomicBool::new(true));
+    let (one, two) = (member_that_fails(&down).await, member_that_fails(&down).await);
+    let mut site = site_of(&[&one, &two], |config| {
+        let config = config.extra("upstream: { retry_budget: { percent: 10, per_second: 1 } }");
+        config.health("{ interval: 200ms, timeout: 20s, rise: 1, fall: 2, ejection: { percent_max: 0 } }")
+    })
+    .await;
+    let client = site.authorized(&[SCOPE]).await;
+    let began = Instant::now();
+    reads(&client, 300, 500).await;
+    let asked = (one.requests().len() + two.requests().len()) as u64;
+    // What was saved up, a tenth of the requests, one a second, and one for rounding.
+    let most = 300 + 20 + 30 + began.elapsed().as_secs() + 1;
+    assert!(
+        (321..=most).contains(&asked),
+        "{asked} requests at the members for 300 of clients, at most {most}"
+    );
+    let metrics = site.gateway.metrics().await.expect("metrics");
+    assert!(metrics.sum("tidegate_retries_total", &["result=\"refused\""]) > 200.0);
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_used_when_no_other_member_answers_and_reads_try_members_that_are_out() {
+    let (fails, well) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (primary, backup) = (member_that_fails(&fails).await, member_that_fails(&well).await);
+    let mut site = Site::start_with(&[], |config| {
+        config
+            .member_at("primary", primary.url(), "none")
+            .member_yaml(&format!("{{ name: backup, url: \"{}\", backup: true }}", backup.url()))
+    })
+    .await;
+    let client = site.authorized(&[SCOPE]).await;
+    reads(&client, 20, 200).await;
+    assert!(backup.requests().is_empty(), "it has nothing to do while the other one serves");
+    fails.store(true, Ordering::SeqCst);
+    reads(&client, 20, 200).await;
+    assert!(backup.requests().len() >= 20);
+    site.stop_gateway().await;
+
+    // All that is left is out by its probes, and could still read.
+    let member = FakeMember::start(|request: &Recorded| {
+        Some(if request.is_probe() { answer(503, &[], "") } else { tags() })
+    })
+    .await;
+    let mut site = site_of(&[&member], |config| config).await;
+    wait_for_state(&site, "m0", "unhealthy").await;
+    let client = site.authorized(&["repository:a/b:pull,push"]).await;
+    reads(&client, 3, 200).await;
+    let write = client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent");
+    assert_eq!(write.status, 504, "no write goes to a member that is out");
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_one_of_three_members_frozen_the_first_read_has_its_head_within_eight_seconds() {
+    let mut site = Site::start_with(&[MemberKind::Open; 3], |config| {
+        // The defaults of a configuration that says nothing.
+        config.health("{ interval: 5s, timeout: 2s, rise: 2, fall: 3 }")
+    })
+    .await;
+    let client = site.authorized(&["repository:a/b:pull,push"]).await;
+    let blob = crate::harness::image::Blob::random(2_000_000);
+    let started =
+        client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("started");
+    let finish = format!("{}&digest={}", started.header("location").unwrap_or_default(), blob.digest);
+    client
+        .put(&finish, "application/octet-stream", blob.bytes.clone())
+        .await
+        .expect("sent")
+        .expect(201)
+        .expect("finished");
+    let path = format!("/v2/a/b/blobs/{}", blob.digest);
+    client.get(&path).await.expect("sent").expect(200).expect("read");
+    // The one that this blob comes from.
+    let served = site.gateway.access_log().into_iter().rfind(|line| line.route() == "blob").expect("a line");
+    let number: usize = served.member().trim_start_matches("member").parse().expect("a number");
+    site.members[number].freeze();
+    let mut connection = client.connect().await.expect("connected");
+    let request = client.request(http::Method::GET, &path);
+    let request = request.body(crate::harness::client::whole("")).expect("a request");
+    let asked = Instant::now();
+    let answer = connection.send_head(request).await.expect("an answer");
+    let took = asked.elapsed();
+    assert_eq!(answer.status(), 200);
+    assert!(took.as_secs() < 8, "{took:?}");
+    site.members[number].thaw();
+    site.stop_gateway().await;
+}
