@@ -115,7 +115,7 @@ pub(super) enum Protocol {
 /// One thing that happens, from beginning to end.
 #[derive(Debug, Clone)]
 pub(super) struct Case {
-    /// Its place in the list of its seed.
+    /// Its number in the list of its seed, whatever order they come in.
     pub(super) number: usize,
     /// What everything about it was drawn from.
     pub(super) seed: u64,
