@@ -46,6 +46,14 @@ impl Reply {
 }
 
 impl Running {
+    /// The same, after the whole configuration was found usable, if it was read at all.
+    pub(super) fn checked_socket(&self) -> Result<PathBuf, String> {
+        if self.socket.is_none() {
+            config::load(&self.config).map_err(|errors| errors.to_string())?;
+        }
+        self.socket()
+    }
+
     /// Where its control socket is.
     pub(super) fn socket(&self) -> Result<PathBuf, String> {
         if let Some(socket) = &self.socket {

@@ -13,6 +13,7 @@ mod policy;
 mod revoke;
 mod serve;
 mod token;
+mod upgrade;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -53,6 +54,8 @@ enum Command {
     Drain(drain::Drain),
     /// Give a drained member new work again
     Undrain(drain::Undrain),
+    /// Let the running gateway start its own file anew and hand over to it, without a lost request
+    Upgrade(upgrade::Upgrade),
     /// Make, list, rotate and export keys
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
         Command::Undrain(arguments) => drain::run_undrain(&arguments),
+        Command::Upgrade(arguments) => upgrade::run(&arguments),
         Command::Keys(command) => keys::run(&command),
         Command::HashPassword(arguments) => hash_password::run(&arguments),
         Command::Policy(command) => policy::run(&command),

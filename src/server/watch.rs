@@ -12,6 +12,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 /// How long a connection may be in each state.
@@ -44,6 +46,8 @@ pub(super) struct Activity {
     idle_since: AtomicU64,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
+    /// Told when a request begins.
+    begun: Notify,
     /// On h2 bytes that come between requests are frames of the connection, not a head.
     frames: AtomicBool,
     /// For each request: since when the client has not asked for more of its answer.
@@ -60,6 +64,7 @@ impl Activity {
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
+            begun: Notify::new(),
             frames: AtomicBool::new(false),
             unread: Mutex::new(Vec::new()),
         })
@@ -72,6 +77,7 @@ impl Activity {
         self.head_since.store(0, Ordering::Release);
         let unread = Arc::new(AtomicU64::new(0));
         self.marks().push(Arc::clone(&unread));
+        self.begun.notify_one();
         RequestGuard { activity: Arc::clone(self), unread }
     }
 
@@ -89,6 +95,17 @@ impl Activity {
     #[must_use]
     pub(super) fn is_busy(&self) -> bool {
         self.requests.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether a request's head has begun to come.
+    #[must_use]
+    pub(super) fn is_in_head(&self) -> bool {
+        self.head_since.load(Ordering::Acquire) != 0
+    }
+
+    /// Waits until a request begins.
+    pub(super) fn began(&self) -> Notified<'_> {
+        self.begun.notified()
     }
 
     /// What to do with the connection now.

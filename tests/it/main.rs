@@ -17,5 +17,7 @@ mod observability;
 mod protocol;
 mod reload;
 mod reload_members;
+mod systemd;
 mod tokens_v3;
+mod upgrade;
 mod uploads;
