@@ -12,6 +12,7 @@ mod keys;
 mod policy;
 mod revoke;
 mod serve;
+mod status;
 mod token;
 mod upgrade;
 
@@ -56,6 +57,8 @@ enum Command {
     Undrain(drain::Undrain),
     /// Let the running gateway start its own file anew and hand over to it, without a lost request
     Upgrade(upgrade::Upgrade),
+    /// Show how the running gateway, its pools and its members stand
+    Status(status::Status),
     /// Make, list, rotate and export keys
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -89,6 +92,7 @@ pub fn main() -> ExitCode {
         Command::Drain(arguments) => drain::run(&arguments),
         Command::Undrain(arguments) => drain::run_undrain(&arguments),
         Command::Upgrade(arguments) => upgrade::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
         Command::Keys(command) => keys::run(&command),
         Command::HashPassword(arguments) => hash_password::run(&arguments),
         Command::Policy(command) => policy::run(&command),

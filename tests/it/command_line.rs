@@ -32,6 +32,7 @@ async fn help_names_every_subcommand_and_wrong_arguments_exit_with_2() {
         "drain",
         "undrain",
         "upgrade",
+        "status",
         "keys",
         "hash-password",
         "policy",
