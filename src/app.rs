@@ -5,7 +5,10 @@
 //! (SO_REUSEPORT) and its own idle upstream connections. Probes, reloads, the admin listener and
 //! signals run on one runtime more, here called control.
 
-use std::net::SocketAddr;
+mod admin_side;
+mod listeners;
+mod succession;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -16,16 +19,17 @@ use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking};
 
-use crate::admin::{Admin, Control, ControlSocket, Readiness};
+use crate::admin::{Admin, Readiness};
 use crate::auth::keys::{Ring, SigningKey};
 use crate::config::Config;
+use crate::handover::{Estate, Inheritance, PROCESS_ENDS, notify_manager, ready_text};
 use crate::harbor::HarborIdentity;
 use crate::identity::{PasswordChecks, ProviderSettings};
 use crate::key_store;
@@ -34,12 +38,14 @@ use crate::proxy::{
 };
 use crate::random::unix_now;
 use crate::reload::{Fingerprint, Members, Reloader, build_state, fingerprint};
-use crate::server::{
-    Accepted, Acceptor, Certificates, Listener, ListenerKind, Redirect, bind, raise_descriptor_limit,
-};
+use crate::server::{Accepted, Acceptor, Certificates, Listener, ListenerKind, raise_descriptor_limit};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::token_service::{Logins, TokenService};
 use crate::upstream::{BodyError, Pools, Shared, Topology};
+use admin_side::AdminSide;
+use listeners::{Listening, bind_all};
+pub use succession::StartedAs;
+use succession::Succession;
 
 /// How often open uploads are looked through for abandoned ones.
 const UPLOAD_SWEEP: Duration = Duration::from_secs(10);
@@ -54,6 +60,10 @@ pub struct Surroundings {
     pub access_writer: NonBlocking,
     /// Its count of dropped lines.
     pub access_dropped: ErrorCounter,
+    /// Sockets and state of others.
+    pub inheritance: Inheritance,
+    /// How the next process is started.
+    pub started_as: StartedAs,
 }
 
 /// The parts that live as long as the process.
@@ -64,7 +74,11 @@ struct Parts {
     members: Option<Members>,
     seen: Fingerprint,
     certificates: Vec<Arc<Certificates>>,
+    /// The accept loops of every worker.
+    accepting: TaskTracker,
     connections: TaskTracker,
+    /// Cancelled when accepting begins.
+    go: CancellationToken,
     stop: CancellationToken,
     finished: CancellationToken,
 }
@@ -76,17 +90,21 @@ type Endpoint = (Listener, Acceptor);
 ///
 /// # Errors
 /// When something cannot be built, or a part that must not end has ended.
-pub fn run(config: Config, surroundings: Surroundings) -> anyhow::Result<()> {
+pub fn run(config: Config, mut surroundings: Surroundings) -> anyhow::Result<()> {
     raise_descriptor_limit(config.connections_max());
     let metrics = Metrics::new().context("register metrics")?;
     count_panics(&metrics);
     let control = runtime().context("start the control runtime")?;
     let mut parts = build(&config, &metrics, &surroundings)?;
-    let endpoints = bind_all(&config, &parts, &metrics)?;
+    let Listening { endpoints, estate } = bind_all(&config, &parts, &metrics, &mut surroundings.inheritance)?;
+    if !surroundings.inheritance.has_predecessor() {
+        parts.go.cancel();
+    }
     let workers = spawn_workers(endpoints, &parts)?;
-    let ended = control.block_on(supervise(config, surroundings, &mut parts, &metrics));
+    let ended = control.block_on(supervise(config, surroundings, &mut parts, estate));
     // Also after an error, when nobody else has told the listeners.
     parts.stop.cancel();
+    parts.go.cancel();
     parts.finished.cancel();
     for worker in workers {
         if worker.join().is_err() {
@@ -146,6 +164,7 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
             refused_body_timeout: config.server.limits.refused_body_timeout,
         },
     });
+    let go = CancellationToken::new();
     let (connections, stop, finished) =
         (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
     let topology = Arc::clone(&gateway.topology);
@@ -159,6 +178,8 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
         connections,
         stop,
         finished,
+        go,
+        accepting: TaskTracker::new(),
     })
     .and_then(|parts| with_certificates(parts, config))
 }
@@ -186,79 +207,16 @@ fn with_certificates(mut parts: Parts, config: &Config) -> anyhow::Result<Parts>
     Ok(parts)
 }
 
-/// Binds every listener once a worker. Returns the endpoints of each worker.
-fn bind_all(config: &Config, parts: &Parts, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Vec<Endpoint>>> {
-    let workers = config.server.workers;
-    let mut endpoints: Vec<Vec<Endpoint>> = (0..workers).map(|_| Vec::new()).collect();
-    let permits = Arc::new(Semaphore::new(config.server.limits.connections_max.min(Semaphore::MAX_PERMITS)));
-    let body_idle_timeout = config.pools.iter().map(|pool| pool.limits.body_idle_timeout).max();
-    let mut certificates = parts.certificates.iter();
-    let mut https_port = 443;
-    // Redirects last: they name the port of the TLS listener, which may be chosen only now.
-    let (redirects, others): (Vec<_>, Vec<_>) =
-        config.server.listeners.iter().partition(|listener| matches!(listener.kind, ListenerKind::Redirect));
-    for listener in others.into_iter().chain(redirects) {
-        let (kind, tls, redirect, plaintext_credentials) = match &listener.kind {
-            ListenerKind::Tls(_) => {
-                let certificates = certificates.next().context("certificates of a listener")?;
-                ("tls", Some(certificates.server_config()?), None, false)
-            }
-            ListenerKind::Plain { allow_plaintext_credentials } => {
-                ("plain", None, None, *allow_plaintext_credentials)
-            }
-            ListenerKind::Redirect => {
-                let hosts = config.hosts.clone();
-                let serves = Arc::new(move |host: &str| hosts.find(host).is_some());
-                ("redirect", None, Some(Redirect { port: https_port, serves }), false)
-            }
-        };
-        let acceptor = Acceptor {
-            tls,
-            redirect,
-            plaintext_credentials,
-            limits: config.server.limits.clone(),
-            body_idle_timeout: body_idle_timeout.unwrap_or(Duration::from_secs(60)),
-            permits: Arc::clone(&permits),
-            metrics: Arc::clone(metrics),
-            connections: parts.connections.clone(),
-            stop: parts.stop.clone(),
-        };
-        let address = bind_for_workers(listener.address, &acceptor, &mut endpoints)?;
-        if kind == "tls" && https_port == 443 {
-            https_port = address.port();
-        }
-        tracing::info!(kind, address = %address, "listening");
-    }
-    Ok(endpoints)
-}
-
-fn bind_for_workers(
-    address: SocketAddr,
-    acceptor: &Acceptor,
-    endpoints: &mut [Vec<Endpoint>],
-) -> anyhow::Result<SocketAddr> {
-    // Without this a second gateway, or a second user's process, could share the port unnoticed.
-    if address.port() != 0 {
-        drop(std::net::TcpListener::bind(address).with_context(|| format!("listen on {address}"))?);
-    }
-    let mut bound = address;
-    for endpoints in endpoints {
-        let listener = bind(bound).with_context(|| format!("listen on {bound}"))?;
-        bound = listener.address()?;
-        endpoints.push((listener, acceptor.clone()));
-    }
-    Ok(bound)
-}
-
 fn spawn_workers(endpoints: Vec<Vec<Endpoint>>, parts: &Parts) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let mut workers = Vec::new();
     for (worker, endpoints) in endpoints.into_iter().enumerate() {
         let runtime = runtime().context("start a worker's runtime")?;
         let gateway = Arc::clone(&parts.gateway);
-        let (stop, finished) = (parts.stop.clone(), parts.finished.clone());
+        let accepting = parts.accepting.clone();
+        let signs = [parts.go.clone(), parts.stop.clone(), parts.finished.clone()];
         let thread = std::thread::Builder::new().name(format!("worker-{worker}"));
         let handle = thread.spawn(move || {
-            runtime.block_on(work(worker, endpoints, gateway, (stop, finished)));
+            runtime.block_on(work((worker, accepting), endpoints, gateway, signs));
             runtime.shutdown_timeout(Duration::from_millis(100));
         });
         workers.push(handle.context("start a worker")?);
@@ -268,11 +226,12 @@ fn spawn_workers(endpoints: Vec<Vec<Endpoint>>, parts: &Parts) -> anyhow::Result
 
 /// One worker: accepts until told to stop, then lives on until its connections have ended.
 async fn work(
-    worker: usize,
+    (worker, accepting): (usize, TaskTracker),
     endpoints: Vec<Endpoint>,
     gateway: Arc<Gateway>,
-    (stop, finished): (CancellationToken, CancellationToken),
+    [go, stop, finished]: [CancellationToken; 3],
 ) {
+    go.cancelled().await;
     let mut listeners = JoinSet::new();
     for (listener, acceptor) in endpoints {
         let gateway = Arc::clone(&gateway);
@@ -285,7 +244,8 @@ async fn work(
             };
             Arc::clone(&gateway).handle(request, connection)
         };
-        listeners.spawn(listener.run(acceptor, handler, BodyError::resets_connection));
+        let running = listener.run(acceptor, handler, BodyError::resets_connection);
+        listeners.spawn(accepting.track_future(running));
     }
     while let Some(ended) = listeners.join_next().await {
         if !stop.is_cancelled() {
@@ -296,45 +256,30 @@ async fn work(
     finished.cancelled().await;
 }
 
-/// Probes, reloads, admin and signals, until the process ends.
+/// Probes, reloads, admin, signals and successors, until the process ends.
 async fn supervise(
     config: Config,
     surroundings: Surroundings,
     parts: &mut Parts,
-    metrics: &Arc<Metrics>,
+    mut estate: Estate,
 ) -> anyhow::Result<()> {
-    let readiness = Arc::new(Readiness::default());
+    let Surroundings { config_path, access_dropped, mut inheritance, started_as, .. } = surroundings;
+    let metrics = Arc::clone(&parts.gateway.metrics);
     let mut maintenance: JoinSet<String> = JoinSet::new();
-    let admin_stop = CancellationToken::new();
-    let admin_tasks = TaskTracker::new();
-    let mut admin = JoinSet::new();
-    if let Some(settings) = &config.admin {
-        // First: that another gateway runs with these files is the clearest thing to say.
-        let socket = settings.socket.as_deref().map(ControlSocket::bind).transpose()?;
-        let listener = tokio::net::TcpListener::bind(settings.address).await;
-        let listener = listener.with_context(|| format!("listen on {} (admin)", settings.address))?;
-        tracing::info!(kind = "admin", address = %listener.local_addr()?, "listening");
-        let shown = Arc::new(Admin {
-            topology: Arc::clone(&parts.gateway.topology),
-            metrics: Arc::clone(metrics),
-            readiness: Arc::clone(&readiness),
-            started: Instant::now(),
-            access_log_dropped: surroundings.access_dropped,
-        });
-        if let Some(socket) = socket {
-            tracing::info!(path = %socket.path().display(), "the control socket is open");
-            let control = Arc::new(Control { admin: Arc::clone(&shown) });
-            admin.spawn(control.run(socket, admin_stop.clone(), admin_tasks.clone()));
-        }
-        admin.spawn(shown.run(listener, admin_stop.clone(), admin_tasks.clone()));
-    }
     let mut signals = Signals::new()?;
+    let shown = what_is_shown(&parts.gateway, access_dropped);
+    let mut admin = AdminSide::open(&config, Arc::clone(&shown), &mut inheritance, &mut estate)?;
+    let alone = !inheritance.has_predecessor();
+    if alone {
+        admin.serve();
+    }
+    parts.gateway.take_over(&inheritance.state);
     let mut members = parts.members.take().context("the members")?;
     members.begin().await;
     let shutdown = config.shutdown.clone();
     let reload = Arc::new(Notify::new());
     let reloader = Reloader {
-        path: surroundings.config_path,
+        path: config_path,
         config,
         gateway: Arc::clone(&parts.gateway),
         member_ring: Arc::clone(&parts.member_ring),
@@ -344,24 +289,55 @@ async fn supervise(
     };
     maintenance.spawn(reloader.run(Arc::clone(&reload)));
     maintenance.spawn(sweep_uploads(Arc::clone(&parts.gateway)));
-    readiness.begin();
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
-    loop {
+    parts.go.cancel();
+    shown.readiness.begin();
+    if !alone {
+        admin.succeed()?;
+        inheritance.announce().await;
+        admin.serve();
+    }
+    let mut succession = JoinSet::new();
+    let (offers, upgrades) = admin.successors();
+    let gateway = Arc::clone(&parts.gateway);
+    succession.spawn(Succession { gateway, estate, started_as, offers, upgrades }.run());
+    notify_manager(&ready_text());
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "ready");
+    let heir = loop {
         tokio::select! {
-            () = ended(&mut signals.terminate, &mut signals.interrupt) => break,
+            () = ended(&mut signals.terminate, &mut signals.interrupt) => break None,
             _ = signals.hangup.recv() => reload.notify_one(),
             Some(ended) = maintenance.join_next() => bail!("a part that must not end has ended: {ended:?}"),
-            Some(ended) = admin.join_next() => bail!("the admin listener has ended: {ended:?}"),
+            ended = admin.ended() => bail!("the admin listener has ended: {ended}"),
+            Some(heir) = succession.join_next() => break Some(heir.context("the succession has ended")?),
             () = parts.stop.cancelled() => bail!("a listener has ended"),
         }
+    };
+    // The sockets that are kept for a successor would go on taking connections.
+    succession.shutdown().await;
+    if let Some(heir) = heir {
+        admin.stop_serving().await;
+        parts.stop.cancel();
+        heir.confirm().await;
+        tracing::info!("another process has taken over: what runs here ends");
+    } else {
+        shown.readiness.end();
+        notify_manager(PROCESS_ENDS);
+        tracing::info!(lead_time = ?shutdown.lead_time, "told to end: not ready any more");
+        tokio::time::sleep(shutdown.lead_time).await;
     }
-    readiness.end();
-    tracing::info!(lead_time = ?shutdown.lead_time, "told to end: not ready any more");
-    tokio::time::sleep(shutdown.lead_time).await;
-    drain(parts, metrics, shutdown.grace_period, &mut signals).await;
-    admin_stop.cancel();
-    while admin.join_next().await.is_some() {}
+    drain(parts, &metrics, shutdown.grace_period, &mut signals).await;
+    admin.end().await;
     Ok(())
+}
+
+fn what_is_shown(gateway: &Gateway, access_log_dropped: ErrorCounter) -> Arc<Admin> {
+    Arc::new(Admin {
+        topology: Arc::clone(&gateway.topology),
+        metrics: Arc::clone(&gateway.metrics),
+        readiness: Readiness::default(),
+        started: Instant::now(),
+        access_log_dropped,
+    })
 }
 
 async fn sweep_uploads(gateway: Arc<Gateway>) -> String {
@@ -377,6 +353,9 @@ async fn sweep_uploads(gateway: Arc<Gateway>) -> String {
 /// Stops accepting and lets running requests end, up to the grace period or a second signal.
 async fn drain(parts: &Parts, metrics: &Metrics, grace_period: Duration, signals: &mut Signals) {
     parts.stop.cancel();
+    // A worker may have accepted a connection at this moment: it counts only when it is a task.
+    parts.accepting.close();
+    parts.accepting.wait().await;
     parts.connections.close();
     tokio::select! {
         () = parts.connections.wait() => tracing::info!("drained: every request has ended"),

@@ -2,7 +2,7 @@
 //!
 //! Pure modules decide ([`registry`], [`auth`], [`balance`], [`forwarding`], [`pin`], [`routing`]),
 //! IO modules do ([`server`], [`proxy`], [`upstream`], [`identity`], [`token_service`], [`admin`],
-//! [`harbor`], [`doctor`], [`key_store`], [`reload`]), and [`app`] wires them from the [`config`].
+//! [`harbor`], [`doctor`], [`key_store`], [`handover`], [`reload`]), and [`app`] wires them from the [`config`].
 
 pub mod registry;
 pub mod secret;
@@ -31,6 +31,7 @@ pub mod server;
 
 pub mod admin;
 pub mod doctor;
+pub mod handover;
 pub mod reload;
 
 pub mod app;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PURE: [&str; 7] = ["registry", "secret", "auth", "balance", "forwarding", "pin", "routing"];
 
 /// What a module may use besides itself. `PURE` stands for every pure module, `*` for everything but `main`.
-const MAY_USE: [(&str, &[&str]); 25] = [
+const MAY_USE: [(&str, &[&str]); 26] = [
     ("registry", &[]),
     ("secret", &[]),
     ("auth", &["registry"]),
@@ -27,9 +27,10 @@ const MAY_USE: [(&str, &[&str]); 25] = [
     ("harbor", &["PURE", "upstream", "identity", "telemetry", "random"]),
     ("snapshot", &["PURE", "identity", "key_store"]),
     ("token_service", &["PURE", "upstream", "harbor", "identity", "telemetry", "random", "snapshot"]),
-    ("proxy", &["PURE", "upstream", "harbor", "identity", "telemetry", "random", "snapshot"]),
+    ("proxy", &["PURE", "handover", "upstream", "harbor", "identity", "telemetry", "random", "snapshot"]),
     ("server", &["telemetry"]),
-    ("admin", &["upstream", "telemetry"]),
+    ("handover", &[]),
+    ("admin", &["upstream", "telemetry", "handover"]),
     ("doctor", &["PURE", "upstream", "random"]),
     ("reload", &["upstream", "telemetry", "config", "server", "proxy", "token_service", "harbor"]),
     ("app", &["*"]),

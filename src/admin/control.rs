@@ -5,12 +5,12 @@ use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -19,21 +19,23 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::status::member_status;
 use super::{Admin, HEAD_TIMEOUT, json_response};
+use crate::handover::PROTOCOL;
 use crate::upstream::{DrainError, Member};
 
 /// Connections at once; only people and their scripts come here.
 const CONNECTIONS_MAX: usize = 16;
 /// Connections that the kernel keeps while nobody accepts.
 const BACKLOG: i32 = 16;
-/// A question is asked and answered within this.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A question is asked and answered within this. The longest is an upgrade: the new process asks, and
+/// gets ready.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 /// Before accepting again when the system is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Only the user that Tidegate runs as, and root.
@@ -92,14 +94,29 @@ impl ControlSocket {
     /// # Errors
     /// [`ControlError`].
     pub fn bind(path: &Path) -> Result<Self, ControlError> {
+        Self::check(path)?;
+        Self::succeed(path)
+    }
+
+    /// Makes the socket in the place of that of a process which is about to end.
+    ///
+    /// # Errors
+    /// [`ControlError::Io`].
+    pub fn succeed(path: &Path) -> Result<Self, ControlError> {
+        Self::replace(path).map_err(|error| ControlError::Io(path.to_owned(), error))
+    }
+
+    fn check(path: &Path) -> Result<(), ControlError> {
         match fs::symlink_metadata(path) {
             Ok(file) if !file.file_type().is_socket() => {
                 return Err(ControlError::NotASocket(path.to_owned()));
             }
-            Ok(_) if UnixStream::connect(path).is_ok() => return Err(ControlError::InUse(path.to_owned())),
+            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+                return Err(ControlError::InUse(path.to_owned()));
+            }
             Ok(_) | Err(_) => {}
         }
-        Self::replace(path).map_err(|error| ControlError::Io(path.to_owned(), error))
+        Ok(())
     }
 
     /// Makes the socket in the place of whatever is there, at no moment leaving nothing there.
@@ -133,6 +150,12 @@ impl ControlSocket {
 pub struct Control {
     /// What is shown and changed.
     pub admin: Arc<Admin>,
+    /// Where connections of processes that take over go.
+    pub offers: mpsc::Sender<UnixStream>,
+    /// Where it is asked for an upgrade.
+    pub upgrades: mpsc::Sender<oneshot::Sender<Result<u32, String>>>,
+    /// Owns what goes on beside the connections.
+    pub tasks: TaskTracker,
 }
 
 impl Control {
@@ -140,12 +163,8 @@ impl Control {
     ///
     /// # Errors
     /// Never: what goes wrong is logged, and accepting goes on.
-    pub async fn run(
-        self: Arc<Self>,
-        socket: ControlSocket,
-        stop: CancellationToken,
-        tasks: TaskTracker,
-    ) -> io::Result<()> {
+    pub async fn run(self: Arc<Self>, socket: ControlSocket, stop: CancellationToken) -> io::Result<()> {
+        let tasks = self.tasks.clone();
         let ControlSocket { listener, place: _place } = socket;
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
@@ -171,20 +190,63 @@ impl Control {
                 let _permit = permit;
                 let service = service_fn(move |request: Request<Incoming>| {
                     let control = Arc::clone(&control);
-                    async move { Ok::<_, Infallible>(control.answer(&request)) }
+                    async move { Ok::<_, Infallible>(control.answer(request).await) }
                 });
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEAD_TIMEOUT)
                     .keep_alive(false)
-                    .serve_connection(TokioIo::new(stream), service);
+                    .serve_connection(TokioIo::new(stream), service)
+                    .with_upgrades();
                 // Whoever hangs up or says nothing is nobody's concern.
-                drop(tokio::time::timeout(ANSWER_TIMEOUT, connection).await);
+                drop(tokio::time::timeout(CONNECTION_TIMEOUT, connection).await);
             });
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        match (request.method(), request.uri().path()) {
+            (&Method::POST, "/upgrade") => self.upgrade().await,
+            (&Method::POST, "/take-over") => self.take_over(request),
+            _ => self.answer_at_once(&request),
+        }
+    }
+
+    /// Waits for the outcome.
+    async fn upgrade(&self) -> Response<Full<Bytes>> {
+        let (asker, outcome) = oneshot::channel();
+        if self.upgrades.try_send(asker).is_err() {
+            return refusal(StatusCode::CONFLICT, "another upgrade is under way, or the process ends");
+        }
+        match outcome.await {
+            Ok(Ok(pid)) => json_response(&json!({ "pid": pid })),
+            Ok(Err(problem)) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &problem),
+            Err(_) => refusal(StatusCode::CONFLICT, "the process ends"),
+        }
+    }
+
+    /// From here on the connection speaks the protocol of the take-over.
+    fn take_over(&self, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let asked = request.headers().get(UPGRADE).is_some_and(|asked| asked == PROTOCOL);
+        let Some(offer) = self.offers.try_reserve().ok().filter(|_| asked) else {
+            return refusal(StatusCode::CONFLICT, "another take-over is under way, or the process ends");
+        };
+        drop(offer);
+        let (offers, upgraded) = (self.offers.clone(), hyper::upgrade::on(&mut request));
+        self.tasks.spawn(async move {
+            let Ok(upgraded) = upgraded.await else { return };
+            let Ok(parts) = upgraded.downcast::<TokioIo<UnixStream>>() else { return };
+            // Nobody to take it: the process ends, and so does the connection.
+            drop(offers.try_send(parts.io.into_inner()));
+        });
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        response.headers_mut().insert(UPGRADE, HeaderValue::from_static(PROTOCOL));
+        response
+    }
+
+    fn answer_at_once(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let query = request.uri().query().unwrap_or_default().as_bytes();
         let parameter = |name: &str| {
             form_urlencoded::parse(query).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
@@ -199,7 +261,9 @@ impl Control {
                 of_member(pools.drain(&name, parameter("force").as_deref() == Some("true")))
             }
             (&Method::POST, "/undrain") => of_member(pools.undrain(&name)),
-            _ => refusal(StatusCode::NOT_FOUND, "not here: GET /status /member, POST /drain /undrain"),
+            _ => {
+                refusal(StatusCode::NOT_FOUND, "not here: GET /status /member, POST /drain /undrain /upgrade")
+            }
         }
     }
 }

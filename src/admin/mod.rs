@@ -72,7 +72,7 @@ pub struct Admin {
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Whether the process wants requests.
-    pub readiness: Arc<Readiness>,
+    pub readiness: Readiness,
     /// When the process started.
     pub started: Instant,
     /// Lines that the access log dropped.
@@ -109,10 +109,14 @@ impl Admin {
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEAD_TIMEOUT)
                     .serve_connection(TokioIo::new(stream), service);
+                tokio::pin!(connection);
                 tokio::select! {
                     // A scraper that hangs up is nobody's concern.
-                    ended = connection => drop(ended),
-                    () = stop.cancelled() => {}
+                    ended = &mut connection => drop(ended),
+                    () = stop.cancelled() => {
+                        connection.as_mut().graceful_shutdown();
+                        drop(tokio::time::timeout(HEAD_TIMEOUT, connection).await);
+                    }
                 }
             });
         }

@@ -1,6 +1,7 @@
 //! Asking a running gateway at its control socket: one question, one JSON answer.
 
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,6 +47,14 @@ impl Reply {
 }
 
 impl Running {
+    /// The same, after the whole configuration was found usable, if it was read at all.
+    pub(super) fn checked_socket(&self) -> Result<PathBuf, String> {
+        if self.socket.is_none() {
+            config::load(&self.config).map_err(|errors| errors.to_string())?;
+        }
+        self.socket()
+    }
+
     /// Where its control socket is.
     pub(super) fn socket(&self) -> Result<PathBuf, String> {
         if let Some(socket) = &self.socket {
@@ -77,17 +86,32 @@ pub(super) fn ask_patiently(
     let stream = UnixStream::connect(socket).map_err(|error| {
         format!("no gateway answers at {}: {error}; is it running, and are you its user?", socket.display())
     })?;
-    let talk = || -> std::io::Result<Vec<u8>> {
-        let mut stream = stream;
-        stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    let timeouts =
+        stream.set_read_timeout(Some(patience)).and_then(|()| stream.set_write_timeout(Some(ANSWER_TIMEOUT)));
+    timeouts.map_err(|error| format!("{}: {error}", socket.display()))?;
+    talk(stream, method, target).map_err(|problem| format!("{}: {problem}", socket.display()))
+}
+
+/// Asks the admin listener, which only reads.
+pub(super) fn ask_admin(address: SocketAddr, target: &str) -> Result<Reply, String> {
+    let stream = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT)
+        .map_err(|error| format!("no gateway answers at {address}: {error}"))?;
+    let timeouts = stream
+        .set_read_timeout(Some(ANSWER_TIMEOUT))
+        .and_then(|()| stream.set_write_timeout(Some(ANSWER_TIMEOUT)));
+    timeouts.map_err(|error| format!("{address}: {error}"))?;
+    talk(stream, "GET", target).map_err(|problem| format!("{address}: {problem}"))
+}
+
+fn talk(mut stream: impl Read + Write, method: &str, target: &str) -> Result<Reply, String> {
+    let mut asked = || -> std::io::Result<Vec<u8>> {
         write!(stream, "{method} {target} HTTP/1.1\r\nhost: tidegate\r\nconnection: close\r\n\r\n")?;
         let mut answer = Vec::new();
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+        (&mut stream).take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
         Ok(answer)
     };
-    let answer = talk().map_err(|error| format!("{}: {error}", socket.display()))?;
-    parse(&answer).ok_or_else(|| format!("{}: what answers there is no gateway", socket.display()))
+    let answer = asked().map_err(|error| error.to_string())?;
+    parse(&answer).ok_or_else(|| "what answers there is no gateway".to_owned())
 }
 
 /// Status and JSON body of an answer that ends with its connection.

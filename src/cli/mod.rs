@@ -12,7 +12,9 @@ mod keys;
 mod policy;
 mod revoke;
 mod serve;
+mod status;
 mod token;
+mod upgrade;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -53,6 +55,10 @@ enum Command {
     Drain(drain::Drain),
     /// Give a drained member new work again
     Undrain(drain::Undrain),
+    /// Let the running gateway start its own file anew and hand over to it, without a lost request
+    Upgrade(upgrade::Upgrade),
+    /// Show how the running gateway, its pools and its members stand
+    Status(status::Status),
     /// Make, list, rotate and export keys
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -85,6 +91,8 @@ pub fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
         Command::Undrain(arguments) => drain::run_undrain(&arguments),
+        Command::Upgrade(arguments) => upgrade::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
         Command::Keys(command) => keys::run(&command),
         Command::HashPassword(arguments) => hash_password::run(&arguments),
         Command::Policy(command) => policy::run(&command),

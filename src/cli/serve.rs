@@ -1,12 +1,16 @@
 //! `tidegate serve`.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+
 use crate::admin::AdminSettings;
-use crate::app::{self, Surroundings};
+use crate::app::{self, StartedAs, Surroundings};
 use crate::config::{self, Config, ConfigErrors};
+use crate::handover::{InheritError, Inheritance};
 use crate::server::{CertificateFiles, ListenerKind, generate_self_signed};
 use crate::telemetry::init_logging;
 
@@ -26,6 +30,10 @@ pub(super) struct Serve {
     /// The configuration file; when not said, $TIDEGATE_CONFIG or /etc/tidegate/tidegate.yaml
     #[arg(long, short, value_name = "FILE", conflicts_with = "members")]
     config: Option<PathBuf>,
+    /// Take the listening sockets over from the gateway that runs with this configuration; it ends
+    /// when its requests have
+    #[arg(long)]
+    take_over: bool,
     /// Member URLs, instead of a configuration file: TLS on port 8443 with a self-signed
     /// certificate, all access denied until a configuration adds users
     #[arg(value_name = "MEMBER_URL")]
@@ -42,6 +50,8 @@ pub(super) struct Serve {
 }
 
 pub(super) fn run(arguments: &Serve) -> ExitCode {
+    // Before there is any other thread, and before the file may be replaced.
+    let (passed, started_as) = (Inheritance::from_service_manager(), StartedAs::now());
     let quick = !arguments.members.is_empty();
     let from_environment = || std::env::var_os(CONFIG_VARIABLE).map(PathBuf::from);
     let named = || arguments.config.clone().or_else(from_environment);
@@ -60,13 +70,40 @@ pub(super) fn run(arguments: &Serve) -> ExitCode {
     if quick && let Err(problem) = prepare_quick_start(&config, arguments) {
         return fail(UNUSABLE, problem);
     }
-    let ended = app::run(config, Surroundings { config_path: path, access_writer, access_dropped });
+    let ended = inherit(&config, arguments, passed).and_then(|inheritance| {
+        let predecessor = inheritance.predecessor();
+        let started_as = started_as.context("find this program's own file")?;
+        let config_path = path;
+        let surroundings =
+            Surroundings { config_path, access_writer, access_dropped, inheritance, started_as };
+        app::run(config, surroundings).inspect_err(|error| {
+            if let Some(mut predecessor) = predecessor {
+                let reason = format!("{error:#}").replace('\n', " ");
+                // Once it has ended it needs no word any more.
+                drop(writeln!(predecessor, "the new process failed: {reason}"));
+            }
+        })
+    });
     if let Err(error) = &ended {
         tracing::error!(error = format!("{error:#}"), "ended by an error");
     }
     drop(guards);
     // What went wrong is in the log, which is on standard error.
     if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(NO) }
+}
+
+/// The sockets and the state that others leave to this process.
+fn inherit(
+    config: &Config,
+    arguments: &Serve,
+    passed: Result<Inheritance, InheritError>,
+) -> anyhow::Result<Inheritance> {
+    if !arguments.take_over {
+        return Ok(passed?);
+    }
+    let socket = config.admin.as_ref().and_then(|admin| admin.socket.as_deref());
+    let socket = socket.context("--take-over needs `admin.socket`, which is none")?;
+    Ok(Inheritance::from_predecessor(socket)?)
 }
 
 fn load(path: Option<&PathBuf>, arguments: &Serve) -> Result<Config, ConfigErrors> {

@@ -10,9 +10,10 @@ use super::error::GatewayError;
 use super::plan::Plan;
 use super::{Admitted, Gateway, local};
 use crate::auth::subject::Subject;
+use crate::handover::State;
 use crate::pin::{Pin, PinContext, PinError};
 use crate::random::{nonce, unix_now};
-use crate::registry::{PIN_PARAMETER, RegistryRequest, UploadMethod, with_query};
+use crate::registry::{PIN_PARAMETER, RegistryRequest, UploadId, UploadMethod, with_query};
 use crate::snapshot::Snapshot;
 use crate::telemetry::PinEvent;
 use crate::upstream::{Member, Placed, Topology};
@@ -39,6 +40,18 @@ pub(super) fn received(headers: &HeaderMap) -> Option<u64> {
 }
 
 impl Gateway {
+    /// Goes on with what a process before knew of members and upload sessions.
+    pub fn take_over(&self, state: &State) {
+        let topology = self.topology.load_full();
+        let member = |name: &str| topology.pools.member(name).map(|placed| placed.member);
+        state.draining.iter().filter_map(|name| member(name)).for_each(|member| member.set_draining(true));
+        for (upload, at, deadline) in &state.uploads {
+            if let (Ok(upload), Some(member)) = (UploadId::try_from(upload.as_str()), member(at)) {
+                self.uploads.seen(&upload, *deadline, member);
+            }
+        }
+    }
+
     /// The pinned member, if the pin is this subject's and the member serves.
     pub(super) fn pinned_plan(
         &self,

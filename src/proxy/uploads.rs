@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use dashmap::DashMap;
+use dashmap::mapref::multiple::RefMulti;
 
 use crate::registry::UploadId;
 use crate::telemetry::{Metrics, PinEvent};
-use crate::upstream::{Member, OpenUpload};
+use crate::upstream::{Member, MemberName, OpenUpload};
 
 /// Sessions that were opened or seen here and did not end here, by the member's id.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub struct OpenUploads {
 #[derive(Debug)]
 struct Session {
     deadline: u64,
+    member: MemberName,
     _at: OpenUpload,
 }
 
@@ -49,6 +51,15 @@ impl OpenUploads {
         self.metrics.count_pins(event, 1);
     }
 
+    /// Every session: id, member and deadline, for a successor.
+    #[must_use]
+    pub fn list(&self) -> Vec<(String, String, u64)> {
+        let entry = |session: RefMulti<'_, UploadId, Session>| {
+            (session.key().as_str().to_owned(), session.member.as_str().to_owned(), session.deadline)
+        };
+        self.sessions.iter().map(entry).collect()
+    }
+
     /// Counts and forgets the sessions whose deadline has passed.
     pub fn sweep(&self, now: u64) {
         let before = self.sessions.len();
@@ -61,7 +72,10 @@ impl OpenUploads {
 
     fn track(&self, upload: &UploadId, deadline: u64, member: &Member) {
         if self.sessions.len() < self.tracked_max {
-            self.sessions.insert(upload.clone(), Session { deadline, _at: OpenUpload::new(member) });
+            self.sessions.insert(
+                upload.clone(),
+                Session { deadline, member: member.name.clone(), _at: OpenUpload::new(member) },
+            );
         }
     }
 }

@@ -23,6 +23,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,6 +38,8 @@ const BACKLOG: i32 = 4096;
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// Before accepting again when the system is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a connection without a request stays open when accepting has ended.
+const LINGER: Duration = Duration::from_secs(1);
 /// h2 flow-control window of one stream, in bytes: uploads over a long way need it.
 const H2_STREAM_WINDOW: u32 = 4 << 20;
 /// h2 flow-control window of a connection, in bytes: layers are pushed side by side.
@@ -97,23 +100,24 @@ pub struct Acceptor {
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub fn bind(address: SocketAddr) -> io::Result<Listener> {
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    Ok(Listener { socket: socket.into() })
+    Ok(socket.into())
 }
 
 impl Listener {
-    /// Where it listens.
+    /// Accepts on this socket.
     ///
     /// # Errors
-    /// When the system does not say.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+    /// When the socket cannot be used.
+    pub fn from_socket(socket: TcpListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket })
     }
 
     /// Accepts until told to stop. `handler` answers each request; `resets` says after which errors
@@ -141,15 +145,25 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    // Beyond the limit one connection waits here, the others in the kernel.
+                    // Beyond the limit one connection waits here, the others in the kernel. What
+                    // was accepted is served, also when accepting ends meanwhile.
+                    let permit = Arc::clone(&acceptor.permits).acquire_owned();
+                    tokio::pin!(permit);
                     let permit = tokio::select! {
-                        permit = Arc::clone(&acceptor.permits).acquire_owned() => permit,
-                        () = acceptor.stop.cancelled() => return Ok(()),
+                        permit = &mut permit => Some(permit),
+                        () = acceptor.stop.cancelled() => None,
                     };
-                    let Ok(permit) = permit else { return Ok(()) };
-                    let connection =
-                        serve_connection(acceptor.clone(), (stream, peer), (handler.clone(), resets), permit);
-                    acceptor.connections.spawn(connection);
+                    let (acceptor, handler) = (acceptor.clone(), (handler.clone(), resets));
+                    let permits = Arc::clone(&acceptor.permits);
+                    acceptor.connections.clone().spawn(async move {
+                        let permit = match permit {
+                            Some(permit) => permit,
+                            None => permits.acquire_owned().await,
+                        };
+                        // Nobody closes the semaphore.
+                        let Ok(permit) = permit else { return };
+                        serve_connection(acceptor, (stream, peer), handler, permit).await;
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection cannot be accepted");
@@ -289,7 +303,7 @@ where
         .max_header_size(acceptor.limits.header_bytes_max)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    watch(acceptor, &activity, connection, http1::Connection::graceful_shutdown).await;
+    watch(acceptor, &activity, connection, (LINGER, http1::Connection::graceful_shutdown)).await;
 }
 
 async fn drive_h2<S, V, B>(acceptor: &Acceptor, stream: S, activity: Arc<Activity>, service: V)
@@ -311,7 +325,8 @@ where
         .keep_alive_timeout(limits.header_timeout)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    watch(acceptor, &activity, connection, http2::Connection::graceful_shutdown).await;
+    // GOAWAY tells the client which of its requests are served; nothing is lost by sending it at once.
+    watch(acceptor, &activity, connection, (Duration::ZERO, http2::Connection::graceful_shutdown)).await;
 }
 
 /// Drives a connection to its end: its own, a deadline's, or that of the process.
@@ -319,11 +334,12 @@ async fn watch<C>(
     acceptor: &Acceptor,
     activity: &Activity,
     mut connection: Pin<&mut C>,
-    close_in_order: impl Fn(Pin<&mut C>),
+    (linger, close_in_order): (Duration, impl Fn(Pin<&mut C>)),
 ) where
     C: Future<Output = Result<(), hyper::Error>>,
 {
     let mut draining = false;
+    let mut stopping: Option<Instant> = None;
     let mut wait = acceptor.limits.header_timeout / 4;
     loop {
         tokio::select! {
@@ -333,7 +349,8 @@ async fn watch<C>(
                 }
                 return;
             }
-            () = acceptor.stop.cancelled(), if !draining => {
+            () = acceptor.stop.cancelled(), if stopping.is_none() => stopping = Some(Instant::now() + linger),
+            () = linger_ended(activity, stopping), if stopping.is_some() && !draining => {
                 draining = true;
                 close_in_order(connection.as_mut());
             }
@@ -343,6 +360,22 @@ async fn watch<C>(
                 Judgement::Abort => return,
             }
         }
+    }
+}
+
+/// When a connection that is to close closes: while a request is served, so that its answer can say
+/// so; else when none came for a while. A client may be sending one at this very moment, or may
+/// have connected just now.
+async fn linger_ended(activity: &Activity, until: Option<Instant>) {
+    let Some(until) = until else { return std::future::pending().await };
+    loop {
+        let began = activity.began();
+        if activity.is_busy() || (Instant::now() >= until && !activity.is_in_head()) {
+            return;
+        }
+        // In the middle of a head its own deadline counts.
+        let pause = until.max(Instant::now() + LINGER / 20);
+        drop(tokio::time::timeout_at(pause, began).await);
     }
 }
 

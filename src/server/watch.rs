@@ -14,6 +14,8 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
@@ -49,6 +51,8 @@ pub(super) struct Activity {
     blocked_since: AtomicU64,
     /// The connection is to be reset, not closed.
     reset: AtomicBool,
+    /// Told when a request begins.
+    begun: Notify,
     /// On h2 bytes that come between requests are frames of the connection, not a head.
     frames: AtomicBool,
     /// For each request: since when the client has not asked for more of its answer.
@@ -66,6 +70,7 @@ impl Activity {
             head_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
             reset: AtomicBool::new(false),
+            begun: Notify::new(),
             frames: AtomicBool::new(false),
             unread: Mutex::new(Vec::new()),
         })
@@ -78,6 +83,7 @@ impl Activity {
         self.head_since.store(0, Ordering::Release);
         let unread = Arc::new(AtomicU64::new(0));
         self.marks().push(Arc::clone(&unread));
+        self.begun.notify_one();
         RequestGuard { activity: Arc::clone(self), unread }
     }
 
@@ -95,6 +101,17 @@ impl Activity {
     #[must_use]
     pub(super) fn is_busy(&self) -> bool {
         self.requests.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether a request's head has begun to come.
+    #[must_use]
+    pub(super) fn is_in_head(&self) -> bool {
+        self.head_since.load(Ordering::Acquire) != 0
+    }
+
+    /// Waits until a request begins.
+    pub(super) fn began(&self) -> Notified<'_> {
+        self.begun.notified()
     }
 
     /// What to do with the connection now.

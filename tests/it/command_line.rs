@@ -25,9 +25,20 @@ async fn run_with_input(arguments: &[&str], input: &str) -> Finished {
 #[tokio::test(flavor = "multi_thread")]
 async fn help_names_every_subcommand_and_wrong_arguments_exit_with_2() {
     let help = run(&["--help"]).await;
-    for word in
-        ["serve", "check", "doctor", "drain", "undrain", "keys", "hash-password", "policy", "revoke", "token"]
-    {
+    for word in [
+        "serve",
+        "check",
+        "doctor",
+        "drain",
+        "undrain",
+        "upgrade",
+        "status",
+        "keys",
+        "hash-password",
+        "policy",
+        "revoke",
+        "token",
+    ] {
         assert!(help.stdout.contains(word), "{word}");
         assert!(run(&[word, "--help"]).await.status.success(), "{word} --help");
     }

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 
-use crate::harness::gateway::Gateway;
+use crate::harness::gateway::{Gateway, ListenerKind};
 use crate::harness::site::{MemberKind, Site};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,4 +51,28 @@ async fn a_dead_processes_socket_is_replaced_and_a_live_ones_is_not() {
     let nobody = site.gateway.control(&["undrain", "member0"]).await;
     assert!(nobody.stderr.contains("`admin.socket` is none"), "{}", nobody.stderr);
     site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_is_a_table_for_people_and_json_for_programs() {
+    let mut site = Site::start(&[MemberKind::Open, MemberKind::Open]).await;
+    assert!(site.gateway.control(&["drain", "member1"]).await.status.success());
+    let table = site.gateway.control(&["status", "--once"]).await;
+    assert!(table.status.success(), "{}", table.stderr);
+    let state = |member: &str| {
+        let row = table.stdout.lines().find(|line| line.trim_start().starts_with(member));
+        row.and_then(|row| row.split_whitespace().nth(1)).unwrap_or_default().to_owned()
+    };
+    assert_eq!((&*state("member0"), &*state("member1")), ("healthy", "drained"), "{}", table.stdout);
+    assert!(!table.stdout.contains('\u{1b}'), "no colours where nobody looks");
+    let json = site.gateway.control(&["status", "--json"]).await;
+    let status: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert_eq!(status["pid"], site.gateway.pid());
+    // The admin listener says the same.
+    let address = site.gateway.address(ListenerKind::Admin).to_string();
+    let read = site.gateway.control(&["status", "--json", "--admin", &address]).await;
+    let read: serde_json::Value = serde_json::from_str(&read.stdout).expect("JSON");
+    assert_eq!(read["pools"][0]["members"][1]["draining"], true, "{read}");
+    site.stop_gateway().await;
+    assert_eq!(site.gateway.control(&["status", "--once"]).await.status.code(), Some(1));
 }

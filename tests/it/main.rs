@@ -21,5 +21,7 @@ mod protocol;
 mod reload;
 mod reload_members;
 mod replicated;
+mod systemd;
 mod tokens_v3;
+mod upgrade;
 mod uploads;

@@ -112,11 +112,16 @@ impl Gateway {
 
     /// Starts the program with any arguments of `serve`.
     pub(crate) fn spawn_with(arguments: &[&str], dir: &Path) -> Self {
+        Self::adopt(tidegate(arguments), dir)
+    }
+
+    /// Starts any command that ends up as a gateway with `dir/tidegate.yaml`.
+    pub(crate) fn adopt(command: Command, dir: &Path) -> Self {
         // Each start has logs of its own, so that nothing in them is of an earlier one.
         let logs = (1..).map(|run| dir.join(format!("run{run}"))).find(|logs| !logs.exists());
         let logs = logs.expect("fewer starts than numbers");
         std::fs::create_dir(&logs).expect("a directory for the logs");
-        let daemon = Daemon::start("tidegate", tidegate(arguments), &logs);
+        let daemon = Daemon::start("tidegate", command, &logs);
         Self { daemon, config: dir.join("tidegate.yaml") }
     }
 
@@ -222,6 +227,18 @@ impl Gateway {
         self.terminate();
         let status = self.daemon.wait_exit().await;
         assert!(status.success(), "the gateway ended with {status}\n{}", self.daemon.output_tail());
+    }
+
+    /// Lets it hand over to a new process.
+    pub(crate) async fn upgrade(&mut self) -> Finished {
+        self.daemon.expect_successors();
+        self.control(&["upgrade"]).await
+    }
+
+    /// Ends whichever process serves now, and waits until none is left.
+    pub(crate) async fn stop_upgraded(&mut self) {
+        self.terminate();
+        self.daemon.wait_group_gone().await;
     }
 
     /// Ends it as a power cut would.

@@ -61,8 +61,9 @@ impl InlineGateway {
         let gateway = build_gateway(config, &metrics, &upstream);
         let topology = gateway.topology.load_full();
         let (connections, stop) = (TaskTracker::new(), CancellationToken::new());
-        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
-        let address = listener.address().expect("a bound socket has an address");
+        let socket = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let address = socket.local_addr().expect("a bound socket has an address");
+        let listener = Listener::from_socket(socket).expect("a usable socket");
         let acceptor = Acceptor {
             tls: Some(server_config(config)),
             redirect: None,

@@ -9,7 +9,7 @@ use std::sync::{LazyLock, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
 
 use super::{Result, wait};
 
@@ -65,6 +65,8 @@ fn spawn_for_process_lifetime(command: Command) -> std::io::Result<Child> {
 pub(crate) struct Daemon {
     name: String,
     child: Child,
+    /// Whether processes that it started may outlive it.
+    has_successors: bool,
     stdout: PathBuf,
     stderr: PathBuf,
 }
@@ -78,7 +80,7 @@ impl Daemon {
         command.stdout(append(&stdout).expect("a log file")).stderr(append(&stderr).expect("a log file"));
         let child = spawn_for_process_lifetime(command)
             .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
-        Self { name: name.to_owned(), child, stdout, stderr }
+        Self { name: name.to_owned(), child, has_successors: false, stdout, stderr }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -130,6 +132,22 @@ impl Daemon {
         assert_eq!(ready, Some(true), "{} did not get ready\n{}", self.name, self.output_tail());
     }
 
+    /// From now on its process group counts, not the first process alone.
+    pub(crate) fn expect_successors(&mut self) {
+        self.has_successors = true;
+    }
+
+    /// Waits until the whole process group is gone; panics with its output when that does not come.
+    pub(crate) async fn wait_group_gone(&mut self) {
+        let gone = wait::try_until(async || {
+            // A child that has ended and was not waited for is still there.
+            let _ = self.exit_status();
+            test_kill_process_group(self.group()).is_err().then_some(())
+        });
+        assert!(gone.await.is_some(), "{} did not end\n{}", self.name, self.output_tail());
+        self.has_successors = false;
+    }
+
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::KILL);
         let _ = self.child.wait();
@@ -158,7 +176,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if self.exit_status().is_none() {
+        if self.exit_status().is_none() || self.has_successors {
             self.kill();
         }
     }

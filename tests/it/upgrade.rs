@@ -1,0 +1,199 @@
+//! Upgrade: another process takes the listening sockets over, and no client notices.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::Method;
+use http_body_util::BodyExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::harness::client::{TestClient, whole};
+use crate::harness::gateway::replace_file;
+use crate::harness::image::Blob;
+use crate::harness::port::ReservedPort;
+use crate::harness::site::{MemberKind, Site};
+use crate::harness::wait;
+
+/// How many upgrades; each takes about a second. The whole number is 20.
+const UPGRADES: &str = "TIDEGATE_TEST_UPGRADES";
+const CONNECTS_PER_SECOND: u32 = 2000;
+/// More connects than this never run at once: on a machine that is too slow the rate sinks.
+const CONNECTS_AT_ONCE: usize = 1000;
+
+/// One connection with one request and its answer; what went wrong, in one word.
+async fn ask(address: SocketAddr, request: Arc<str>) -> Result<(), String> {
+    let kind = |step: &'static str| move |error: std::io::Error| format!("{step}: {}", error.kind());
+    let mut stream = TcpStream::connect(address).await.map_err(kind("connect"))?;
+    stream.write_all(request.as_bytes()).await.map_err(kind("send"))?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.map_err(kind("receive"))?;
+    let answer = String::from_utf8_lossy(&answer);
+    let whole = answer.starts_with("HTTP/1.1 401 ") && answer.ends_with('}');
+    if whole { Ok(()) } else { Err(format!("cut: {answer:?}")) }
+}
+
+/// Connects at the given rate until told to stop: how many, for how long, and what went wrong how often.
+async fn storm(
+    address: SocketAddr,
+    host: &str,
+    stop: Arc<AtomicBool>,
+) -> (u64, Duration, BTreeMap<String, u64>) {
+    let request: Arc<str> = format!("GET /v2/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").into();
+    let began = Instant::now();
+    let mut tick = interval(Duration::from_secs(1) / (CONNECTS_PER_SECOND / 4));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let (mut asked, mut faults, mut tasks) = (0, BTreeMap::new(), JoinSet::new());
+    let at_once = Arc::new(Semaphore::new(CONNECTS_AT_ONCE));
+    let mut note = |outcome: Result<Result<(), String>, tokio::task::JoinError>| {
+        if let Err(fault) = outcome.expect("no panic") {
+            *faults.entry(fault).or_default() += 1;
+        }
+    };
+    while !stop.load(Ordering::Acquire) {
+        tick.tick().await;
+        for _ in 0..4 {
+            let permit = Arc::clone(&at_once).acquire_owned().await.expect("never closed");
+            let request = Arc::clone(&request);
+            asked += 1;
+            tasks.spawn(async move {
+                let _permit = permit;
+                wait::within("an answer", ask(address, request)).await
+            });
+        }
+        while let Some(outcome) = tasks.try_join_next() {
+            note(outcome);
+        }
+    }
+    let took = began.elapsed();
+    while let Some(outcome) = tasks.join_next().await {
+        note(outcome);
+    }
+    (asked, took, faults)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_connects_a_second_notice_nothing_of_upgrades() {
+    let port = ReservedPort::on_loopback();
+    let listener = format!("{{ address: \"{}\", allow_plaintext_credentials: true }}", port.address());
+    let mut site = Site::start_with(&[MemberKind::Open], |config| {
+        // Every connect is a line otherwise.
+        config.listener(&listener).extra("workers: 2").log_filter("info")
+    })
+    .await;
+    let upgrades = std::env::var(UPGRADES).ok().and_then(|number| number.parse().ok()).unwrap_or(5);
+    let stop = Arc::new(AtomicBool::new(false));
+    let (host, stopped) = (site.endpoint.authority.clone(), Arc::clone(&stop));
+    let address = port.address();
+    let mut storms = JoinSet::new();
+    storms.spawn(async move { storm(address, &host, stopped).await });
+    for number in 0..upgrades {
+        // More workers than sockets, fewer, and as many.
+        let config =
+            site.config.render().replace("workers: 2", &format!("workers: {}", [3, 1, 2][number % 3]));
+        replace_file(&site.dir().join("tidegate.yaml"), &config);
+        let upgraded = site.gateway.upgrade().await;
+        assert!(upgraded.status.success(), "upgrade {number}: {}{}", upgraded.stdout, upgraded.stderr);
+    }
+    stop.store(true, Ordering::Release);
+    let (asked, took, faults) = storms.join_next().await.expect("a storm").expect("no panic");
+    let rate = asked as f64 / took.as_secs_f64();
+    eprintln!("{upgrades} upgrades, {asked} connects in {took:.1?} ({rate:.0} a second), faults: {faults:?}");
+    assert!(faults.is_empty(), "{faults:?}");
+    let taken_over = |line: &&serde_json::Value| {
+        line["message"].as_str().is_some_and(|text| text.starts_with("another process has taken over"))
+    };
+    assert_eq!(site.gateway.log_lines().iter().filter(taken_over).count(), upgrades);
+    site.gateway.stop_upgraded().await;
+}
+
+/// A blob that is there, and a download of it that has begun.
+async fn slow_download(
+    client: &TestClient,
+) -> (crate::harness::client::Connection, http::Response<hyper::body::Incoming>, usize) {
+    let blob = Blob::random(32 << 20);
+    let started = client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("begun");
+    let finish = format!("{}&digest={}", started.header("location").expect("a Location"), blob.digest);
+    let put = client.put(&finish, "application/octet-stream", blob.bytes.clone()).await.expect("sent");
+    put.expect(201).expect("finished");
+    let mut connection = client.connect().await.expect("connected");
+    let request = client.request(Method::GET, &format!("/v2/a/b/blobs/{}", blob.digest));
+    let response = connection.send_head(request.body(whole("")).expect("a request")).await;
+    (connection, response.expect("an answer"), blob.bytes.len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_ends_in_the_old_process_while_the_new_one_goes_on_with_uploads_and_drains() {
+    let mut site = Site::start_with(&[MemberKind::Open, MemberKind::Open], |config| {
+        // However long the download takes, nothing may cut it.
+        config.extra("shutdown: { grace_period: 1h }")
+    })
+    .await;
+    let client = site.authorized(&["repository:a/b:pull,push"]).await;
+    let started = client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("begun");
+    let upload = started.header("location").expect("a Location").to_owned();
+    let (_connection, mut response, length) = slow_download(&client).await;
+    assert!(site.gateway.control(&["drain", "member1"]).await.status.success());
+    let before = site.gateway.admin().get("/status").await.expect("sent").json().expect("JSON");
+
+    let upgraded = site.gateway.upgrade().await;
+    assert!(upgraded.status.success(), "{}{}", upgraded.stdout, upgraded.stderr);
+    let status = site.gateway.admin().get("/status").await.expect("sent").json().expect("JSON");
+    assert_ne!(status["pid"], before["pid"], "the new process answers");
+    assert_eq!(status["pools"][0]["members"][1]["draining"], true, "a drain goes on");
+    let uploads = |at: usize| status["pools"][0]["members"][at]["open_uploads"].as_u64().expect("a number");
+    assert_eq!(uploads(0) + uploads(1), 1, "the open session is known");
+    assert!(
+        site.gateway.control(&["undrain", "member1"]).await.status.success(),
+        "the control socket is new"
+    );
+    // The old one is still there, for its download alone.
+    assert!(site.gateway.daemon().exit_status().is_none());
+    let blob = Blob::random(10_000);
+    let finish = format!("{upload}&digest={}", blob.digest);
+    let finished = client.put(&finish, "application/octet-stream", blob.bytes.clone()).await.expect("sent");
+    finished.expect(201).expect("a pin of the old process counts");
+    let mut bytes = 0;
+    while let Some(frame) = response.frame().await {
+        bytes += frame.expect("the body does not break off").data_ref().expect("data").len();
+    }
+    assert_eq!(bytes, length);
+    assert!(site.gateway.daemon().wait_exit().await.success());
+    client.get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("the new one serves");
+    site.gateway.stop_upgraded().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_that_fails_leaves_the_old_one_as_it_was() {
+    let mut site = Site::start(&[MemberKind::Open]).await;
+    // A configuration that cannot be used is found before anything is started.
+    let path = site.dir().join("tidegate.yaml");
+    replace_file(&path, &site.config.render().replace("allow: [", "alow: ["));
+    let refused = site.gateway.upgrade().await;
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(refused.stderr.contains("policy[0].alow"), "{}", refused.stderr);
+    // One that only fails when it is started: a further listener whose address somebody else has.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listener = format!("{{ address: \"{}\" }}", taken.local_addr().expect("an address"));
+    replace_file(&path, &site.config.clone().listener(&listener).render());
+    let failed = site.gateway.upgrade().await;
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(failed.stderr.contains("the running process goes on"), "{}", failed.stderr);
+    assert!(failed.stderr.contains("listen on"), "{}", failed.stderr);
+    let client = site.authorized(&["repository:a/b:pull"]).await;
+    client.get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("served");
+    site.gateway.admin().get("/readyz").await.expect("sent").expect(200).expect("ready");
+    // And then it works after all.
+    drop(taken);
+    let upgraded = site.gateway.upgrade().await;
+    assert!(upgraded.status.success(), "{}{}", upgraded.stdout, upgraded.stderr);
+    assert!(site.gateway.daemon().wait_exit().await.success());
+    client.get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("served");
+    site.gateway.stop_upgraded().await;
+}
