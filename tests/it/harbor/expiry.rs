@@ -239,6 +239,8 @@ async fn patient_gateway(site: &HarborSite) -> (Gateway, Endpoint, (ReservedPort
     let port = ReservedPort::on_loopback();
     let authority = format!("127.0.0.1:{}", port.number());
     let config = site.config.render().replace(&site.endpoint.authority, &authority).replace(SHORT, LONG);
+    // The control socket is beside the keys, which both have.
+    let config = config.replace("admin: { ", "admin: { socket: none, ");
     let dir = tempfile::TempDir::with_prefix("tidegate-patient-").expect("a temporary directory");
     let gateway = Gateway::start(&config, dir.path()).await;
     (gateway, Endpoint { authority, ..site.endpoint.clone() }, (port, dir))
