@@ -49,6 +49,8 @@ use succession::Succession;
 
 /// How often open uploads are looked through for abandoned ones.
 const UPLOAD_SWEEP: Duration = Duration::from_secs(10);
+/// How often it is looked whether homes that are back have what others took in their place.
+const SETTLE_EVERY: Duration = Duration::from_secs(5);
 /// Threads of each runtime for blocking work; password checks have their own bound on top.
 const BLOCKING_THREADS: usize = 16;
 
@@ -289,6 +291,7 @@ async fn supervise(
     };
     maintenance.spawn(reloader.run(Arc::clone(&reload)));
     maintenance.spawn(sweep_uploads(Arc::clone(&parts.gateway)));
+    maintenance.spawn(settle_stand_ins(Arc::clone(&parts.gateway)));
     parts.go.cancel();
     shown.readiness.begin();
     if !alone {
@@ -338,6 +341,13 @@ fn what_is_shown(gateway: &Gateway, access_log_dropped: ErrorCounter) -> Arc<Adm
         started: Instant::now(),
         access_log_dropped,
     })
+}
+
+async fn settle_stand_ins(gateway: Arc<Gateway>) -> String {
+    loop {
+        tokio::time::sleep(SETTLE_EVERY).await;
+        gateway.settle_stand_ins().await;
+    }
 }
 
 async fn sweep_uploads(gateway: Arc<Gateway>) -> String {

@@ -27,7 +27,13 @@ impl Admin {
 
 fn pool_status(pool: &Pool) -> Value {
     let members: Vec<Value> = pool.members.iter().map(|member| member_status(member)).collect();
-    json!({ "name": pool.name.as_str(), "serves": pool.can_serve(), "members": members })
+    json!({
+        "name": pool.name.as_str(),
+        "serves": pool.can_serve(),
+        "retries_left": pool.retries_left(),
+        "stand_ins": pool.memory.stand_ins.len(),
+        "members": members,
+    })
 }
 
 /// One member.
@@ -43,6 +49,9 @@ pub(super) fn member_status(member: &Member) -> Value {
         "queued": member.connections.queued(),
         "open_uploads": member.open_uploads(),
         "weight": member.weight,
+        "backup": member.is_backup(),
+        "latency_ms": member.latency_ms(),
+        "out_for_s": member.out_for().map(|time| time.as_secs()),
         "last_problem": member.last_problem(),
     })
 }

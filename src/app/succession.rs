@@ -88,6 +88,8 @@ impl Succession {
         let state = State {
             draining: draining.map(|member| member.name.as_str().to_owned()).collect(),
             uploads: self.gateway.uploads.list(),
+            returned: self.gateway.returned_homes(),
+            stand_ins: self.gateway.stand_ins(),
         };
         bequeath(stream, &self.estate, state, READY_TIMEOUT).await
     }

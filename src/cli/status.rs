@@ -23,7 +23,7 @@ const COLUMNS: usize = 80;
 /// The columns of a member's name.
 const NAME_COLUMNS: usize = 24;
 /// What a member's line shows, so that the line below shows only the rest.
-const SHOWN: [&str; 11] = [
+const SHOWN: [&str; 14] = [
     "name",
     "pool",
     "state",
@@ -34,6 +34,9 @@ const SHOWN: [&str; 11] = [
     "connections_max",
     "open_uploads",
     "weight",
+    "backup",
+    "latency_ms",
+    "out_for_s",
     "last_problem",
 ];
 
@@ -132,10 +135,13 @@ fn render(status: &Value, colour: Colour) -> String {
         } else {
             String::new()
         };
-        line(
-            &mut text,
-            &format!("\n{}{serves}", colour.paint("1", &format!("pool {}", field(pool, "name")))),
-        );
+        let head = colour.paint("1", &format!("pool {}", field(pool, "name")));
+        let retries = format!("{} retries left", field(pool, "retries_left"));
+        let elsewhere = match pool["stand_ins"].as_u64() {
+            Some(repositories @ 1..) => format!(", {repositories} repositories not at their home yet"),
+            _ => String::new(),
+        };
+        line(&mut text, &format!("\n{head}  {retries}{elsewhere}{serves}"));
         line(
             &mut text,
             &format!(
@@ -175,7 +181,7 @@ fn render_member(text: &mut String, member: &Value, colour: Colour) {
 
 /// The word for where a member stands, and its colour.
 fn state(member: &Value) -> (String, &'static str) {
-    let state = field(member, "state");
+    let mut state = field(member, "state");
     let serves = matches!(state.as_str(), "healthy" | "starting");
     if member["draining"] == true && serves {
         let nothing_left = member["in_flight"] == 0 && member["open_uploads"] == 0;
@@ -186,6 +192,11 @@ fn state(member: &Value) -> (String, &'static str) {
         "starting" => "33",
         _ => "31",
     };
+    if let Some(seconds) = member["out_for_s"].as_u64() {
+        state = format!("{state} {seconds} s");
+    } else if member["backup"] == true && serves {
+        state = format!("{state} backup");
+    }
     (state, code)
 }
 
@@ -249,13 +260,14 @@ mod tests {
         json!({
             "version": "0.1.0", "pid": 4711, "generation": 3, "uptime_s": 7985, "ready": true, "draining": false,
             "connections": 12, "requests_in_flight": 4,
-            "pools": [{ "name": "main", "serves": true, "members": [
+            "pools": [{ "name": "main", "serves": true, "retries_left": 120, "stand_ins": 2, "members": [
                 { "name": "node1", "state": "healthy", "draining": false, "in_flight": 3, "queued": 0,
                   "connections": 4, "connections_max": 256, "open_uploads": 1, "weight": 1, "last_problem": null },
                 { "name": "node2", "state": "healthy", "draining": true, "in_flight": 1, "queued": 0,
                   "connections": 2, "connections_max": 256, "open_uploads": 0, "weight": 1, "last_problem": null },
-                { "name": "a-member-with-a-name-that-nobody-would-give", "state": "unhealthy", "draining": false,
-                  "in_flight": 0, "last_problem": "no answer to a probe within 2s; ".repeat(6), "out_for_s": 7 },
+                { "name": "a-member-with-a-name-that-nobody-would-give", "state": "ejected", "draining": false,
+                  "in_flight": 0, "last_problem": "no answer to a probe within 2s; ".repeat(6), "out_for_s": 7,
+                  "something_new": 1 },
             ] }],
         })
     }
@@ -267,14 +279,14 @@ mod tests {
         let start = "tidegate 0.1.0  ready  process 4711  generation 3  up 2h 13m
 12 connections, 4 requests in flight
 
-pool main
+pool main  120 retries left, 2 repositories not at their home yet
   member                   state            requests queue connections uploads
   node1                    healthy                 3     0       4/256       1
   node2                    draining                1     0       2/256       0
-  a-member-with-a-name-th~ unhealthy               0     -         -/-       -
+  a-member-with-a-name-th~ ejected 7 s             0     -         -/-       -
     last problem: no answer to a probe within 2s; no answer to a probe within";
         assert!(text.starts_with(start), "{text}");
-        assert!(text.ends_with("    out_for_s 7\n"), "{text}");
+        assert!(text.ends_with("    something_new 1\n"), "{text}");
         assert!(render(&json!({}), Colour::None).starts_with("tidegate -  -  process -"));
     }
 

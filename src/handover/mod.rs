@@ -36,6 +36,12 @@ pub struct State {
     pub draining: Vec<String>,
     /// Open upload sessions: id, member, deadline.
     pub uploads: Vec<(String, String, u64)>,
+    /// Homes that came back after others may have taken writes in their place.
+    #[serde(default)]
+    pub returned: Vec<String>,
+    /// What others took in place of homes: pool, repository, who, and tags.
+    #[serde(default)]
+    pub stand_ins: Vec<(String, String, String, Vec<String>)>,
 }
 
 /// The first message: what the sockets are that follow, in this order.

@@ -45,11 +45,11 @@ impl Gateway {
         let shared =
             || Head { member: Arc::clone(&member), status: head.status, headers: member_headers.clone() };
         let body = match body {
-            SettledBody::Held(bytes, memory) => {
+            SettledBody::Held(bytes) => {
                 if let Some(leader) = leader {
-                    leader.share_held(shared, &bytes, &memory);
+                    leader.share_held(shared, &bytes);
                 }
-                ResponseBody::held(bytes, memory)
+                ResponseBody::held(bytes)
             }
             SettledBody::Other(body) => {
                 if let Some(leader) = leader {
@@ -112,7 +112,7 @@ impl Gateway {
     /// The answer that somebody else got; `None` where it comes too late for that.
     pub(super) fn shared(&self, outcome: Outcome, ctx: &mut RequestContext) -> Option<Settled> {
         let (head, body) = match outcome {
-            Outcome::Held(head, bytes, memory) => (head, SettledBody::Held(bytes, memory)),
+            Outcome::Held(head, bytes) => (head, SettledBody::Held(bytes)),
             Outcome::Stream(head, window) => {
                 let content = Box::new(window.content());
                 (head, SettledBody::Shared(window.reader()?, content))

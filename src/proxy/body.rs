@@ -12,8 +12,6 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::coalesce::SharedReader;
 use super::context::{BodyEnd, RequestContext};
 use super::resume::ContentBody;
@@ -28,16 +26,11 @@ pub struct ResponseBody {
 enum Source {
     Empty,
     Full(Option<Bytes>),
-    Held(Held),
+    /// Verified content.
+    Held(Option<Bytes>),
     Member(Box<MemberBody>),
     Content(Box<ContentBody>),
     Shared(Box<SharedReader>),
-}
-
-/// Verified content, and the memory that it takes.
-struct Held {
-    bytes: Option<Bytes>,
-    _memory: Arc<OwnedSemaphorePermit>,
 }
 
 /// Says how the answer ended.
@@ -68,11 +61,16 @@ pub struct Hold {
     pub in_flight: InFlight,
     /// How far the request's body is; a connection that is still being written to is not reused.
     pub progress: Option<Arc<BodyProgress>>,
+    /// Whether the answer says that the member is well.
+    pub is_good: bool,
 }
 
 impl Hold {
     fn give_back(self) {
-        let Self { lease, in_flight, progress } = self;
+        let Self { lease, in_flight, progress, is_good } = self;
+        if is_good {
+            in_flight.member().succeeded();
+        }
         drop(in_flight);
         if progress.is_none_or(|progress| progress.has_ended()) {
             lease.give_back();
@@ -189,10 +187,10 @@ impl ResponseBody {
         Self { source: Source::Full(Some(bytes.into())), observer: None }
     }
 
-    /// Content that is there already, in memory that is given back afterwards.
+    /// Content that is there already.
     #[must_use]
-    pub fn held(bytes: Bytes, memory: Arc<OwnedSemaphorePermit>) -> Self {
-        Self { source: Source::Held(Held { bytes: Some(bytes), _memory: memory }), observer: None }
+    pub fn held(bytes: Bytes) -> Self {
+        Self { source: Source::Held(Some(bytes)), observer: None }
     }
 
     /// Content that streams, from another member where one fails.
@@ -252,7 +250,7 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match &mut self.source {
             Source::Empty => Poll::Ready(None),
-            Source::Full(bytes) | Source::Held(Held { bytes, .. }) => Poll::Ready(
+            Source::Full(bytes) | Source::Held(bytes) => Poll::Ready(
                 bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))),
             ),
             Source::Member(body) => body.poll_frame(cx),
@@ -288,9 +286,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Empty => true,
-            Source::Full(bytes) | Source::Held(Held { bytes, .. }) => {
-                bytes.as_ref().is_none_or(Bytes::is_empty)
-            }
+            Source::Full(bytes) | Source::Held(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Source::Member(body) => body.is_end_stream(),
             Source::Content(body) => body.has_ended(),
             Source::Shared(reader) => reader.remaining() == Some(0),
@@ -300,7 +296,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
-            Source::Full(bytes) | Source::Held(Held { bytes, .. }) => {
+            Source::Full(bytes) | Source::Held(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
             }
             Source::Member(body) => body.size_hint(),

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -19,6 +20,7 @@ use http::header::{
     IF_UNMODIFIED_SINCE, RANGE,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
 
 use super::content::Content;
 use super::rest::Plan;
@@ -26,6 +28,9 @@ use super::resume::ContentBody;
 use crate::auth::subject::Subject;
 use crate::registry::{BlobMethod, ContentHash, ManifestMethod, Reference, RegistryRequest};
 use crate::upstream::{BodyError, CoalesceSettings, Credential, Member, Pool, PoolName};
+
+/// How long those that wait for an answer may take to come in once it is there.
+const JOIN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What makes two reads the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -55,7 +60,7 @@ pub struct Flights {
 #[derive(Clone)]
 pub(super) enum Outcome {
     /// Small content.
-    Held(Head, Bytes, Arc<OwnedSemaphorePermit>),
+    Held(Head, Bytes),
     /// Larger content, through a window.
     Stream(Head, Arc<Window>),
     /// There is nothing to share: each asks for itself.
@@ -188,14 +193,9 @@ impl Leader {
     }
 
     /// Small content, for all who wait.
-    pub(super) fn share_held(
-        self,
-        head: impl FnOnce() -> Head,
-        bytes: &Bytes,
-        memory: &Arc<OwnedSemaphorePermit>,
-    ) {
+    pub(super) fn share_held(self, head: impl FnOnce() -> Head, bytes: &Bytes) {
         if self.has_followers() {
-            self.place.say(Outcome::Held(head(), bytes.clone(), Arc::clone(memory)));
+            self.place.say(Outcome::Held(head(), bytes.clone()));
         }
     }
 
@@ -206,20 +206,20 @@ impl Leader {
         head: impl FnOnce() -> Head,
         body: ContentBody,
     ) -> Result<(SharedReader, impl Future<Output = ()> + Send + 'static), Box<ContentBody>> {
-        let permit = Arc::clone(&self.windows).try_acquire_owned().ok().filter(|_| self.has_followers());
+        // Of content whose end is not known the last frame is kept back, hashed already: nobody could
+        // go on by himself in between.
+        let may_share = self.has_followers() && body.content().end.is_some();
+        let permit = Arc::clone(&self.windows).try_acquire_owned().ok().filter(|_| may_share);
         let Some(permit) = permit else {
             self.share_nothing();
             return Err(Box::new(body));
         };
-        let window = Arc::new(Window::new(self.window_bytes, &body));
+        let window = Arc::new(Window::new(self.window_bytes, &body, permit));
         let Some(mut reader) = window.reader() else { return Err(Box::new(body)) };
         reader.may_go_on(body.plan(), body.content().anew(), Arc::clone(body.member()));
         self.place.say(Outcome::Stream(head(), Arc::clone(&window)));
         let place = self.place;
-        Ok((reader, async move {
-            let _permit = permit;
-            window.fill(body, place).await;
-        }))
+        Ok((reader, window.fill(body, place)))
     }
 }
 
@@ -229,10 +229,22 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Whoever comes from now on begins anew; those that wait have a moment to come in.
+    async fn close(self) {
+        self.leave();
+        // However it ends: who is not here by then asks for himself.
+        drop(timeout(JOIN_PATIENCE, self.outcome.closed()).await);
+    }
+
+    fn leave(&self) {
+        self.flights.remove_if(&self.key, |_, outcome| Arc::ptr_eq(outcome, &self.outcome));
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        // Whoever comes from now on begins anew.
-        self.flights.remove_if(&self.key, |_, outcome| Arc::ptr_eq(outcome, &self.outcome));
+        self.leave();
     }
 }
 
@@ -266,6 +278,8 @@ pub(super) struct Window {
     state: Mutex<WindowState>,
     bytes_max: usize,
     content: Content,
+    /// Its share of the memory, until its last reader is gone.
+    _permit: OwnedSemaphorePermit,
 }
 
 #[derive(Default)]
@@ -311,8 +325,9 @@ impl WindowState {
 }
 
 impl Window {
-    fn new(bytes_max: usize, body: &ContentBody) -> Self {
-        Self { state: Mutex::default(), bytes_max: bytes_max.max(1), content: body.content().anew() }
+    fn new(bytes_max: usize, body: &ContentBody, permit: OwnedSemaphorePermit) -> Self {
+        let content = body.content().anew();
+        Self { state: Mutex::default(), bytes_max: bytes_max.max(1), content, _permit: permit }
     }
 
     fn lock(&self) -> MutexGuard<'_, WindowState> {
@@ -328,18 +343,22 @@ impl Window {
                 return;
             }
             let data = std::future::poll_fn(|cx| body.poll_data(cx)).await;
+            let more = data.as_ref().and_then(|data| data.as_ref().ok()).map_or(0, Bytes::len);
+            if self.lock().bytes + more > self.bytes_max
+                && let Some(place) = place.take()
+            {
+                // Who has not begun yet would come too late: those that wait come in first.
+                place.close().await;
+            }
             let mut state = self.lock();
             match data {
                 Some(Ok(data)) => {
                     state.bytes += data.len();
                     state.frames.push_back((data, body.content().hash.clone()));
                     while state.bytes > self.bytes_max && state.frames.len() > 1 {
-                        if let Some((frame, _)) = state.frames.pop_front() {
-                            state.bytes -= frame.len();
-                            state.first += 1;
-                        }
-                        // Who has not begun yet would come too late.
-                        drop(place.take());
+                        let Some((frame, _)) = state.frames.pop_front() else { break };
+                        state.bytes -= frame.len();
+                        state.first += 1;
                     }
                 }
                 Some(Err(BodyError::Corrupt)) => state.ended = Some(Ending::Corrupt),

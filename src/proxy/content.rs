@@ -63,8 +63,8 @@ pub(super) struct Settled {
 
 /// The body of a [`Settled`].
 pub(super) enum SettledBody {
-    /// All here, and verified. The memory is given back when it is gone.
-    Held(Bytes, Arc<OwnedSemaphorePermit>),
+    /// All here, and verified.
+    Held(Bytes),
     /// Read together with others.
     Shared(SharedReader, Box<Content>),
     /// Still coming, with what has come already, and what it has to be.
@@ -190,7 +190,7 @@ pub(super) fn announced_digest(headers: &HeaderMap) -> Option<Digest> {
 }
 
 /// The digest of a schema 1 manifest leaves its signatures out.
-fn is_schema1(headers: &HeaderMap) -> bool {
+pub(super) fn is_schema1(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -282,7 +282,21 @@ pub(super) async fn settle(
     }
     checks.quarantine.remove(&member.name, &content.digest);
     ctx.decisions.verified = true;
-    Ok(Settled { member, head, body: SettledBody::Held(bytes, Arc::new(memory)), progress })
+    let held = Bytes::from_owner(HeldBytes { bytes, _memory: memory });
+    Ok(Settled { member, head, body: SettledBody::Held(held), progress })
+}
+
+/// Bytes in memory that is given back when the last of them has gone out, also those that wait in a
+/// connection for a slow client.
+struct HeldBytes {
+    bytes: Bytes,
+    _memory: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for HeldBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 fn joined(mut frames: VecDeque<Bytes>) -> Bytes {

@@ -15,14 +15,16 @@ use tokio::time::Instant;
 
 use super::content::{ContentChecks, Settled, settle};
 use super::context::RequestContext;
-use super::error::GatewayError;
+use super::error::{GatewayError, is_read};
 use super::refusal::{Refusal, judge_refusal, target_refused, without_credential};
 use super::send::{Answer, Sending, Try, send_once};
 use crate::auth::challenge::ChallengeReason;
 use crate::auth::subject::Subject;
 use crate::registry::{ManifestMethod, RegistryRequest, ResourceAccess, WebKind, WebRequest};
 use crate::upstream::harbor::ClientSecret;
-use crate::upstream::{Asking, Member, MemberAccess, MemberName, Phase, Pool, RequestBody, UpstreamError};
+use crate::upstream::{
+    Asking, Member, MemberAccess, MemberName, Phase, Pool, RequestBody, UpstreamError, UpstreamFault,
+};
 
 /// What is asked of a member.
 #[derive(Clone, Copy)]
@@ -53,17 +55,6 @@ impl Target<'_> {
     }
 }
 
-/// How many other members are asked before a client hears that there is no such thing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NotFound {
-    /// None: whoever asks expects it.
-    Final,
-    /// One: all see the same storage, perhaps a moment late.
-    AskOneMore,
-    /// All: members copy each other, late, and a refusal is one member's only.
-    AskAll,
-}
-
 /// A request on its way to members.
 pub(super) struct Outgoing<'a> {
     /// What is asked.
@@ -80,18 +71,16 @@ pub(super) struct Outgoing<'a> {
     pub secret: Option<&'a ClientSecret>,
     /// The pool, for its bounds and its budget.
     pub pool: &'a Pool,
-    /// What a member's 404 is worth.
-    pub not_found: NotFound,
+    /// How many other members are asked before a client hears that there is no such thing.
+    pub confirmations: usize,
+    /// Whether members copy each other, late, and know different accounts: a refusal is one member's
+    /// only.
+    pub copies: bool,
 }
 
 impl Outgoing<'_> {
     pub(super) fn asking(&self, streams: bool) -> Asking<'_> {
         Asking { subject: self.subject, secret: self.secret, access: self.access, streams }
-    }
-
-    /// Whether members know different accounts and contents.
-    pub(super) fn copies(&self) -> bool {
-        self.not_found == NotFound::AskAll
     }
 
     pub(super) fn refused(&self, reason: ChallengeReason) -> GatewayError {
@@ -146,14 +135,13 @@ pub(super) async fn forward(
     outgoing.pool.count_request();
     let head_deadline = ctx.started + head_time(outgoing);
     let mut last = GatewayError::Internal("no candidate was tried");
-    let mut missing = None;
-    let mut unsure_left = match outgoing.not_found {
-        NotFound::Final => 0,
-        NotFound::AskOneMore => 1,
-        NotFound::AskAll => candidates.len(),
-    };
+    let (mut missing, mut failed) = (None, false);
+    let mut unsure_left = outgoing.confirmations;
     let mut candidates = candidates.into_iter().peekable();
     while let Some(member) = candidates.next() {
+        if Instant::now() >= head_deadline {
+            return Err(too_late(&member));
+        }
         let more_follow = candidates.peek().is_some() && is_repeatable(outgoing);
         let deadline = try_deadline(outgoing, more_follow, head_deadline);
         ctx.tries += 1;
@@ -181,10 +169,16 @@ pub(super) async fn forward(
                     Err(error) => (error, Some(RequestBody::Empty)),
                 }
             }
-            Attempt::Failed(error, returned) => (error, returned),
+            Attempt::Failed(error, returned) => {
+                if !matches!(error, GatewayError::Upstream(_)) {
+                    // It was reached, and this came of it.
+                    ctx.member = Some(Arc::clone(&member));
+                }
+                (error, returned)
+            }
         };
         tracing::debug!(request_id = ctx.id.as_str(), member = member.name.as_str(), %error, "try failed");
-        last = error;
+        (last, failed) = (error, true);
         match returned {
             Some(returned) if candidates.peek().is_some() && Instant::now() < head_deadline => {
                 body = returned
@@ -200,7 +194,18 @@ pub(super) async fn forward(
             break;
         }
     }
-    Err(missing.unwrap_or(last))
+    Err(match missing {
+        // Whoever could not be asked may have it.
+        Some(_) if failed && (outgoing.copies || !is_read(outgoing.method)) => last,
+        Some(missing) => missing,
+        None => last,
+    })
+}
+
+/// The time was over before anything was asked.
+fn too_late(member: &Member) -> GatewayError {
+    let (member, source) = (member.name.clone(), UpstreamFault::Timeout);
+    UpstreamError { member, phase: Phase::Queue, source }.into()
 }
 
 fn try_deadline(outgoing: &Outgoing<'_>, more_follow: bool, head_deadline: Instant) -> Instant {
@@ -234,7 +239,7 @@ pub(super) async fn try_member(
         let sent = match send_once(outgoing, member, body, at).await {
             Ok(answer) => answer,
             Err(failed) => {
-                let Sending { error, reused, body: returned, by_client } = *failed;
+                let Sending { error, reused, body: returned, by_client, waited } = *failed;
                 if let Some(why) = error.credential_error() {
                     return without_credential(outgoing, member, why.clone(), returned);
                 }
@@ -246,7 +251,7 @@ pub(super) async fn try_member(
                         continue;
                     }
                     returned => {
-                        note_failure(outgoing, member, &error, by_client);
+                        note_failure(outgoing, member, &error, (by_client, waited));
                         return Attempt::Failed(error.into(), returned);
                     }
                 }
@@ -269,14 +274,14 @@ pub(super) async fn try_member(
                 Refusal::TryAgain | Refusal::AboutTarget => {
                     return Attempt::Failed(
                         target_refused(outgoing, member),
-                        again.filter(|_| outgoing.copies()),
+                        again.filter(|_| outgoing.copies),
                     );
                 }
             }
         }
         if is_member_failure(outgoing, status) {
             let error = GatewayError::MemberFailed { member: member.name.clone(), status };
-            if status.is_server_error() {
+            if is_fault(outgoing, status) {
                 outgoing.pool.member_failed(member, &error.to_string());
             }
             return Attempt::Failed(error, again.filter(|_| is_repeatable(outgoing)));
@@ -287,7 +292,12 @@ pub(super) async fn try_member(
 }
 
 /// What a failed try says about its member.
-fn note_failure(outgoing: &Outgoing<'_>, member: &Arc<Member>, error: &UpstreamError, by_client: bool) {
+fn note_failure(
+    outgoing: &Outgoing<'_>,
+    member: &Arc<Member>,
+    error: &UpstreamError,
+    (by_client, waited): (bool, Option<Duration>),
+) {
     if error.is_head_timeout() {
         member.ask_for_probe();
     }
@@ -298,12 +308,24 @@ fn note_failure(outgoing: &Outgoing<'_>, member: &Arc<Member>, error: &UpstreamE
     // finish may be just large.
     let is_fault = match error.phase {
         Phase::Connect => true,
-        Phase::Head => !by_client && (is_repeatable(outgoing) || !error.is_head_timeout()),
+        // What was left of the time when the request came through our own queue may be too little.
+        Phase::Head if error.is_head_timeout() => {
+            let had_time = waited.is_some_and(|time| time >= outgoing.pool.limits.first_byte_timeout / 2);
+            is_repeatable(outgoing) && had_time
+        }
+        Phase::Head => !by_client,
         Phase::Queue | Phase::Unsent | Phase::Credential => false,
     };
     if is_fault {
         outgoing.pool.member_failed(member, &format!("{error}: {}", error.source));
     }
+}
+
+/// Whether a failure counts against the member. Registries answer 500 to manifests that they cannot
+/// make sense of, which is the client's doing.
+fn is_fault(outgoing: &Outgoing<'_>, status: StatusCode) -> bool {
+    let reads = matches!(*outgoing.method, Method::GET | Method::HEAD);
+    status.is_server_error() && (reads || status != StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// Whether a request may be made twice although a member may have seen it.

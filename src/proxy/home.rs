@@ -20,8 +20,13 @@ use crate::registry::{
 };
 use crate::upstream::{Member, Pool, StandIn, leave_out_draining, tag_digest};
 
+/// So many repositories, and tags of each, are looked at in one go.
+const SETTLED_AT_ONCE: usize = 16;
 /// How long members are asked about a tag.
 const TAG_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The members to try, and how many others are asked beside one that says 404.
+type Candidates = (Vec<Arc<Member>>, usize);
 
 /// Whose word on a tag counts.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,13 +49,15 @@ impl Gateway {
         admitted: &Admitted,
         pool: &Pool,
         repository: &RepositoryName,
-    ) -> Result<Vec<Arc<Member>>, GatewayError> {
+    ) -> Result<Candidates, GatewayError> {
         let key = pool.home_key(repository);
-        let Some(home) = pool.home(key) else { return Ok(Vec::new()) };
+        let Some(home) = pool.home(key) else { return Ok((Vec::new(), 0)) };
         let serves = home.status().serves();
         let stand_in = pool.memory.stand_ins.of(repository);
         match self.needs_home(admitted, repository) {
-            NeedsHome::Always => writer(admitted, pool, (home, key), stand_in.as_ref()).map(|it| vec![it]),
+            NeedsHome::Always => {
+                writer(admitted, pool, (home, key), stand_in.as_ref()).map(|it| (vec![it], 0))
+            }
             NeedsHome::WhileItServes if serves => {
                 self.readers_of_tags(admitted, pool, (home, key), stand_in.as_ref()).await
             }
@@ -59,12 +66,20 @@ impl Gateway {
                 let mut members = pool.candidates_from_home(key);
                 // Stable: the others keep their order.
                 members.sort_by_key(|member| Some(&member.name) != first.as_ref());
-                Ok(members)
+                Ok(confirmed_by_all(members))
+            }
+            // A tag that was moved through this gateway a moment ago must not move back.
+            NeedsHome::WhileItServes if is_only_at(pool, repository, home, &admitted.target) => {
+                Err(GatewayError::HomeDown { member: home.name.clone() })
             }
             NeedsHome::WhileItServes | NeedsHome::Never => {
                 let mut members = pool.candidates_from_home(key);
                 leave_out_draining(&mut members);
-                Ok(members)
+                if let Some(Reference::Digest(digest)) = admitted.target.reference() {
+                    // Stable: who has it broken is asked after the others.
+                    members.sort_by_key(|member| self.checks.quarantine.holds(&member.name, &digest));
+                }
+                Ok(confirmed_by_all(members))
             }
         }
     }
@@ -77,22 +92,36 @@ impl Gateway {
         pool: &Pool,
         (home, key): (&Arc<Member>, &str),
         stand_in: Option<&StandIn>,
-    ) -> Result<Vec<Arc<Member>>, GatewayError> {
+    ) -> Result<Candidates, GatewayError> {
         let (Some(repository), Some(tag)) = (admitted.target.repository(), tag_of(&admitted.target)) else {
             // What a push looks for, it looks for where it goes.
             let taken_by =
                 stand_in.and_then(|record| pool.members.iter().find(|it| it.name == record.member));
             let taken_by = taken_by.filter(|member| member.status().serves());
-            return Ok(taken_by.into_iter().chain(Some(home)).take(1).cloned().collect());
+            return Ok((taken_by.into_iter().chain(Some(home)).take(1).cloned().collect(), 0));
         };
         let previous = pool.previous_home(key).filter(|member| member.status().serves());
-        let as_ever = || Ok(std::iter::once(home).chain(previous).cloned().collect());
+        let as_ever = || {
+            let mut members: Vec<Arc<Member>> = std::iter::once(home).chain(previous).cloned().collect();
+            let confirmations = members.len() - 1;
+            // Its word is final; but if it has none because it has just died, reads go on.
+            if !is_only_at(pool, repository, home, &admitted.target) {
+                members.extend(pool.others_from_home(key));
+            }
+            Ok((members, confirmations))
+        };
         let returns = home.returns();
         let in_question = stand_in.is_some() || returns > 0;
         if !in_question || pool.memory.stand_ins.is_agreed(repository, tag, returns) {
             return as_ever();
         }
         let unsure = || GatewayError::HomeReturning { member: home.name.clone() };
+        let stand_ins = &pool.memory.stand_ins;
+        if stand_ins.disagreed_lately(repository, tag) {
+            let taken_by =
+                stand_in.and_then(|record| pool.members.iter().find(|it| it.name == record.member));
+            return taken_by.map(|member| (vec![Arc::clone(member)], 0)).ok_or_else(unsure);
+        }
         let others = pool.others_from_home(key);
         let deadline = Instant::now() + TAG_TIMEOUT;
         let (at_home, elsewhere) = ask_about_tag((home, &others), repository, tag, deadline).await;
@@ -101,6 +130,7 @@ impl Gateway {
             // Who took it, if anybody did, another gateway knows.
             let known: Vec<_> = elsewhere.into_iter().filter_map(|(_, said)| said.ok()).collect();
             if word_on_tag(at_home.as_ref(), &known) == Word::NotHome {
+                stand_ins.disagree(repository, tag);
                 return Err(unsure());
             }
             pool.memory.stand_ins.agree(repository, tag, returns);
@@ -114,10 +144,38 @@ impl Gateway {
                 pool.memory.stand_ins.agree(repository, tag, returns);
                 as_ever()
             }
-            Some((member, Ok(_))) => Ok(vec![member]),
+            Some((member, Ok(_))) => {
+                stand_ins.disagree(repository, tag);
+                Ok((vec![member], 0))
+            }
             // It is out, and what it took is nowhere else for sure.
-            Some((_, Err(_))) | None if record.tags.contains(tag) || record.more => Err(unsure()),
+            Some((_, Err(_))) | None if record.tags.contains(tag) => Err(unsure()),
             Some((_, Err(_))) | None => as_ever(),
+        }
+    }
+
+    /// Looks whether homes that are back have what others took in their place, also where nobody asks
+    /// for it.
+    pub async fn settle_stand_ins(&self) {
+        let topology = self.topology.load_full();
+        for pool in topology.pools.all() {
+            for (repository, record) in pool.memory.stand_ins.some(SETTLED_AT_ONCE) {
+                let home = pool.home(pool.home_key(&repository)).filter(|home| home.status().serves());
+                let taken_by = pool.members.iter().find(|member| member.name == record.member);
+                let (Some(home), Some(taken_by)) = (home, taken_by) else { continue };
+                for tag in record.tags.iter().take(SETTLED_AT_ONCE) {
+                    let deadline = Instant::now() + TAG_TIMEOUT;
+                    let others = std::slice::from_ref(taken_by);
+                    let (at_home, elsewhere) =
+                        ask_about_tag((home, others), &repository, tag, deadline).await;
+                    let said = elsewhere.into_iter().find_map(|(_, said)| said.ok());
+                    if let (Ok(at_home), Some(said)) = (at_home, said)
+                        && word_on_tag(at_home.as_ref(), &[said]) == Word::Home
+                    {
+                        pool.memory.stand_ins.agree(&repository, tag, home.returns());
+                    }
+                }
+            }
         }
     }
 
@@ -139,6 +197,11 @@ impl Gateway {
             return;
         }
         let Some(home) = pool.home(key) else { return };
+        let was_out = home.has_been_out().is_some() || pool.memory.stand_ins.of(repository).is_some();
+        if home.name != member.name && !was_out {
+            // The list of members was changed meanwhile.
+            return;
+        }
         if home.name != member.name {
             pool.memory.stand_ins.note(repository, &member.name, tag_of(target));
         } else if let Some(tag) = tag_of(target) {
@@ -146,6 +209,18 @@ impl Gateway {
             pool.memory.stand_ins.agree(repository, tag, home.returns());
         }
     }
+}
+
+/// Each of them is asked before a client hears that there is no such thing.
+fn confirmed_by_all(members: Vec<Arc<Member>>) -> Candidates {
+    let confirmations = members.len();
+    (members, confirmations)
+}
+
+/// Whether a tag may be newer at the home than anywhere else, because it was written there through this
+/// gateway a moment ago.
+fn is_only_at(pool: &Pool, repository: &RepositoryName, home: &Member, target: &RegistryRequest) -> bool {
+    tag_of(target).is_some() && pool.last_written_at(repository).as_ref() == Some(&home.name)
 }
 
 /// Who takes a write: the home, or who stands in for it.
@@ -168,10 +243,15 @@ fn writer(
         // What was begun there goes on there, until the home has it all.
         let taken_by = pool.members.iter().find(|member| member.name == record.member);
         let taken_by = taken_by.filter(|member| member.status().serves() && adds);
-        return taken_by.cloned().ok_or_else(down);
+        let has_room = pool.memory.stand_ins.has_room(repository, tag_of(&admitted.target));
+        let refused = || match home.status().serves() {
+            true => GatewayError::HomeReturning { member: home.name.clone() },
+            false => down(),
+        };
+        return taken_by.filter(|_| has_room).cloned().ok_or_else(refused);
     }
     let Some(out_for) = home.has_been_out() else { return Ok(Arc::clone(home)) };
-    let after = home.write_failover.filter(|_| adds && pool.memory.stand_ins.has_room(repository));
+    let after = home.write_failover.filter(|_| adds && pool.memory.stand_ins.has_room(repository, None));
     if after.is_none_or(|after| out_for < after) {
         return Err(down());
     }

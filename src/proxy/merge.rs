@@ -12,12 +12,16 @@ use tokio::time::{Instant, timeout_at};
 use super::body::ResponseBody;
 use super::context::RequestContext;
 use super::error::GatewayError;
-use super::forward::{Attempt, NotFound, Outgoing, Target, try_member};
+use super::forward::{Attempt, Outgoing, Target, try_member};
 use super::send::{Answer, Try};
 use super::{Admitted, Asked, Gateway};
 use crate::forwarding::response::API_VERSION;
-use crate::registry::{ListKind, PartialList, RegistryRequest, merge};
-use crate::upstream::{Member, RequestBody};
+use crate::registry::{CatalogOrder, ListKind, Page, PartialList, RegistryRequest, merge};
+use crate::upstream::{Member, Pool, RequestBody};
+
+/// Pages of a Harbor node that are read to come to a place in its list, and their size.
+const NODE_PAGES_MAX: usize = 100;
+const NODE_PAGE: u32 = 1000;
 
 /// What one member said.
 enum Said {
@@ -32,18 +36,21 @@ impl Gateway {
     pub(super) async fn merged_list(
         &self,
         admitted: &Admitted,
-        kind: &ListKind,
-        (asked, members): (&Asked, Vec<Arc<Member>>),
+        (kind, page): (&ListKind, &Page),
+        asked: &Asked,
         ctx: &mut RequestContext,
     ) -> Result<Response<ResponseBody>, GatewayError> {
-        let Some((_, page)) = ListKind::of(&admitted.target) else {
-            return Err(GatewayError::Internal("no list was asked for"));
-        };
-        let target = admitted.target.with_page(kind.page_of_members(page));
+        let mut members: Vec<_> =
+            asked.pool.members.iter().filter(|member| member.status().serves()).cloned().collect();
+        if members.iter().any(|member| member.harbor.is_some()) {
+            // Harbor keeps these lists in its database; a plain registry beside it has none.
+            members.retain(|member| member.harbor.is_some());
+        }
+        let wanted = kind.page_of_members(page);
         let deadline = ctx.started + asked.pool.limits.head_timeout;
         let at = Try { worker: ctx.connection.worker, deadline };
         ctx.tries = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        let said = members.iter().map(|member| ask_for_list(admitted, (&target, asked), member, at));
+        let said = members.iter().map(|member| ask_for_pages(admitted, (&wanted, asked), member, at));
         let said = futures_util::future::join_all(said).await;
         let (mut lists, mut failed, mut missing) = (Vec::new(), None, false);
         for said in said {
@@ -53,12 +60,14 @@ impl Gateway {
                 Said::Failed(error) => failed = Some(error),
             }
         }
+        if let Some(error) = failed {
+            // A list that lacks what one of them has would be taken for the whole.
+            return Err(error);
+        }
         if lists.is_empty() {
-            // What a member that is out might have is not known.
-            return Err(match failed {
-                Some(error) => error,
-                None if missing => GatewayError::UnknownRepository,
-                None => GatewayError::NoMember(asked.pool.name.clone()),
+            return Err(match missing {
+                true => GatewayError::UnknownRepository,
+                false => GatewayError::NoMember(asked.pool.name.clone()),
             });
         }
         let merged = merge(kind, page, lists);
@@ -72,6 +81,44 @@ impl Gateway {
         }
         Ok(response)
     }
+}
+
+/// The order in which the members of a pool list repositories.
+pub(super) fn catalog_order(pool: &Pool) -> CatalogOrder {
+    if pool.has_nodes { CatalogOrder::Names } else { CatalogOrder::Paths }
+}
+
+/// A page of one member. Harbor takes only entries of its own as the place to go on after, so it is
+/// asked from the start, as far as it takes.
+async fn ask_for_pages(
+    admitted: &Admitted,
+    (wanted, asked): (&Page, &Asked),
+    member: &Arc<Member>,
+    at: Try,
+) -> Said {
+    let Some(last) = wanted.last.as_deref().filter(|_| member.harbor.is_some()) else {
+        return ask_for_list(admitted, (&admitted.target.with_page(wanted.clone()), asked), member, at).await;
+    };
+    let mut page = Page { n: Some(NODE_PAGE), last: None };
+    let mut all: Option<PartialList> = None;
+    for _ in 0..NODE_PAGES_MAX {
+        let target = admitted.target.with_page(page.clone());
+        let list = match ask_for_list(admitted, (&target, asked), member, at).await {
+            Said::List(list) => list,
+            other => return other,
+        };
+        let list = match all.take() {
+            Some(before) => before.followed_by(list),
+            None => list,
+        };
+        page.last = list.goes_on_after().map(str::to_owned);
+        let is_enough = page.last.as_deref().is_none_or(|reached| reached > last);
+        all = Some(list);
+        if is_enough {
+            break;
+        }
+    }
+    all.map_or_else(|| Said::Failed(GatewayError::Internal("no page was asked for")), Said::List)
 }
 
 async fn ask_for_list(
@@ -88,7 +135,8 @@ async fn ask_for_list(
         access: &asked.access,
         secret: asked.secret.as_ref(),
         pool: &asked.pool,
-        not_found: NotFound::AskAll,
+        confirmations: 0,
+        copies: true,
     };
     match try_member(&outgoing, member, RequestBody::Empty, at).await {
         Attempt::Answered(answer) => {

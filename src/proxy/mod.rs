@@ -30,6 +30,7 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, He
 use http::{Method, Request, Response, request};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use tokio::time::timeout_at;
 use tokio_util::task::TaskTracker;
 
 pub use body::ResponseBody;
@@ -53,6 +54,7 @@ use crate::upstream::harbor::ClientSecret;
 use crate::upstream::{MemberAccess, Pool, Storage, Topology};
 use coalesce::Joined;
 use forward::{Outgoing, Target, forward};
+use merge::catalog_order;
 use plan::Plan;
 
 /// Everything that answers requests.
@@ -169,16 +171,15 @@ impl Gateway {
             return Ok(local::pong());
         }
         let admitted = Admitted { state, down, client, target };
-        let Plan { pool, candidates, pin } = self.plan(&admitted).await?;
+        let Plan { pool, candidates, confirmations, pin } = self.plan(&admitted).await?;
         let headers = Self::outgoing_headers(&admitted, ctx)?;
         let access = member_access(&admitted.target);
         let secret = self.secret_for(&admitted, &pool);
         if pool.storage == Storage::Replicated
-            && let Some((kind, _)) = ListKind::of(&admitted.target)
+            && let Some((kind, page)) = ListKind::of(&admitted.target, catalog_order(&pool))
         {
-            let members = pool.members.iter().filter(|member| member.status().serves()).cloned().collect();
             let asked = Asked { pool, headers, access, secret };
-            return self.merged_list(&admitted, &kind, (&asked, members), ctx).await;
+            return self.merged_list(&admitted, (&kind, page), &asked, ctx).await;
         }
         let key = self.flights.key(
             (&admitted.target, admitted.down.authority.name()),
@@ -186,11 +187,15 @@ impl Gateway {
             &admitted.down.head.headers,
             &admitted.client.subject,
         );
-        match coalesce::join(&self.flights, key).await {
+        // Whoever waits for somebody else's answer waits no longer than for its own.
+        let patience = ctx.started + pool.limits.head_timeout;
+        let joined = timeout_at(patience, coalesce::join(&self.flights, key)).await;
+        match joined.unwrap_or(Joined::Asks(None)) {
             Joined::Asks(leader) => ctx.leader = leader,
             Joined::Shared(outcome) => {
                 if let Some(settled) = self.shared(outcome, ctx) {
                     pool.metrics.coalesced.inc();
+                    pool.count_request();
                     let asked = Asked { pool, headers, access, secret };
                     return self.client_response(&admitted, pin, settled, (asked, ctx));
                 }
@@ -198,7 +203,7 @@ impl Gateway {
         }
         let request_body = self.request_body((&admitted.target, &headers), body, &pool, ctx).await?;
         let said = self.upload_checks.begin((&admitted.target, &headers), &request_body, pin.as_ref());
-        let outgoing = self.outgoing(&admitted, &headers, &access, (&pool, secret.as_ref()));
+        let outgoing = outgoing(&admitted, (&headers, &access), (&pool, secret.as_ref()), confirmations);
         match forward(&outgoing, candidates, request_body, &self.checks, ctx).await {
             Ok(settled) => {
                 self.check_upload(&admitted.target, said, &settled)?;
@@ -251,25 +256,6 @@ impl Gateway {
         ClientSecret::from_pair(pair.expose_secret().to_owned())
     }
 
-    fn outgoing<'a>(
-        &self,
-        admitted: &'a Admitted,
-        headers: &'a HeaderMap,
-        access: &'a MemberAccess,
-        (pool, secret): (&'a Pool, Option<&'a ClientSecret>),
-    ) -> Outgoing<'a> {
-        Outgoing {
-            target: Target::Registry(&admitted.target),
-            method: &admitted.down.head.method,
-            headers,
-            subject: &admitted.client.subject,
-            access,
-            secret,
-            pool,
-            not_found: self.not_found(admitted, pool),
-        }
-    }
-
     fn outgoing_headers(admitted: &Admitted, ctx: &RequestContext) -> Result<HeaderMap, GatewayError> {
         let Admitted { down, target, .. } = admitted;
         let via = Via {
@@ -319,6 +305,26 @@ impl Gateway {
         }
         let status = response.status().as_u16();
         response.map(|body| body.observed(ctx, status))
+    }
+}
+
+/// The request as it goes to the members.
+fn outgoing<'a>(
+    admitted: &'a Admitted,
+    (headers, access): (&'a HeaderMap, &'a MemberAccess),
+    (pool, secret): (&'a Pool, Option<&'a ClientSecret>),
+    confirmations: usize,
+) -> Outgoing<'a> {
+    Outgoing {
+        target: Target::Registry(&admitted.target),
+        method: &admitted.down.head.method,
+        headers,
+        subject: &admitted.client.subject,
+        access,
+        secret,
+        pool,
+        confirmations,
+        copies: pool.storage == Storage::Replicated,
     }
 }
 

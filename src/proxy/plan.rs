@@ -5,7 +5,6 @@ use std::sync::Arc;
 use http::Method;
 
 use super::error::{GatewayError, is_read};
-use super::forward::NotFound;
 use super::{Admitted, Downstream, Gateway};
 use crate::balance::Choice;
 use crate::pin::Pin;
@@ -27,6 +26,8 @@ pub(super) enum NeedsHome {
 pub(super) struct Plan {
     pub pool: Arc<Pool>,
     pub candidates: Vec<Arc<Member>>,
+    /// How many of them are asked beside one that says 404.
+    pub confirmations: usize,
     pub pin: Option<Pin>,
 }
 
@@ -39,8 +40,10 @@ impl Gateway {
         let host = admitted.down.authority.name();
         let pool = admitted.down.topology.pool_of(host, admitted.target.repository());
         let pool = pool.ok_or(GatewayError::NoRoute)?;
-        let mut candidates = match (pool.storage, admitted.target.repository()) {
-            (Storage::Shared, _) | (Storage::Replicated, None) => self.candidates_by_load(admitted, pool),
+        let (mut candidates, confirmations) = match (pool.storage, admitted.target.repository()) {
+            (Storage::Shared, _) | (Storage::Replicated, None) => {
+                (self.candidates_by_load(admitted, pool), confirmations(&admitted.target))
+            }
             (Storage::Replicated, Some(repository)) => {
                 self.candidates_by_home(admitted, pool, repository).await?
             }
@@ -51,7 +54,7 @@ impl Gateway {
         if candidates.is_empty() {
             return Err(GatewayError::NoMember(pool.name.clone()));
         }
-        Ok(Plan { pool: Arc::clone(pool), candidates, pin: None })
+        Ok(Plan { pool: Arc::clone(pool), candidates, confirmations, pin: None })
     }
 
     /// Where all members have the same content: blobs come from the member that is likely to have
@@ -84,22 +87,6 @@ impl Gateway {
         candidates
     }
 
-    /// What a 404 of the first member is worth.
-    pub(super) fn not_found(&self, admitted: &Admitted, pool: &Pool) -> NotFound {
-        if pool.storage == Storage::Replicated {
-            return NotFound::AskAll;
-        }
-        match &admitted.target {
-            RegistryRequest::Blob { method: BlobMethod::Get, .. }
-            | RegistryRequest::Manifest {
-                method: ManifestMethod::Get | ManifestMethod::Head | ManifestMethod::Put,
-                ..
-            } => NotFound::AskOneMore,
-            // Every push looks for its blobs first, and expects not to find them.
-            _ => NotFound::Final,
-        }
-    }
-
     pub(super) fn needs_home(&self, admitted: &Admitted, repository: &RepositoryName) -> NeedsHome {
         let method = &admitted.down.head.method;
         let by_digest = match &admitted.target {
@@ -121,6 +108,20 @@ impl Gateway {
             (true, true) | (false, _) => NeedsHome::WhileItServes,
             (true, false) => NeedsHome::Never,
         }
+    }
+}
+
+/// How many other members are asked beside one that says 404, where all see the same storage, perhaps a
+/// moment late.
+fn confirmations(target: &RegistryRequest) -> usize {
+    match target {
+        RegistryRequest::Blob { method: BlobMethod::Get, .. }
+        | RegistryRequest::Manifest {
+            method: ManifestMethod::Get | ManifestMethod::Head | ManifestMethod::Put,
+            ..
+        } => 1,
+        // Every push looks for its blobs first, and expects not to find them.
+        _ => 0,
     }
 }
 

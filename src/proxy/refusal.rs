@@ -35,7 +35,7 @@ pub(super) fn without_credential(
     why: CredentialError,
     body: Option<RequestBody>,
 ) -> Attempt {
-    let elsewhere = |body: Option<RequestBody>| body.filter(|_| outgoing.copies());
+    let elsewhere = |body: Option<RequestBody>| body.filter(|_| outgoing.copies);
     match why {
         CredentialError::WrongPassword => {
             Attempt::Failed(outgoing.refused(ChallengeReason::InvalidToken), elsewhere(body))

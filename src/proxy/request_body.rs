@@ -69,7 +69,10 @@ impl Gateway {
             *body = Some(incoming);
             return Err(GatewayError::NoMemory);
         };
-        let bytes = read_whole(incoming, max, pool, body).await?;
+        // The memory is not there for whoever sends a byte now and then.
+        let reading = read_whole(incoming, max, pool, body);
+        let bytes =
+            timeout(pool.limits.head_timeout, reading).await.map_err(|_| GatewayError::ClientBody)??;
         ctx.progress.add(bytes.len() as u64);
         ctx.memory = Some(memory);
         Ok(RequestBody::Whole(Some(bytes)))

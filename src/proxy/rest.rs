@@ -15,12 +15,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::body::MemberBody;
 use super::content::{ContentChecks, announced_digest, content_range};
-use super::forward::{Attempt, NotFound, Outgoing, Target, try_member};
+use super::forward::{Attempt, Outgoing, Target, try_member};
 use super::send::{Answer, Try};
 use crate::auth::subject::Subject;
 use crate::registry::{Digest, Reference, RegistryRequest};
 use crate::upstream::harbor::ClientSecret;
-use crate::upstream::{Member, MemberAccess, MemberName, Pool, Request, RequestBody};
+use crate::upstream::{Member, MemberAccess, MemberName, Pool, Request, RequestBody, Storage};
 
 /// Headers that would change what is answered to a request for the rest.
 const CONDITIONS: [HeaderName; 6] =
@@ -48,6 +48,8 @@ pub(super) struct Rest {
     pub from: u64,
     pub end: Option<u64>,
     pub total: Option<u64>,
+    /// Whether it is asked for although nothing has failed.
+    pub is_free: bool,
 }
 
 /// A member that goes on, and where the content ends by its word.
@@ -83,7 +85,8 @@ impl Plan {
         headers
     }
 
-    /// Asks the others for the rest, each of them once.
+    /// Asks the others for the rest, each of them once. What nobody's failure has made necessary
+    /// costs no retry.
     pub(super) async fn continue_elsewhere(
         self: Arc<Self>,
         digest: Digest,
@@ -98,7 +101,7 @@ impl Plan {
         let mut candidates = self.pool.candidates(request);
         candidates.retain(|member| !tried.contains(&member.name));
         for member in candidates {
-            if !self.pool.may_retry() {
+            if !rest.is_free && !self.pool.may_retry() {
                 break;
             }
             if let Some(continued) = self.ask_for_rest(&member, &digest, rest).await {
@@ -123,9 +126,12 @@ impl Plan {
             access: &self.access,
             secret: self.secret.as_ref(),
             pool: &self.pool,
-            not_found: NotFound::Final,
+            confirmations: 0,
+            copies: self.pool.storage == Storage::Replicated,
         };
-        let deadline = Instant::now() + self.pool.limits.first_byte_timeout;
+        let limits = &self.pool.limits;
+        let patience = if rest.is_free { limits.head_timeout } else { limits.first_byte_timeout };
+        let deadline = Instant::now() + patience;
         let at = Try { worker: self.worker, deadline };
         let answer = match try_member(&outgoing, member, RequestBody::Empty, at).await {
             Attempt::Answered(answer) => *answer,

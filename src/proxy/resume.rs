@@ -58,6 +58,8 @@ pub(super) struct ContentBody {
     stall: IdleTimer,
     /// Those that are not asked any more.
     tried: Vec<MemberName>,
+    /// Those that sent a part of it, in order.
+    contributors: Vec<Arc<Member>>,
     resuming: Option<(Resuming, BodyError)>,
     resumed: Arc<Resumed>,
     /// Nobody is left to go on.
@@ -76,6 +78,7 @@ impl ContentBody {
         let stall = IdleTimer::new(plan.pool.limits.body_stall_timeout);
         let (position, tried) = (content.start, vec![member.name.clone()]);
         Self {
+            contributors: vec![Arc::clone(&member)],
             plan: Arc::new(plan),
             content,
             member,
@@ -97,9 +100,10 @@ impl ContentBody {
     /// `content`. Any member may go on, `member` too.
     pub(super) fn rest(plan: Arc<Plan>, content: Content, member: Arc<Member>, position: u64) -> Self {
         let stall = IdleTimer::new(plan.pool.limits.body_stall_timeout);
-        let rest = Rest { from: position, end: content.end, total: content.total };
+        let rest = Rest { from: position, end: content.end, total: content.total, is_free: true };
         let going_on = Arc::clone(&plan).continue_elsewhere(content.digest.clone(), rest, Vec::new());
         Self {
+            contributors: vec![Arc::clone(&member)],
             plan,
             content,
             member,
@@ -258,19 +262,26 @@ impl ContentBody {
 
     fn is_right(&self) -> bool {
         let right = self.content.hash.as_ref().is_none_or(|hash| hash.is(&self.content.digest));
-        if right && self.content.hash.is_some() && self.tried.len() == 1 {
+        if right && self.content.hash.is_some() && self.contributors.len() == 1 {
             self.plan.checks.quarantine.remove(&self.member.name, &self.content.digest);
         }
         right
     }
 
-    /// Not what it should be, and the client has most of it.
+    /// Not what it should be, and the client has most of it. Where several members sent parts of it,
+    /// which of them is to blame is not known: the first is asked last from now on, and if it was
+    /// another, that one's next answer shows it.
     fn corrupt(&self) -> BodyError {
-        self.plan.checks.note_corrupt(&self.member, &self.content.digest);
-        // Which of them is to blame is not known.
-        for member in &self.tried {
-            self.plan.checks.quarantine.add(member, &self.content.digest);
+        let first = self.contributors.first().unwrap_or(&self.member);
+        if self.contributors.len() > 1 {
+            let names: Vec<&str> = self.contributors.iter().map(|member| member.name.as_str()).collect();
+            tracing::error!(
+                request_id = self.plan.request_id.as_str(),
+                members = names.join(", "),
+                "parts of several members are not what the digest says; one of them has it broken"
+            );
         }
+        self.plan.checks.note_corrupt(first, &self.content.digest);
         BodyError::Corrupt
     }
 
@@ -296,7 +307,8 @@ impl ContentBody {
 
     fn start_resuming(&mut self, error: BodyError) {
         self.note_failure(&error);
-        let rest = Rest { from: self.position, end: self.content.end, total: self.content.total };
+        let (end, total) = (self.content.end, self.content.total);
+        let rest = Rest { from: self.position, end, total, is_free: false };
         let plan = Arc::clone(&self.plan);
         let going_on = plan.continue_elsewhere(self.content.digest.clone(), rest, self.tried.clone());
         self.resuming = Some((Box::pin(going_on), error));
@@ -322,6 +334,7 @@ impl ContentBody {
         self.plan.pool.metrics.resumes.inc();
         self.resumed.switches.fetch_add(1, Ordering::AcqRel);
         self.tried.push(member.name.clone());
+        self.contributors.push(Arc::clone(&member));
         self.content.end = Some(end);
         self.ready = self.last.take();
         (self.member, self.stream) = (member, Some(body));

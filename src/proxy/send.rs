@@ -55,6 +55,8 @@ pub(super) struct Sending {
     pub body: Option<RequestBody>,
     /// Whether the client, not the member, is to blame.
     pub by_client: bool,
+    /// How long the member had the request; `None` where it never had.
+    pub waited: Option<Duration>,
 }
 
 /// Our credential for the member; for pages and the API only the turn of the client's own.
@@ -86,7 +88,7 @@ pub(super) async fn send_once(
 ) -> Result<Answer, Box<Sending>> {
     let fail = |phase, source, body| {
         let error = UpstreamError { member: member.name.clone(), phase, source };
-        Box::new(Sending { error, reused: false, body, by_client: false })
+        Box::new(Sending { error, reused: false, body, by_client: false, waited: None })
     };
     let progress = match &body {
         RequestBody::Stream { progress, .. } => Some(Arc::clone(progress)),
@@ -104,7 +106,13 @@ pub(super) async fn send_once(
     let mut lease = match acquired {
         Ok(Ok(lease)) => lease,
         Ok(Err(error)) => {
-            return Err(Box::new(Sending { error, reused: false, body: Some(body), by_client: false }));
+            return Err(Box::new(Sending {
+                error,
+                reused: false,
+                body: Some(body),
+                by_client: false,
+                waited: None,
+            }));
         }
         Err(_) => return Err(fail(Phase::Queue, UpstreamFault::Timeout, Some(body))),
     };
@@ -112,20 +120,10 @@ pub(super) async fn send_once(
     let queued = lease.queued();
     let connected = Instant::now();
     let again = body.again();
-    let mut request = Request::new(body);
-    *request.method_mut() = outgoing.method.clone();
-    let Ok(uri) = outgoing.target.member_target().parse::<Uri>() else {
+    let header = authorization.header.take();
+    let Some(request) = request_for(outgoing, member, body, header) else {
         return Err(fail(Phase::Credential, UpstreamFault::Timeout, None));
     };
-    *request.uri_mut() = uri;
-    *request.headers_mut() = outgoing.headers.clone();
-    set_length(&mut request);
-    if let Target::Registry(_) = outgoing.target {
-        request.headers_mut().insert(HOST, member.host.clone());
-    }
-    if let Some(header) = authorization.header.take() {
-        request.headers_mut().insert(AUTHORIZATION, header);
-    }
     match await_head(outgoing, &mut lease, request, progress.as_ref(), at.deadline).await {
         Ok(response) => {
             let first_byte = Instant::now();
@@ -133,7 +131,8 @@ pub(super) async fn send_once(
             if let Some(length) = http_body::Body::size_hint(&incoming).exact() {
                 in_flight.expect_bytes(length);
             }
-            let hold = Hold { lease, in_flight, progress: progress.clone() };
+            let is_good = !head.status.is_server_error();
+            let hold = Hold { lease, in_flight, progress: progress.clone(), is_good };
             let body = MemberBody::new(incoming, outgoing.pool.limits.body_idle_timeout, hold);
             let times = Times { queued, connected, first_byte };
             Ok(Answer { member: Arc::clone(member), head, body, progress, times })
@@ -148,10 +147,34 @@ pub(super) async fn send_once(
             };
             let by_client = progress.is_some_and(|progress| progress.is_broken());
             let error = UpstreamError { member: member.name.clone(), phase, source: error.into() };
-            Err(Box::new(Sending { error, reused, body, by_client }))
+            Err(Box::new(Sending { error, reused, body, by_client, waited: Some(connected.elapsed()) }))
         }
-        Err(HeadError::Timeout) => Err(fail(Phase::Head, UpstreamFault::Timeout, again)),
+        Err(HeadError::Timeout) => {
+            let failed = fail(Phase::Head, UpstreamFault::Timeout, again);
+            Err(Box::new(Sending { waited: Some(connected.elapsed()), ..*failed }))
+        }
     }
+}
+
+/// The request as this member gets it. `None` only for a target that is no path, of which there is none.
+fn request_for(
+    outgoing: &Outgoing<'_>,
+    member: &Member,
+    body: RequestBody,
+    authorization: Option<HeaderValue>,
+) -> Option<Request<RequestBody>> {
+    let mut request = Request::new(body);
+    *request.method_mut() = outgoing.method.clone();
+    *request.uri_mut() = outgoing.target.member_target().parse::<Uri>().ok()?;
+    *request.headers_mut() = outgoing.headers.clone();
+    set_length(&mut request);
+    if let Target::Registry(_) = outgoing.target {
+        request.headers_mut().insert(HOST, member.host.clone());
+    }
+    if let Some(header) = authorization {
+        request.headers_mut().insert(AUTHORIZATION, header);
+    }
+    Some(request)
 }
 
 /// What the client said of a body that is not sent would swallow the next request.

@@ -9,7 +9,7 @@ use http::StatusCode;
 use http::header::{CONTENT_RANGE, HeaderMap};
 
 use super::Gateway;
-use super::content::{Settled, announced_digest};
+use super::content::{Settled, announced_digest, is_schema1};
 use super::error::GatewayError;
 use super::upload_session::received;
 use crate::forwarding::response::{MemberLocation, member_location};
@@ -70,11 +70,14 @@ impl UploadChecks {
     ) -> Option<Said> {
         let offset = pin.and_then(|pin| pin.offset);
         let mut hashes = match target {
+            RegistryRequest::Manifest { method: ManifestMethod::Put, .. } if is_schema1(headers) => {
+                return None;
+            }
             RegistryRequest::Manifest { reference, method: ManifestMethod::Put, .. } => {
                 let digest = if let Reference::Digest(digest) = reference { Some(digest) } else { None };
                 fresh(digest)
             }
-            RegistryRequest::UploadStart { digest: Some(digest), .. } => fresh(Some(digest)),
+            RegistryRequest::UploadStart { digest: Some(digest), mount: None, .. } => fresh(Some(digest)),
             RegistryRequest::Upload { id, method: UploadMethod::Patch, .. } => {
                 vec![self.resume(id, headers, offset)?]
             }
@@ -143,7 +146,9 @@ impl Gateway {
     ) -> Result<(), GatewayError> {
         let status = settled.head.status;
         if let RegistryRequest::UploadStart { digest: None, .. } = target {
+            // A registry may take the body of this request for the first part.
             if status == StatusCode::ACCEPTED
+                && settled.progress.is_none()
                 && let Some(MemberLocation::Upload(upload)) = member_location(&settled.head.headers)
                 && let RegistryRequest::Upload { id, .. } = *upload
             {

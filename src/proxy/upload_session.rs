@@ -10,10 +10,13 @@ use super::error::GatewayError;
 use super::plan::Plan;
 use super::{Admitted, Gateway, local};
 use crate::auth::subject::Subject;
+use crate::balance::health::Status;
 use crate::handover::State;
 use crate::pin::{Pin, PinContext, PinError};
 use crate::random::{nonce, unix_now};
-use crate::registry::{PIN_PARAMETER, RegistryRequest, UploadId, UploadMethod, with_query};
+use crate::registry::{
+    PIN_PARAMETER, RegistryRequest, RepositoryName, Tag, UploadId, UploadMethod, with_query,
+};
 use crate::snapshot::Snapshot;
 use crate::telemetry::PinEvent;
 use crate::upstream::{Member, Placed, Topology};
@@ -50,6 +53,43 @@ impl Gateway {
                 self.uploads.seen(&upload, *deadline, member);
             }
         }
+        state.returned.iter().filter_map(|name| member(name)).for_each(|member| member.has_returned());
+        for (pool, repository, at, tags) in &state.stand_ins {
+            let pool = topology.pools.all().iter().find(|it| it.name.as_str() == pool);
+            let repository = RepositoryName::try_from(repository.as_str());
+            let (Some(pool), Ok(repository), Some(at)) = (pool, repository, member(at)) else { continue };
+            let stand_ins = &pool.memory.stand_ins;
+            stand_ins.note(&repository, &at.name, None);
+            for tag in tags.iter().filter_map(|tag| Tag::try_from(tag.as_str()).ok()) {
+                stand_ins.note(&repository, &at.name, Some(&tag));
+            }
+        }
+    }
+
+    /// Homes whose word on tags has to be compared with that of others, for the next process.
+    #[must_use]
+    pub fn returned_homes(&self) -> Vec<String> {
+        let topology = self.topology.load();
+        let returned = topology.pools.members().filter(|member| member.returns() > 0);
+        returned.map(|member| member.name.as_str().to_owned()).collect()
+    }
+
+    /// What others took in place of homes, for the next process: pool, repository, who, tags.
+    #[must_use]
+    pub fn stand_ins(&self) -> Vec<(String, String, String, Vec<String>)> {
+        let topology = self.topology.load();
+        let records = topology.pools.all().iter().flat_map(|pool| {
+            let records = pool.memory.stand_ins.some(usize::MAX);
+            records
+                .into_iter()
+                .map(|(repository, record)| (pool.name.as_str().to_owned(), repository, record))
+        });
+        records
+            .map(|(pool, repository, record)| {
+                let tags = record.tags.iter().map(|tag| tag.as_str().to_owned()).collect();
+                (pool, repository.as_str().to_owned(), record.member.as_str().to_owned(), tags)
+            })
+            .collect()
     }
 
     /// The pinned member, if the pin is this subject's and the member serves.
@@ -65,11 +105,18 @@ impl Gateway {
         })?;
         let gone = || GatewayError::PinnedMemberGone { member: pin.member.clone() };
         let Placed { pool, member, retired } = topology.pools.member(&pin.member).ok_or_else(gone)?;
-        // Nobody probes a member that was removed: its sessions find out by themselves.
-        if !member.status().serves() && !retired {
+        // Nobody probes a member that was removed: its sessions find out by themselves. One that is
+        // out because other requests failed there is the only one that can finish them.
+        let may_serve = member.status().serves() || member.status() == Status::Ejected || retired;
+        if !may_serve {
             return Err(gone());
         }
-        Ok(Plan { pool: Arc::clone(pool), candidates: vec![Arc::clone(member)], pin: Some(pin) })
+        Ok(Plan {
+            pool: Arc::clone(pool),
+            candidates: vec![Arc::clone(member)],
+            confirmations: 0,
+            pin: Some(pin),
+        })
     }
 
     /// The pin of an upload's request; `None` for every other request.

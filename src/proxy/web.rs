@@ -12,7 +12,7 @@ use super::body::ResponseBody;
 use super::content::{Settled, SettledBody};
 use super::context::RequestContext;
 use super::error::{GatewayError, READ_ONLY, is_read};
-use super::forward::{NotFound, Outgoing, Target, forward};
+use super::forward::{Outgoing, Target, forward};
 use super::request_body::streamed;
 use super::{Downstream, Gateway};
 use crate::auth::credentials::Credentials;
@@ -77,7 +77,8 @@ impl Gateway {
             access: &MemberAccess::default(),
             secret: secret.as_ref(),
             pool,
-            not_found: NotFound::Final,
+            confirmations: 0,
+            copies: false,
         };
         let request_body = streamed(&headers, body, ctx, pool);
         let answer = forward(&outgoing, candidates, request_body, &self.checks, ctx).await?;
@@ -214,7 +215,7 @@ fn web_response(
     // A page has no digest that it could be held to.
     let body = match body {
         SettledBody::Other(body) | SettledBody::Content(body, ..) => ResponseBody::member(body),
-        SettledBody::Held(bytes, memory) => ResponseBody::held(bytes, memory),
+        SettledBody::Held(bytes) => ResponseBody::held(bytes),
         SettledBody::Shared(reader, _) => ResponseBody::shared(reader),
     };
     Response::from_parts(head, body)

@@ -18,9 +18,18 @@ const CATALOG_PAGE: u32 = 100;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListKind {
     /// Repositories.
-    Catalog,
+    Catalog(CatalogOrder),
     /// Tags of this repository.
     Tags(RepositoryName),
+}
+
+/// How a member orders repositories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CatalogOrder {
+    /// docker-registry walks its storage: `a/b` comes before `a-b`.
+    Paths,
+    /// Harbor sorts names.
+    Names,
 }
 
 /// One member's answer.
@@ -49,9 +58,9 @@ struct Body {
 impl ListKind {
     /// What a request lists; `None` for every other request.
     #[must_use]
-    pub fn of(request: &RegistryRequest) -> Option<(Self, &Page)> {
+    pub fn of(request: &RegistryRequest, order: CatalogOrder) -> Option<(Self, &Page)> {
         match request {
-            RegistryRequest::Catalog(page) => Some((Self::Catalog, page)),
+            RegistryRequest::Catalog(page) => Some((Self::Catalog(order), page)),
             RegistryRequest::Tags { repository, page } => Some((Self::Tags(repository.clone()), page)),
             _ => None,
         }
@@ -62,7 +71,7 @@ impl ListKind {
     #[must_use]
     pub fn page_of_members(&self, page: &Page) -> Page {
         let n = match (self, page.n) {
-            (Self::Catalog, None) => Some(CATALOG_PAGE),
+            (Self::Catalog(_), None) => Some(CATALOG_PAGE),
             (_, n) => n,
         };
         Page { n, last: page.last.clone() }
@@ -70,15 +79,14 @@ impl ListKind {
 
     fn compare(&self, a: &str, b: &str) -> Ordering {
         match self {
-            // docker-registry walks its storage: `a/b` comes before `a-b`.
-            Self::Catalog => a.bytes().map(in_path).cmp(b.bytes().map(in_path)),
-            Self::Tags(_) => a.cmp(b),
+            Self::Catalog(CatalogOrder::Paths) => a.bytes().map(in_path).cmp(b.bytes().map(in_path)),
+            Self::Catalog(CatalogOrder::Names) | Self::Tags(_) => a.cmp(b),
         }
     }
 
     fn path(&self) -> String {
         match self {
-            Self::Catalog => "/v2/_catalog".to_owned(),
+            Self::Catalog(_) => "/v2/_catalog".to_owned(),
             Self::Tags(repository) => format!("/v2/{repository}/tags/list"),
         }
     }
@@ -95,6 +103,20 @@ impl PartialList {
         let body: Body = serde_json::from_slice(body).ok()?;
         // A repository whose tags are all gone has `null`.
         Some(Self { entries: body.repositories.or(body.tags).unwrap_or_default(), more })
+    }
+
+    /// The last entry, where the member has more.
+    #[must_use]
+    pub fn goes_on_after(&self) -> Option<&str> {
+        self.entries.last().filter(|_| self.more).map(String::as_str)
+    }
+
+    /// This and the next page of the same member as one.
+    #[must_use]
+    pub fn followed_by(mut self, next: Self) -> Self {
+        self.entries.extend(next.entries);
+        self.more = next.more;
+        self
     }
 }
 
@@ -127,7 +149,7 @@ pub fn merge(kind: &ListKind, page: &Page, lists: Vec<PartialList>) -> MergedLis
         with_query(kind.path(), &parameters)
     });
     let body = match kind {
-        ListKind::Catalog => json!({ "repositories": entries }),
+        ListKind::Catalog(_) => json!({ "repositories": entries }),
         ListKind::Tags(repository) => json!({ "name": repository.as_str(), "tags": entries }),
     };
     MergedList { body: body.to_string(), next }
@@ -197,20 +219,23 @@ mod tests {
                 vec!["a", "b"],
                 Some("/v2/a/b/tags/list?last=b&n=3"),
             ),
-            (
-                "repositories in the order of paths",
-                &ListKind::Catalog,
-                page(None, None),
-                vec![list(&["a-b", "b"], false), list(&["a/b"], false)],
-                vec!["a/b", "a-b", "b"],
-                None,
-            ),
         ] {
             let merged = merge(kind, &page, lists);
             let body: serde_json::Value = serde_json::from_str(&merged.body).expect("JSON");
-            let key = if *kind == ListKind::Catalog { "repositories" } else { "tags" };
+            let key = if matches!(kind, ListKind::Catalog(_)) { "repositories" } else { "tags" };
             assert_eq!(body[key], json!(expected), "{what}");
             assert_eq!(merged.next.as_deref(), next, "{what}");
+        }
+    }
+
+    #[test]
+    fn repositories_come_in_the_order_of_the_members() {
+        for (order, expected) in
+            [(CatalogOrder::Paths, ["a/b", "a-b", "b"]), (CatalogOrder::Names, ["a-b", "a/b", "b"])]
+        {
+            let lists = vec![list(&["a-b", "b"], false), list(&["a/b"], false)];
+            let merged = merge(&ListKind::Catalog(order), &page(None, None), lists);
+            assert_eq!(merged.body, json!({ "repositories": expected }).to_string());
         }
     }
 

@@ -16,7 +16,7 @@ mod web;
 pub use access::{Action, Actions, Resource, ResourceAccess, parse_scopes};
 pub use content::ContentHash;
 pub use error::{ErrorCode, error_body};
-pub use list::{ListKind, MergedList, PartialList, merge};
+pub use list::{CatalogOrder, ListKind, MergedList, PartialList, merge};
 pub use name::{Digest, NameError, Reference, RepositoryName, Tag, UploadId};
 pub use request::{
     BlobMethod, ManifestMethod, Mount, PIN_PARAMETER, Page, ParseError, RegistryRequest, UploadMethod,

@@ -67,7 +67,7 @@ pub struct MemberState {
     /// Since when it is out, by [`monotonic_ms`]; 0 while it serves.
     out_since_ms: AtomicU64,
     /// Counts how often it came back after others may have taken writes in its place.
-    returns: AtomicU64,
+    pub(super) returns: AtomicU64,
     in_flight: AtomicUsize,
     /// Bytes of answers that are still to come.
     bytes_in_flight: AtomicU64,
@@ -197,12 +197,28 @@ impl Member {
         PeakEwma::from_bits(self.state.latency.load(Ordering::Acquire)).seconds(word(now_ms))
     }
 
+    /// The same in whole milliseconds, now.
+    #[must_use]
+    pub fn latency_ms(&self) -> u64 {
+        u64::try_from(Duration::from_secs_f64(self.latency(monotonic_ms())).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether it is used only when no other member answers.
+    #[must_use]
+    pub fn is_backup(&self) -> bool {
+        self.tier == Tier::Backup
+    }
+
     /// An answer began, after this time where that says how quick the member is.
     pub fn answered(&self, took: Option<Duration>) {
         if let Some(took) = took {
             self.metrics.observe_first_byte(took);
             self.sample(took.as_secs_f64());
         }
+    }
+
+    /// An answer has ended well.
+    pub fn succeeded(&self) {
         // Nearly always nothing has failed, and nothing is written.
         if self.state.failures.load(Ordering::Acquire) != 0 {
             self.state.failures.store(0, Ordering::Release);
@@ -247,6 +263,11 @@ impl Member {
     #[must_use]
     pub fn returns(&self) -> u64 {
         self.state.returns.load(Ordering::Acquire)
+    }
+
+    /// It came back before this process began.
+    pub fn has_returned(&self) {
+        self.state.returns.fetch_max(1, Ordering::AcqRel);
     }
 
     /// For how long it will be out, where that is known.

@@ -2,7 +2,7 @@
 //! written to, and what others took for homes that were out.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -27,7 +27,7 @@ pub struct PoolMemory {
     written: Cache<RepositoryName, MemberName>,
     read_your_writes: Duration,
     /// What was written while homes were out.
-    pub stand_ins: StandIns,
+    pub stand_ins: Arc<StandIns>,
 }
 
 impl PoolMemory {
@@ -40,13 +40,17 @@ impl PoolMemory {
                 .time_to_live(settings.read_your_writes)
                 .build(),
             read_your_writes: settings.read_your_writes,
-            stand_ins: StandIns::new(entries_max),
+            stand_ins: Arc::new(StandIns::new(entries_max)),
         }
     }
 
-    /// Whether it can go on under these settings.
-    pub(super) fn fits(&self, settings: &PoolSettings) -> bool {
-        self.read_your_writes == settings.read_your_writes
+    /// The memory of the same pool under other settings. What others took for its homes is never
+    /// forgotten by a reload.
+    pub(super) fn carried_over(self: &Arc<Self>, settings: &PoolSettings, entries_max: u64) -> Arc<Self> {
+        if self.read_your_writes == settings.read_your_writes {
+            return Arc::clone(self);
+        }
+        Arc::new(Self { stand_ins: Arc::clone(&self.stand_ins), ..Self::new(settings, entries_max) })
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {

@@ -212,9 +212,7 @@ impl Pools {
                 },
                 needs_passwords: members.iter().any(by_password),
                 metrics: shared.metrics.pool(pool.name.as_str()),
-                memory: before
-                    .memory_of(pool)
-                    .unwrap_or_else(|| Arc::new(PoolMemory::new(pool, shared.cache_entries_max))),
+                memory: before.memory_for(pool, shared.cache_entries_max),
                 previous: pool.previous_members.clone(),
                 name: pool.name.clone(),
                 storage: pool.storage,
@@ -226,10 +224,13 @@ impl Pools {
         Ok(Self { pools, by_member, retired: Vec::new() })
     }
 
-    /// What the pool of this name remembers, where it can go on with that.
-    fn memory_of(&self, settings: &PoolSettings) -> Option<Arc<PoolMemory>> {
-        let pool = self.pools.iter().find(|pool| pool.name == settings.name)?;
-        pool.memory.fits(settings).then(|| Arc::clone(&pool.memory))
+    /// What the pool of this name remembers, or nothing yet.
+    fn memory_for(&self, settings: &PoolSettings, entries_max: u64) -> Arc<PoolMemory> {
+        let running = self.pools.iter().find(|pool| pool.name == settings.name);
+        running.map_or_else(
+            || Arc::new(PoolMemory::new(settings, entries_max)),
+            |pool| pool.memory.carried_over(settings, entries_max),
+        )
     }
 
     /// The pool at a position of the configuration.
@@ -384,6 +385,7 @@ fn build_member(
         let state = MemberState::starting(&metrics);
         let draining = running.is_some_and(|running| running.is_draining());
         state.draining.store(draining, Ordering::Release);
+        state.returns.store(running.map_or(0, |running| running.returns()), Ordering::Release);
         Arc::new(state)
     });
     let keys = match &settings.credential {

@@ -21,6 +21,8 @@ use crate::harness::{Result, wait};
 async fn replica(config: &str, listening: &str) -> (Gateway, tempfile::TempDir) {
     let dir = tempfile::TempDir::with_prefix("tidegate-replica-").expect("a temporary directory");
     let config = config.replace(&format!("address: \"{listening}\""), "address: \"127.0.0.1:0\"");
+    // The control socket is beside the keys, which the replicas share.
+    let config = config.replace("admin: { ", "admin: { socket: none, ");
     (Gateway::start(&config, dir.path()).await, dir)
 }
 

@@ -66,11 +66,14 @@ async fn lists_are_those_of_all_members_and_their_pages_follow_on_each_other() {
     }
     // One that is down takes only its own from the lists.
     members[2].kill();
-    crate::harness::wait::until("the lists without one member", async || {
-        let tags = follow(&client, "/v2/team/app/tags/list", "tags").await;
-        (tags.contains(&"v0".to_owned()) && !tags.contains(&"v2".to_owned())).then_some(())
+    crate::harness::wait::until("one member to be out", async || {
+        let metrics = site.gateway.metrics().await.ok()?;
+        let labels = ["member=\"node2\"", "state=\"unhealthy\""];
+        (metrics.sum("tidegate_member_state", &labels) > 0.5).then_some(())
     })
     .await;
+    let tags = follow(&client, "/v2/team/app/tags/list", "tags").await;
+    assert!(tags.contains(&"v0".to_owned()) && !tags.contains(&"v2".to_owned()), "{tags:?}");
     let unknown = site.authorized(&["repository:no/such:pull"]).await.get("/v2/no/such/tags/list").await;
     let unknown = unknown.expect("sent");
     assert_eq!((unknown.status.as_u16(), unknown.error_code().as_deref()), (404, Some("NAME_UNKNOWN")));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use copier::{Copier, Registries};
 use tempfile::TempDir;
 
-use crate::harness::client::{Answer, TestClient};
+use crate::harness::client::{Answer, TestClient, whole};
 use crate::harness::config::ConfigBuilder;
 use crate::harness::gateway::Gateway;
 use crate::harness::image::Image;
@@ -38,7 +38,11 @@ impl Copies {
         let with_members = |config: ConfigBuilder| registries.iter().fold(config, ConfigBuilder::member);
         let site = Site::start_with(&[], |config| {
             let config = with_members(config).storage(storage);
-            let config = if storage == "replicated" { config.pool_key("write_failover: 5s") } else { config };
+            let config = if storage == "replicated" {
+                config.pool_key("write_failover: 5s").pool_key("read_your_writes: 2s")
+            } else {
+                config
+            };
             config.health("{ interval: 200ms, timeout: 2s, rise: 1, fall: 2, slow_start: 0s }")
         })
         .await;
@@ -103,8 +107,14 @@ async fn push(client: &TestClient, repository: &str, tag: &str, image: &Image) -
     Ok(())
 }
 
+async fn ask_tag(client: &TestClient, method: http::Method, repository: &str, tag: &str) -> Answer {
+    let request = client.request(method, &format!("/v2/{repository}/manifests/{tag}"));
+    let request = request.header("accept", "application/vnd.oci.image.manifest.v1+json");
+    client.send(request.body(whole("")).expect("a request")).await.expect("an answer")
+}
+
 async fn read_tag(client: &TestClient, repository: &str, tag: &str) -> Answer {
-    client.get(&format!("/v2/{repository}/manifests/{tag}")).await.expect("an answer")
+    ask_tag(client, http::Method::GET, repository, tag).await
 }
 
 /// Pulls all of an image, as a client that follows the tag does.
@@ -158,10 +168,16 @@ async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
     copies.copier.has_caught_up().await;
     let home = copies.writer_of("team/app");
     copies.with_registry(home, StockRegistry::kill);
-    // Reads go on. Writes wait for the time that the file says, and then somebody else takes them.
-    for client in &clients {
-        pull(client, "team/app", "latest", &v1).await;
-    }
+    // Reads go on: through the gateway that has just written it as soon as that is a while ago. Writes wait for the time that
+    // the file says, and then somebody else takes them.
+    pull(&clients[1], "team/app", "latest", &v1).await;
+    wait::until("reads through the gateway that wrote", async || {
+        let answer = read_tag(&clients[0], "team/app", "latest").await;
+        assert!(matches!(answer.status.as_u16(), 200 | 503 | 504), "{seed}: {}", answer.status);
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    pull(&clients[0], "team/app", "latest", &v1).await;
     let refused = clients[0].post("/v2/team/app/blobs/uploads/", "").await.expect("an answer");
     assert_eq!((refused.status.as_u16(), refused.error_code().as_deref()), (503, Some("UNAVAILABLE")));
     wait::until("somebody to stand in", async || push(&clients[0], "team/app", "latest", &v2).await.ok())
@@ -219,7 +235,7 @@ async fn a_storage_that_shows_new_files_late_hurts_nobody() {
         push(&clients[0], name, "v1", &image).await.unwrap_or_else(|error| panic!("{seed}: {error:#}"));
         for client in &clients {
             pull(client, name, "v1", &image).await;
-            let head = client.head(&format!("/v2/{name}/manifests/v1")).await.expect("an answer");
+            let head = ask_tag(client, http::Method::HEAD, name, "v1").await;
             assert_eq!(head.status, 200, "{seed}");
         }
         // Overwritten: whoever pushed sees the newest.
