@@ -12,9 +12,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::coalesce::SharedReader;
 use super::context::{BodyEnd, RequestContext};
 use super::resume::ContentBody;
+use super::window::SharedReader;
 use crate::upstream::{BodyError, BodyProgress, IdleTimer, InFlight, Lease};
 
 /// The body of an answer.

@@ -12,11 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::body::MemberBody;
-use super::coalesce::SharedReader;
 use super::context::RequestContext;
 use super::error::GatewayError;
 use super::forward::{Outgoing, Target};
 use super::send::Answer;
+use super::window::SharedReader;
 use crate::registry::{BlobMethod, ContentHash, Digest, ManifestMethod, Reference, RegistryRequest};
 use crate::telemetry::{ContentFault, Metrics, Unverified};
 use crate::upstream::{BodyError, BodyProgress, Member, Quarantine, VerifySettings};

@@ -21,6 +21,7 @@ mod upload_check;
 mod upload_session;
 mod uploads;
 mod web;
+mod window;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -63,7 +63,7 @@ async fn a_member_that_fails_requests_is_out_for_a_time_although_its_probes_are_
         (metrics.sum("tidegate_member_ejections_total", &["member=\"m0\""]) > 0.5).then_some(())
     })
     .await;
-    let out = site.gateway.find_log(|line| line["message"] == "member is out").expect("a warning");
+    let out = site.gateway.wait_for_log("a warning", |line| line["message"] == "member is out").await;
     assert_eq!((out["state"].as_str(), out["member"].as_str()), (Some("ejected"), Some("m0")), "{out}");
     assert!(out["reason"].as_str().is_some_and(|reason| reason.contains("500")), "{out}");
     assert!(out["out_for"].is_string(), "{out}");

@@ -20,8 +20,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const MANIFEST_TYPES: &str =
     "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
 
-/// The registries, which the copier looks at and the test stops and starts.
-pub(super) type Registries = Arc<Mutex<Vec<StockRegistry>>>;
+/// The registries, which the copier looks at and the test stops and starts; `None` for one that is being restarted.
+pub(super) type Registries = Arc<Mutex<Vec<Option<StockRegistry>>>>;
 
 /// Copies until it is dropped.
 pub(super) struct Copier {
@@ -62,7 +62,7 @@ impl Copier {
 
 fn addresses(registries: &Registries) -> Vec<TestClient> {
     let registries = registries.lock().unwrap_or_else(PoisonError::into_inner);
-    registries.iter().map(|registry| TestClient::plain(registry.address())).collect()
+    registries.iter().flatten().map(|registry| TestClient::plain(registry.address())).collect()
 }
 
 async fn follow(registries: Registries, lag_max: Duration, seed: u64, pending: watch::Sender<usize>) {
@@ -71,11 +71,11 @@ async fn follow(registries: Registries, lag_max: Duration, seed: u64, pending: w
     let mut seen = vec![0; clients.len()];
     let mut work = JoinSet::new();
     loop {
-        let logs: Vec<Vec<LoggedRequest>> = {
+        let logs: Vec<Option<Vec<LoggedRequest>>> = {
             let registries = registries.lock().unwrap_or_else(PoisonError::into_inner);
-            registries.iter().map(StockRegistry::requests).collect()
+            registries.iter().map(|registry| registry.as_ref().map(StockRegistry::requests)).collect()
         };
-        for (from, log) in logs.into_iter().enumerate() {
+        for (from, log) in logs.into_iter().enumerate().filter_map(|(from, log)| Some((from, log?))) {
             let new = log.get(seen[from]..).unwrap_or_default().to_vec();
             seen[from] = log.len();
             for event in new.iter().filter_map(|request| event_of(from, request)) {

@@ -52,7 +52,7 @@ impl Copies {
         let config = config.replace("admin: { ", "admin: { socket: none, ");
         let second = Gateway::start(&config, dir.path()).await;
         let lag = std::env::var(LAG_VARIABLE).ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(1.5);
-        let registries = Arc::new(Mutex::new(registries));
+        let registries = Arc::new(Mutex::new(registries.into_iter().map(Some).collect()));
         let copier = Copier::start(&registries, Duration::from_secs_f64(lag), seed);
         Self { site, second, registries, copier, _dir: dir }
     }
@@ -67,27 +67,26 @@ impl Copies {
     }
 
     fn with_registry<T>(&self, number: usize, work: impl FnOnce(&mut StockRegistry) -> T) -> T {
-        work(&mut self.registries.lock().unwrap_or_else(PoisonError::into_inner)[number])
+        let mut registries = self.registries.lock().unwrap_or_else(PoisonError::into_inner);
+        work(registries[number].as_mut().expect("it is not being restarted"))
     }
 
-    /// The member that a repository's last manifest was pushed to.
-    fn writer_of(&self, repository: &str) -> usize {
-        let log = self.site.gateway.access_log();
-        let pushes = |line: &&crate::harness::gateway::AccessLine| {
-            line.method() == "PUT" && line.route() == "manifest" && line.repository() == repository
-        };
-        let line = log.iter().rfind(pushes).expect("a push through the first gateway");
-        line.member().trim_start_matches("node").parse().expect("a number")
+    /// The member that took the first, second, ... manifest of a repository through the first gateway.
+    async fn writer_of(&self, repository: &str, number: usize) -> usize {
+        let line = wait::until("the line of a push", async || {
+            let mut log = self.site.gateway.access_log();
+            log.retain(|line| line.method() == "PUT" && line.route() == "manifest" && line.status() == 201);
+            log.into_iter().filter(|line| line.repository() == repository).nth(number - 1)
+        });
+        line.await.member().trim_start_matches("node").parse().expect("a number")
     }
 
     /// Starts a registry again on its port. The lock is not held meanwhile: the copier goes on.
     async fn restart(&self, number: usize) {
-        let mut registry = {
-            let mut registries = self.registries.lock().unwrap_or_else(PoisonError::into_inner);
-            registries.remove(number)
-        };
+        let taken = self.registries.lock().unwrap_or_else(PoisonError::into_inner)[number].take();
+        let mut registry = taken.expect("it is not being restarted");
         registry.restart().await;
-        self.registries.lock().unwrap_or_else(PoisonError::into_inner).insert(number, registry);
+        self.registries.lock().unwrap_or_else(PoisonError::into_inner)[number] = Some(registry);
     }
 
     async fn stop(mut self) {
@@ -166,7 +165,7 @@ async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
     push(&clients[0], "team/app", "latest", &v1).await.expect("pushed");
     push(&clients[0], "team/app", "stays", &v1).await.expect("pushed");
     copies.copier.has_caught_up().await;
-    let home = copies.writer_of("team/app");
+    let home = copies.writer_of("team/app", 2).await;
     copies.with_registry(home, StockRegistry::kill);
     // Reads go on: through the gateway that has just written it as soon as that is a while ago. Writes wait for the time that
     // the file says, and then somebody else takes them.
@@ -182,7 +181,7 @@ async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
     assert_eq!((refused.status.as_u16(), refused.error_code().as_deref()), (503, Some("UNAVAILABLE")));
     wait::until("somebody to stand in", async || push(&clients[0], "team/app", "latest", &v2).await.ok())
         .await;
-    let stand_in = copies.writer_of("team/app");
+    let stand_in = copies.writer_of("team/app", 3).await;
     assert_ne!(stand_in, home);
     pull(&clients[0], "team/app", "latest", &v2).await;
     pull(&clients[1], "team/app", "latest", &v2).await;
@@ -218,7 +217,7 @@ async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
     // From now on the home takes writes again.
     let v3 = Image::random(&[3_000]);
     push(&clients[0], "team/app", "latest", &v3).await.expect("pushed");
-    assert_eq!(copies.writer_of("team/app"), home);
+    assert_eq!(copies.writer_of("team/app", 4).await, home);
     pull(&clients[1], "team/app", "latest", &v3).await;
     copies.stop().await;
 }

@@ -1,0 +1,252 @@
+//! A window on content that several clients read together: one task fills it, the fastest reader sets
+//! the pace, and who falls out of it reads the rest by itself.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::coalesce::Place;
+use super::content::Content;
+use super::rest::Plan;
+use super::resume::ContentBody;
+use crate::registry::ContentHash;
+use crate::upstream::{BodyError, Member};
+
+/// A part of some content, through which several read it.
+pub(super) struct Window {
+    state: Mutex<WindowState>,
+    bytes_max: usize,
+    content: Content,
+    /// Its share of the memory, until its last reader is gone.
+    _permit: OwnedSemaphorePermit,
+}
+
+#[derive(Default)]
+struct WindowState {
+    /// The frames that are kept, each with the hash of everything up to its end.
+    frames: VecDeque<(Bytes, Option<ContentHash>)>,
+    /// Number of the first that is kept.
+    first: u64,
+    bytes: usize,
+    /// How the content ended.
+    ended: Option<Ending>,
+    /// Each reader's next frame, and whom to wake; `None` for one that has gone.
+    readers: Vec<Option<(u64, Option<Waker>)>>,
+    filler: Option<Waker>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Done,
+    Broken,
+    Corrupt,
+}
+
+impl WindowState {
+    fn next(&self) -> u64 {
+        self.first + self.frames.len() as u64
+    }
+
+    /// Bytes that the fastest reader has not read yet; `None` where nobody reads.
+    fn unread(&self) -> Option<usize> {
+        let fastest = self.readers.iter().flatten().map(|(next, _)| *next).max()?;
+        let read = usize::try_from(fastest.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        Some(self.frames.iter().skip(read).map(|(frame, _)| frame.len()).sum())
+    }
+
+    fn wake_readers(&mut self) {
+        for (_, waker) in self.readers.iter_mut().flatten() {
+            if let Some(waker) = waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl Window {
+    pub(super) fn new(bytes_max: usize, body: &ContentBody, permit: OwnedSemaphorePermit) -> Self {
+        let content = body.content().anew();
+        Self { state: Mutex::default(), bytes_max: bytes_max.max(1), content, _permit: permit }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, WindowState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fills the window until the content ends or nobody reads any more.
+    pub(super) async fn fill(self: Arc<Self>, mut body: ContentBody, place: Place) {
+        let mut place = Some(place);
+        loop {
+            let wanted = std::future::poll_fn(|cx| self.poll_room(cx)).await;
+            if !wanted {
+                return;
+            }
+            let data = std::future::poll_fn(|cx| body.poll_data(cx)).await;
+            let more = data.as_ref().and_then(|data| data.as_ref().ok()).map_or(0, Bytes::len);
+            if self.lock().bytes + more > self.bytes_max
+                && let Some(place) = place.take()
+            {
+                // Who has not begun yet would come too late: those that wait come in first.
+                place.close().await;
+            }
+            let mut state = self.lock();
+            match data {
+                Some(Ok(data)) => {
+                    state.bytes += data.len();
+                    state.frames.push_back((data, body.content().hash.clone()));
+                    while state.bytes > self.bytes_max && state.frames.len() > 1 {
+                        let Some((frame, _)) = state.frames.pop_front() else { break };
+                        state.bytes -= frame.len();
+                        state.first += 1;
+                    }
+                }
+                Some(Err(BodyError::Corrupt)) => state.ended = Some(Ending::Corrupt),
+                Some(Err(_)) => state.ended = Some(Ending::Broken),
+                None => state.ended = Some(Ending::Done),
+            }
+            state.wake_readers();
+            if state.ended.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Ready when one more frame is wanted, with `false` when nobody is left.
+    fn poll_room(&self, cx: &Context<'_>) -> Poll<bool> {
+        let mut state = self.lock();
+        match state.unread() {
+            None => Poll::Ready(false),
+            Some(unread) if unread < self.bytes_max => Poll::Ready(true),
+            Some(_) => {
+                state.filler = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// One more reader, if the beginning is still here.
+    pub(super) fn reader(self: &Arc<Self>) -> Option<SharedReader> {
+        let mut state = self.lock();
+        if state.first > 0 {
+            return None;
+        }
+        state.readers.push(Some((0, None)));
+        let number = state.readers.len() - 1;
+        drop(state);
+        let position = self.content.start;
+        Some(SharedReader { window: Arc::clone(self), number, position, reading: None, rest: None })
+    }
+
+    /// The content as a reader that has none of it yet sees it.
+    pub(super) fn content(&self) -> Content {
+        self.content.anew()
+    }
+}
+
+/// What a reader needs to go on by itself.
+struct Reading {
+    content: Content,
+    plan: Arc<Plan>,
+    member: Arc<Member>,
+}
+
+/// One of those that read a window.
+pub(super) struct SharedReader {
+    window: Arc<Window>,
+    number: usize,
+    position: u64,
+    reading: Option<Reading>,
+    /// It fell out of the window and reads by itself.
+    rest: Option<Box<ContentBody>>,
+}
+
+impl SharedReader {
+    /// With this it goes on by itself when it is too slow for the window.
+    pub(super) fn may_go_on(&mut self, plan: Arc<Plan>, content: Content, member: Arc<Member>) {
+        self.reading = Some(Reading { content, plan, member });
+    }
+
+    pub(super) fn remaining(&self) -> Option<u64> {
+        match &self.rest {
+            Some(rest) => rest.remaining(),
+            None => self.window.content.end.map(|end| end.saturating_sub(self.position)),
+        }
+    }
+
+    pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            if let Some(rest) = &mut self.rest {
+                return rest.poll_data(cx);
+            }
+            if self.remaining() == Some(0) {
+                return Poll::Ready(None);
+            }
+            match self.poll_window(cx) {
+                Poll::Ready(Some(read)) => return Poll::Ready(read),
+                Poll::Pending => return Poll::Pending,
+                // Too slow for the window.
+                Poll::Ready(None) => {
+                    let Some(Reading { content, plan, member }) = self.reading.take() else {
+                        return Poll::Ready(Some(Err(BodyError::Short)));
+                    };
+                    self.leave();
+                    self.rest = Some(Box::new(ContentBody::rest(plan, content, member, self.position)));
+                }
+            }
+        }
+    }
+
+    /// The next frame of the window; ready with `None` where that is gone.
+    fn poll_window(&mut self, cx: &Context<'_>) -> Poll<Option<Option<Result<Bytes, BodyError>>>> {
+        let mut guard = self.window.lock();
+        let (first, next) = (guard.first, guard.next());
+        let state = &mut *guard;
+        let Some(Some((mine, waker))) = state.readers.get_mut(self.number) else { return Poll::Ready(None) };
+        if *mine < first {
+            return Poll::Ready(None);
+        }
+        if *mine == next {
+            return match state.ended {
+                Some(Ending::Done) => Poll::Ready(Some(None)),
+                Some(Ending::Broken) => Poll::Ready(Some(Some(Err(BodyError::Short)))),
+                Some(Ending::Corrupt) => Poll::Ready(Some(Some(Err(BodyError::Corrupt)))),
+                None => {
+                    *waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            };
+        }
+        let at = usize::try_from(*mine - first).unwrap_or(usize::MAX);
+        let Some((frame, hash)) = state.frames.get(at).cloned() else { return Poll::Ready(None) };
+        *mine += 1;
+        if let Some(filler) = state.filler.take() {
+            filler.wake();
+        }
+        drop(guard);
+        self.position += frame.len() as u64;
+        if let Some(reading) = &mut self.reading {
+            reading.content.hash = hash;
+        }
+        Poll::Ready(Some(Some(Ok(frame))))
+    }
+
+    fn leave(&self) {
+        let mut state = self.window.lock();
+        if let Some(reader) = state.readers.get_mut(self.number) {
+            *reader = None;
+        }
+        // Somebody else may set the pace now, or nobody is left.
+        if let Some(filler) = state.filler.take() {
+            filler.wake();
+        }
+    }
+}
+
+impl Drop for SharedReader {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
