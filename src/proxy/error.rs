@@ -98,6 +98,12 @@ pub enum GatewayError {
         /// The home.
         member: MemberName,
     },
+    /// The home is out, and a tag was written there a moment ago.
+    #[error("member {member}, which has the newest state of this tag, is out")]
+    NewestDown {
+        /// The home.
+        member: MemberName,
+    },
     /// The home of the repository is back, and does not have what others took in its place yet.
     #[error("member {member}, the home of this repository, is back and lacks what was written meanwhile")]
     HomeReturning {
@@ -242,6 +248,7 @@ impl GatewayError {
             Self::NoMember(_)
             | Self::HomeDown { .. }
             | Self::HomeReturning { .. }
+            | Self::NewestDown { .. }
             | Self::MemberFailed { .. }
             | Self::CredentialFault { .. }
             | Self::BadAnswer { .. }
@@ -339,6 +346,7 @@ impl GatewayError {
             Self::FormBody => (400, ErrorCode::Unsupported, "uploads are not forms; send Content-Type: application/octet-stream".to_owned()),
             Self::NoRoute => (404, ErrorCode::NameUnknown, "no route leads to this repository".to_owned()),
             Self::HomeDown { .. } => (503, ErrorCode::Unavailable, "the node that takes writes to this project is down; reads go on, try the write again later".to_owned()),
+            Self::NewestDown { .. } => (503, ErrorCode::Unavailable, "the node that has the newest state of this tag is down, and the others may have an older one; try again in a moment, or pull by digest".to_owned()),
             Self::HomeReturning { .. } => (503, ErrorCode::Unavailable, "the node of this repository was down and is being brought up to date; try again in a moment".to_owned()),
             Self::NoMember(_) | Self::CredentialFault { .. } => (504, ErrorCode::Unavailable, "no registry node can serve this now; try again".to_owned()),
             Self::Upstream(error) => match (&error.source, error.phase) {

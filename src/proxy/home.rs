@@ -70,7 +70,7 @@ impl Gateway {
             }
             // A tag that was moved through this gateway a moment ago must not move back.
             NeedsHome::WhileItServes if is_only_at(pool, repository, home, &admitted.target) => {
-                Err(GatewayError::HomeDown { member: home.name.clone() })
+                Err(GatewayError::NewestDown { member: home.name.clone() })
             }
             NeedsHome::WhileItServes | NeedsHome::Never => {
                 let mut members = pool.candidates_from_home(key);

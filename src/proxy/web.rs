@@ -165,10 +165,8 @@ fn candidates(
     (method, node): (&Method, Option<&str>),
 ) -> Result<Vec<Arc<Member>>, GatewayError> {
     let mut candidates = match pool.storage {
-        Storage::Shared => {
-            let reads = is_read(method);
-            pool.candidates(PoolRequest { reads, ..PoolRequest::read() })
-        }
+        // Nothing of a node that is out: one that has lost its database refuses everybody.
+        Storage::Shared => pool.candidates(PoolRequest::change()),
         Storage::Replicated => {
             // A number is another project at every node.
             let named = |project: &&str| !project.bytes().all(|byte| byte.is_ascii_digit());

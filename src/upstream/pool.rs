@@ -138,12 +138,6 @@ impl Request<'_> {
     pub fn change() -> Self {
         Self { choice: Choice::Cheapest, reads: false, content: None }
     }
-
-    /// Something that any member may be asked.
-    #[must_use]
-    pub fn read() -> Self {
-        Self { choice: Choice::Cheapest, reads: true, content: None }
-    }
 }
 
 impl Pools {

@@ -30,6 +30,8 @@ enum Event {
     /// SIGHUP to the gateway.
     Reload,
     RotateKeys,
+    /// A new process takes over from the gateway that runs.
+    Upgrade,
 }
 
 /// When which member did not serve.
@@ -120,6 +122,7 @@ impl Schedule {
             Event::Restart(two[0]),
             Event::Reload,
             Event::RotateKeys,
+            Event::Upgrade,
         ];
         *events.choose(random).expect("not empty")
     }
@@ -149,6 +152,7 @@ impl Schedule {
             }
             Event::Reload => site.gateway.daemon().signal(Signal::HUP),
             Event::RotateKeys => rotate_keys(site).await,
+            Event::Upgrade => upgrade(site).await,
         }
     }
 
@@ -189,6 +193,11 @@ impl Schedule {
         .await;
         self.troubles.end(&name);
     }
+}
+
+pub(super) async fn upgrade(site: &mut Site) {
+    let upgraded = site.gateway.upgrade().await;
+    assert!(upgraded.status.success(), "{}{}\n{}", upgraded.stdout, upgraded.stderr, site.gateway.log_tail());
 }
 
 /// As an operator does; the gateway sees the new key by itself.
