@@ -271,6 +271,7 @@ async fn a_pool_may_mix_harbor_nodes_and_plain_registries() {
         .await;
     }
     // Pushes go to Harbor, which keeps a list of what it has.
+    let lines = site.gateway.access_log();
     let writes = lines.iter().filter(|line| !["GET", "HEAD"].contains(&line.method()));
     for line in writes.filter(|line| line.repository() == "team/app") {
         assert_eq!(line.member(), "node0", "{line:?}");
