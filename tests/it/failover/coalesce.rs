@@ -8,6 +8,7 @@ use super::{site_of, wait_for_metric};
 use crate::harness::client::{TestClient, whole};
 use crate::harness::fake_member::{FakeMember, Gate, Recorded, blob_answer};
 use crate::harness::image::Blob;
+use crate::harness::site::Site;
 use crate::harness::wait;
 
 const SCOPE: &str = "repository:a/b:pull";
@@ -68,6 +69,29 @@ async fn a_crowd_that_wants_the_same_costs_a_member_one_read() {
         assert!(lines.iter().all(|line| line.text("subject") == "users/alice" && line.member() == "m0"));
         site.stop_gateway().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_member_is_told_who_asks_only_the_reads_of_one_user_are_shared() {
+    let (blob, gate) = (Blob::random(50_000), Gate::closed());
+    let member = member_with(&blob, &gate).await;
+    let mut site = Site::start_with(&[], |config| {
+        config.member_at("m0", member.url(), "{ token: { audience: m0 } }").user("bob", "builder")
+    })
+    .await;
+    let path = format!("/v2/a/b/blobs/{}", blob.digest);
+    let alice = site.authorized(&[SCOPE]).await;
+    let token = site.client().token("bob", "builder", &[SCOPE]).await.expect("a token");
+    let bob = site.client().with_bearer(&token);
+    let (hers, his) = (crowd(&alice, &path, 3), crowd(&bob, &path, 3));
+    wait_for_metric(&site.gateway, "tidegate_requests_in_flight", &[], 6.0).await;
+    wait::until("a request of each", async || (member.requests().len() >= 2).then_some(())).await;
+    gate.open();
+    for bytes in hers.join_all().await.into_iter().chain(his.join_all().await) {
+        assert!(bytes == blob.bytes);
+    }
+    assert_eq!(member.requests().len(), 2, "one for each of the two users");
+    site.stop_gateway().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
