@@ -224,9 +224,7 @@ impl Place {
     fn say(&self, outcome: Outcome) {
         self.outcome.send_replace(Some(outcome));
     }
-}
 
-impl Place {
     /// Whoever comes from now on begins anew; those that wait have a moment to come in.
     pub(super) async fn close(self) {
         self.leave();

@@ -324,8 +324,7 @@ fn note_failure(
 /// Whether a failure counts against the member. Registries answer 500 to manifests that they cannot
 /// make sense of, which is the client's doing.
 fn is_fault(outgoing: &Outgoing<'_>, status: StatusCode) -> bool {
-    let reads = matches!(*outgoing.method, Method::GET | Method::HEAD);
-    status.is_server_error() && (reads || status != StatusCode::INTERNAL_SERVER_ERROR)
+    status.is_server_error() && (is_read(outgoing.method) || status != StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// Whether a request may be made twice although a member may have seen it.
@@ -333,7 +332,7 @@ pub(super) fn is_repeatable(outgoing: &Outgoing<'_>) -> bool {
     match outgoing.target {
         Target::Registry(RegistryRequest::UploadStart { digest, .. }) => digest.is_none(),
         Target::Registry(RegistryRequest::Manifest { method: ManifestMethod::Put, .. }) => true,
-        _ => matches!(*outgoing.method, Method::GET | Method::HEAD),
+        _ => is_read(outgoing.method),
     }
 }
 

@@ -94,7 +94,7 @@ impl Gateway {
             RegistryRequest::Manifest { reference, .. } => matches!(reference, Reference::Digest(_)),
             _ => false,
         };
-        if !matches!(*method, Method::GET | Method::HEAD)
+        if !is_read(method)
             || matches!(admitted.target, RegistryRequest::UploadStart { .. } | RegistryRequest::Upload { .. })
         {
             return NeedsHome::Always;
@@ -140,7 +140,7 @@ pub(super) fn share_a_home(
 /// would not know. So writes go to Harbor nodes alone, and what a push looks for first; other reads
 /// go to a plain registry when no node can serve, and blobs are the same everywhere.
 fn prefer_nodes(candidates: &mut Vec<Arc<Member>>, admitted: &Admitted) {
-    let is_read = matches!(admitted.down.head.method, Method::GET | Method::HEAD);
+    let is_read = is_read(&admitted.down.head.method);
     match &admitted.target {
         RegistryRequest::Blob { .. } if admitted.down.head.method == Method::GET => {}
         RegistryRequest::UploadStart { .. } | RegistryRequest::Upload { .. } => {

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use http::Method;
 use http::header::{AUTHORIZATION, COOKIE};
 use tokio::time::Instant;
 
-use super::error::GatewayError;
+use super::error::{GatewayError, is_read};
 use super::forward::{Attempt, Outgoing, Target, is_repeatable};
 use super::send::Answer;
 use crate::auth::challenge::ChallengeReason;
@@ -120,7 +119,7 @@ pub(super) async fn judge_refusal(
 /// token, the right was in it, so that there is no such thing; else the account lacks the right.
 pub(super) fn target_refused(outgoing: &Outgoing<'_>, member: &Member) -> GatewayError {
     let about_content = member.credential.names_target() && outgoing.target.names_repository();
-    if about_content && matches!(*outgoing.method, Method::GET | Method::HEAD) {
+    if about_content && is_read(outgoing.method) {
         return GatewayError::UnknownTarget { member: member.name.clone() };
     }
     outgoing.refused(ChallengeReason::InsufficientScope)

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::Method;
 use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -12,7 +11,7 @@ use tokio::time::timeout;
 
 use super::Gateway;
 use super::context::RequestContext;
-use super::error::GatewayError;
+use super::error::{GatewayError, is_read};
 use crate::registry::{ManifestMethod, RegistryRequest, RouteKind};
 use crate::upstream::{Pool, RequestBody};
 
@@ -30,7 +29,7 @@ pub(super) fn streamed(
     pool: &Pool,
 ) -> RequestBody {
     let ended = body.as_ref().is_none_or(Incoming::is_end_stream);
-    let reads = matches!(ctx.method, Method::GET | Method::HEAD);
+    let reads = is_read(&ctx.method);
     if ended
         || reads
         || ctx.route == RouteKind::Ping
