@@ -20,16 +20,6 @@ async fn status_of(gateway: &Gateway, member: &str) -> Value {
     members.into_iter().find(|entry| entry["name"] == member).expect("the member")
 }
 
-/// The member that served the request with this id, once its line is written.
-async fn served_by(gateway: &Gateway, answer: &Answer) -> String {
-    let id = answer.header("x-request-id").expect("an id").to_owned();
-    wait::until("the line of the request", async || {
-        let line = gateway.access_log().into_iter().find(|line| line.text("request_id") == id);
-        line.map(|line| line.member().to_owned())
-    })
-    .await
-}
-
 async fn start_upload(client: &TestClient, repository: &str) -> Answer {
     client
         .post(&format!("/v2/{repository}/blobs/uploads/"), "")
@@ -39,18 +29,14 @@ async fn start_upload(client: &TestClient, repository: &str) -> Answer {
         .expect("accepted")
 }
 
-fn location(answer: &Answer) -> String {
-    answer.header("location").expect("a Location").to_owned()
-}
-
 /// Starts uploads until one is at `member`, and cancels the others.
 async fn upload_at(site: &Site, client: &TestClient, member: &str) -> String {
     for number in 0..12 {
         let started = start_upload(client, &format!("a/b{number}")).await;
-        if served_by(&site.gateway, &started).await == member {
-            return location(&started);
+        if site.gateway.served_by(&started).await == member {
+            return started.location();
         }
-        client.delete(&location(&started)).await.expect("sent").expect(204).expect("cancelled");
+        client.delete(&started.location()).await.expect("sent").expect(204).expect("cancelled");
     }
     panic!("no repository prefers {member}");
 }
@@ -72,9 +58,9 @@ async fn members_of_new_work(site: &Site, client: &TestClient) -> BTreeSet<Strin
         let put = client.put(&put, "application/vnd.oci.image.manifest.v1+json", "{}").await.expect("sent");
         let started = start_upload(client, &repository).await;
         for answer in [&read, &put, &started] {
-            members.insert(served_by(&site.gateway, answer).await);
+            members.insert(site.gateway.served_by(answer).await);
         }
-        client.delete(&location(&started)).await.expect("sent").expect(204).expect("cancelled");
+        client.delete(&started.location()).await.expect("sent").expect(204).expect("cancelled");
     }
     members
 }
@@ -107,12 +93,12 @@ async fn a_drained_member_gets_no_new_work_while_its_uploads_go_on_to_their_end(
     let half = blob.bytes.len() / 2;
     let patched = client.patch(&upload, blob.bytes[..half].to_vec()).await.expect("sent").expect(202);
     let patched = patched.expect("the session goes on");
-    assert_eq!(served_by(&site.gateway, &patched).await, "member0");
+    assert_eq!(site.gateway.served_by(&patched).await, "member0");
     assert!(waiting.exit_status().is_none(), "the session has not ended");
-    let finish = format!("{}&digest={}", location(&patched), blob.digest);
+    let finish = format!("{}&digest={}", patched.location(), blob.digest);
     let rest = blob.bytes[half..].to_vec();
     let finished = client.put(&finish, "application/octet-stream", rest).await.expect("sent").expect(201);
-    assert_eq!(served_by(&site.gateway, &finished.expect("the upload is whole")).await, "member0");
+    assert_eq!(site.gateway.served_by(&finished.expect("the upload is whole")).await, "member0");
     assert!(waiting.wait_exit().await.success(), "{}", waiting.output_tail());
     assert!(waiting.stdout().contains("nothing is left there"), "{}", waiting.stdout());
 

@@ -6,7 +6,7 @@ use http::Method;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 
-use crate::harness::client::{Answer, TestClient, whole};
+use crate::harness::client::{TestClient, whole};
 use crate::harness::gateway::{Gateway, replace_file};
 use crate::harness::image::Blob;
 use crate::harness::registry::StockRegistry;
@@ -19,26 +19,13 @@ async fn members(gateway: &Gateway) -> Vec<Value> {
     pools.iter().flat_map(|pool| pool["members"].as_array().expect("members").clone()).collect()
 }
 
-async fn served_by(gateway: &Gateway, answer: &Answer) -> String {
-    let id = answer.header("x-request-id").expect("an id").to_owned();
-    wait::until("the line of the request", async || {
-        let line = gateway.access_log().into_iter().find(|line| line.text("request_id") == id);
-        line.map(|line| line.member().to_owned())
-    })
-    .await
-}
-
-fn location(answer: &Answer) -> String {
-    answer.header("location").expect("a Location").to_owned()
-}
-
 /// An upload session at `member`.
 async fn upload_at(site: &Site, client: &TestClient, member: &str) -> String {
     loop {
         let started = client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202);
         let started = started.expect("accepted");
-        if served_by(&site.gateway, &started).await == member {
-            return location(&started);
+        if site.gateway.served_by(&started).await == member {
+            return started.location();
         }
     }
 }
@@ -47,7 +34,7 @@ async fn members_of_reads(site: &Site, client: &TestClient) -> BTreeSet<String> 
     let mut members = BTreeSet::new();
     for _ in 0..12 {
         let read = client.get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("served");
-        members.insert(served_by(&site.gateway, &read).await);
+        members.insert(site.gateway.served_by(&read).await);
     }
     members
 }
@@ -101,7 +88,7 @@ async fn members_come_and_go_by_a_reload_and_a_removed_ones_uploads_end_there() 
     let finish = format!("{upload}&digest={}", blob.digest);
     let finished = client.put(&finish, "application/octet-stream", blob.bytes.clone()).await;
     let finished = finished.expect("sent").expect(201).expect("finished");
-    assert_eq!(served_by(&site.gateway, &finished).await, "member0");
+    assert_eq!(site.gateway.served_by(&finished).await, "member0");
 
     // A member that is not there is told from one that is, and the change is as whole as ever.
     let broken = config.replace("credential: none", "credential: nobody");
@@ -120,7 +107,7 @@ async fn another_connection_limit_holds_for_the_next_request() {
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
     let blob = Blob::random(32 << 20);
     let started = client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("begun");
-    let finish = format!("{}&digest={}", location(&started), blob.digest);
+    let finish = format!("{}&digest={}", started.location(), blob.digest);
     let put = client.put(&finish, "application/octet-stream", blob.bytes.clone()).await.expect("sent");
     put.expect(201).expect("finished");
     let mut slow = Vec::new();
@@ -178,12 +165,12 @@ async fn pools_and_routes_come_by_a_reload() {
     let other = StockRegistry::builder("elsewhere").start().await;
     let client = site.authorized(&["repository:other/x:pull"]).await;
     let answer = client.get("/v2/other/x/tags/list").await.expect("sent").expect(404).expect("served");
-    assert_eq!(served_by(&site.gateway, &answer).await, "member0");
+    assert_eq!(site.gateway.served_by(&answer).await, "member0");
     let member = format!("{{ name: elsewhere, url: \"{}\" }}", other.url());
     let config = site.config.clone().further_pool(&format!("{{ name: other, members: [{member}] }}"));
     let config = config.first_route("{ repository: \"other/**\", pool: other }");
     assert_eq!(site.gateway.reload_with(&config.render()).await["message"], "reloaded");
     let answer = client.get("/v2/other/x/tags/list").await.expect("sent").expect(404).expect("served");
-    assert_eq!(served_by(&site.gateway, &answer).await, "elsewhere");
+    assert_eq!(site.gateway.served_by(&answer).await, "elsewhere");
     site.stop_gateway().await;
 }

@@ -57,6 +57,11 @@ impl Answer {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
+    /// The path and query of its `Location`.
+    pub(crate) fn location(&self) -> String {
+        self.header("location").expect("a Location").to_owned()
+    }
+
     pub(crate) fn json(&self) -> Result<serde_json::Value> {
         serde_json::from_slice(&self.body).with_context(|| format!("not JSON: {}", self.text()))
     }

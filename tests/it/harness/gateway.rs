@@ -7,7 +7,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::client::TestClient;
+use super::client::{Answer, TestClient};
 use super::clients::COMMAND_LIMIT;
 use super::process::{self, Daemon, Finished};
 use super::{Result, wait};
@@ -184,6 +184,16 @@ impl Gateway {
             .filter_map(|line| serde_json::from_str(line).ok())
             .map(AccessLine)
             .collect()
+    }
+
+    /// The member that served the request of this answer, once its line is written.
+    pub(crate) async fn served_by(&self, answer: &Answer) -> String {
+        let id = answer.header("x-request-id").expect("an id").to_owned();
+        wait::until("the line of the request", async || {
+            let line = self.access_log().into_iter().find(|line| line.text("request_id") == id);
+            line.map(|line| line.member().to_owned())
+        })
+        .await
     }
 
     /// Replaces the configuration file, reloads, and returns the line that tells how it went.

@@ -155,7 +155,7 @@ pub(super) fn bearer_of(client: &TestClient) -> String {
 
 /// The path and query of an answer's `Location`.
 pub(super) fn location(answer: &Answer) -> String {
-    answer.header("location").expect("a Location").to_owned()
+    answer.location()
 }
 
 /// `location` with one more query parameter.
