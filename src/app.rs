@@ -139,6 +139,7 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
         drivers: tasks.clone(),
         workers: config.server.workers,
         cache_entries_max: config.tokens.cache_entries_max,
+        ejections: Arc::default(),
     };
     let pools = Pools::build(&config.pools, &shared)?;
     let logins = Logins {
@@ -158,7 +159,11 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
         uploads: Arc::new(OpenUploads::new(config.uploads.tracked_max, Arc::clone(metrics))),
         checks: Arc::new(ContentChecks::new(&config.verify, Arc::clone(metrics))),
         flights: Flights::new(&config.coalesce),
-        upload_checks: UploadChecks::new(config.uploads.tracked_max, config.uploads.grace.as_secs()),
+        upload_checks: UploadChecks::new(
+            config.uploads.tracked_max,
+            config.uploads.grace,
+            Arc::clone(metrics),
+        ),
         tasks,
         limits: GatewayLimits {
             upload_grace: config.uploads.grace,
@@ -354,7 +359,7 @@ async fn sweep_uploads(gateway: Arc<Gateway>) -> String {
     loop {
         tokio::time::sleep(UPLOAD_SWEEP).await;
         gateway.uploads.sweep(unix_now());
-        gateway.upload_checks.sweep(unix_now());
+        gateway.upload_checks.sweep();
         // Nobody probes those, which is where others have their idle connections closed.
         gateway.topology.load().pools.retired().for_each(|member| member.connections.sweep());
     }

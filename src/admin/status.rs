@@ -30,6 +30,7 @@ fn pool_status(pool: &Pool) -> Value {
     json!({
         "name": pool.name.as_str(),
         "serves": pool.can_serve(),
+        "account_refused": pool.is_account_refused(),
         "retries_left": pool.retries_left(),
         "stand_ins": pool.memory.stand_ins.len(),
         "members": members,

@@ -46,7 +46,7 @@ impl Credentials {
         if values.next().is_some() {
             return Err(CredentialsError::Several);
         }
-        let value = value.to_str().map_err(|_| CredentialsError::Malformed)?;
+        let value = str::from_utf8(value.as_bytes()).map_err(|_| CredentialsError::Malformed)?;
         if value.len() > AUTHORIZATION_BYTES_MAX {
             return Err(CredentialsError::Malformed);
         }

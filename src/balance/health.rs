@@ -96,6 +96,12 @@ impl Health {
         self.status != Status::Healthy || self.bad_in_a_row > 0
     }
 
+    /// Whether requests have ejected the member and its last probe was good.
+    #[must_use]
+    pub fn is_ejected_and_well(&self) -> bool {
+        self.status == Status::Ejected && self.bad_in_a_row == 0
+    }
+
     /// When an ejected member may come back.
     #[must_use]
     pub fn ejected_until_ms(&self) -> Option<u64> {

@@ -1,5 +1,6 @@
 //! Which member serves a request: health as a state machine, load, and the order of candidates. Pure.
 
+pub mod blame;
 pub mod budget;
 pub mod ejection;
 pub mod health;

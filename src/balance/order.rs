@@ -1,7 +1,8 @@
 //! The order in which members are tried for one request.
 //!
 //! First the primary members that serve, then the backups, then those that are known to have this
-//! content broken, and last, for reads of a pool of which too little is left, those that are out.
+//! content broken, then those that requests have ejected while their probes are good, and last, for
+//! reads of a pool of which too little is left, those that are out.
 //! Within each: the order of the request's [`Choice`].
 
 use super::rendezvous::{finish, weighted};
@@ -23,6 +24,8 @@ const LATENCY_FLOOR: f64 = 0.001;
 pub enum Standing {
     /// It serves.
     Serves,
+    /// Requests failed there, and its probes are good: it is asked before a request is refused.
+    LastChoice,
     /// It is out: nothing goes there but, in need, a read.
     Out,
     /// Nothing goes there: it is being drained, or refuses our credential.
@@ -74,7 +77,7 @@ pub enum Choice {
 #[must_use]
 pub fn order(seen: &[Seen], choice: Choice, reads: bool, panic_percent: u32, seed: u64) -> Vec<usize> {
     let (mut primary, mut backup) = (Vec::with_capacity(seen.len()), Vec::new());
-    let (mut quarantined, mut out) = (Vec::new(), Vec::new());
+    let (mut quarantined, mut last, mut out) = (Vec::new(), Vec::new(), Vec::new());
     let (mut primaries, mut serving) = (0, 0);
     for member in seen {
         let is_primary = member.tier == Tier::Primary;
@@ -90,6 +93,7 @@ pub fn order(seen: &[Seen], choice: Choice, reads: bool, panic_percent: u32, see
                     backup.push(*member);
                 }
             }
+            Standing::LastChoice => last.push(*member),
             Standing::Out => out.push(*member),
             Standing::Never => {}
         }
@@ -99,7 +103,7 @@ pub fn order(seen: &[Seen], choice: Choice, reads: bool, panic_percent: u32, see
         out.clear();
     }
     let mut order = Vec::with_capacity(seen.len());
-    for mut group in [primary, backup, quarantined, out] {
+    for mut group in [primary, backup, quarantined, last, out] {
         arrange(&mut group, choice, seed);
         order.extend(group.iter().map(|member| member.index));
     }
@@ -176,7 +180,7 @@ mod tests {
 
     #[test]
     fn backups_and_members_that_are_out_come_last_or_not_at_all() {
-        use Standing::{Never, Out, Serves};
+        use Standing::{LastChoice, Never, Out, Serves};
         use Tier::{Backup, Primary};
         for (what, standings, reads, expected) in [
             ("backups last", vec![(Backup, Serves), (Primary, Serves)], true, vec![1, 0]),
@@ -196,6 +200,19 @@ mod tests {
             ),
             ("nobody is left", vec![(Primary, Out), (Primary, Never)], true, vec![0]),
             ("nobody at all", vec![(Primary, Never)], true, vec![]),
+            (
+                "an ejected member takes writes rather than nobody",
+                vec![(Primary, LastChoice)],
+                false,
+                vec![0],
+            ),
+            (
+                "an ejected member comes after every other",
+                vec![(Primary, LastChoice), (Backup, Serves), (Primary, Serves)],
+                false,
+                vec![2, 1, 0],
+            ),
+            ("and before one that is out", vec![(Primary, Out), (Primary, LastChoice)], true, vec![1, 0]),
         ] {
             let seen = members(&standings);
             for seed in 0..20 {

@@ -76,6 +76,7 @@ fn ask_all(config: &Config, arguments: &Doctor) -> Result<Report, String> {
         drivers: TaskTracker::new(),
         workers: 1,
         cache_entries_max: 1,
+        ejections: Arc::default(),
     };
     let pools = Pools::build(&config.pools, &shared).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -130,11 +130,12 @@ fn render(status: &Value, colour: Colour) -> String {
         field(status, "requests_in_flight"),
     );
     for pool in list(status, "pools") {
-        let serves = if pool["serves"] == false {
-            format!("  {}", colour.paint("31", "no member serves"))
-        } else {
-            String::new()
+        let problem = match (&pool["serves"], &pool["account_refused"]) {
+            (Value::Bool(false), _) => Some("no member serves"),
+            (_, Value::Bool(true)) => Some("harbor.account is refused"),
+            _ => None,
         };
+        let serves = problem.map(|problem| format!("  {}", colour.paint("31", problem))).unwrap_or_default();
         let head = colour.paint("1", &format!("pool {}", field(pool, "name")));
         let retries = format!("{} retries left", field(pool, "retries_left"));
         let elsewhere = match pool["stand_ins"].as_u64() {

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::reach::says_wants_tls;
+use crate::forwarding::readable::text;
 use crate::random::unix_now;
 use crate::upstream::Member;
 
@@ -78,7 +79,7 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
+        self.headers.get(name).map(text)
     }
 
     pub(super) fn json(&self) -> serde_json::Value {
@@ -93,7 +94,7 @@ impl Answer {
     /// The value of a cookie that the answer sets.
     pub(super) fn cookie(&self, name: &str) -> Option<&str> {
         let lines = self.headers.get_all(http::header::SET_COOKIE).iter();
-        let mut pairs = lines.filter_map(|line| line.to_str().ok()?.split(';').next()?.split_once('='));
+        let mut pairs = lines.filter_map(|line| text(line).split(';').next()?.split_once('='));
         pairs.find(|(known, value)| *known == name && !value.is_empty()).map(|(_, value)| value)
     }
 }

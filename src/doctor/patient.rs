@@ -10,6 +10,7 @@ use super::call::{Answer, Door, Failure, Question};
 use super::finding::Checkup;
 use crate::auth::keys::KidStyle;
 use crate::forwarding::hosts::Hosts;
+use crate::forwarding::readable::text;
 use crate::random::unix_now;
 use crate::registry::{Actions, RepositoryName, ResourceAccess};
 use crate::upstream::harbor::{SESSION_COOKIE, basic};
@@ -45,7 +46,7 @@ impl<'a> Patient<'a> {
 
     pub(super) fn url(&self) -> String {
         let scheme = if self.settings.address.https { "https" } else { "http" };
-        format!("{scheme}://{}", self.member.host.to_str().unwrap_or_default())
+        format!("{scheme}://{}", text(&self.member.host))
     }
 
     pub(super) fn checkup(&self) -> Checkup {

@@ -1,6 +1,8 @@
 //! Header rules in both directions, and the host names that may be used. Pure.
 
+pub mod content_type;
 pub mod hosts;
+pub mod readable;
 pub mod request;
 pub mod response;
 pub mod web;

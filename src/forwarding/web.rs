@@ -4,11 +4,13 @@
 
 use http::Uri;
 use http::header::{
-    AUTHORIZATION, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, SET_COOKIE,
+    AUTHORIZATION, CONTENT_LOCATION, COOKIE, FORWARDED, HOST, HeaderMap, HeaderValue, LINK, LOCATION,
+    SET_COOKIE,
 };
 
+use super::readable::text;
 use super::request::{Via, insert_via, is_hop_by_hop, is_reserved, nominated};
-use super::response::REQUEST_ID;
+use super::response::remove_connection_headers;
 
 /// The cookie that keeps a browser at one node.
 pub const AFFINITY_COOKIE: &str = "tidegate_node";
@@ -68,18 +70,12 @@ fn without_affinity(value: &HeaderValue) -> Option<HeaderValue> {
     if others.is_empty() { None } else { HeaderValue::from_bytes(&others.join(&b"; "[..])).ok() }
 }
 
-/// The headers of a node's answer for the client. Core never marks its cookies `Secure`, because
-/// it does not see the TLS; `Location` loses the node's own address.
+/// The headers of a node's answer for the client. Core never marks its cookies `Secure`, because it does not see the
+/// TLS; `Location` loses the node's own address, and one that browsers would read otherwise than the gateway is left
+/// out.
 #[must_use]
 pub fn client_headers(mut node: HeaderMap, https: bool, own: &[&str]) -> HeaderMap {
-    for name in nominated(&node) {
-        node.remove(name);
-    }
-    let hop_by_hop: Vec<HeaderName> = node.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
-    for name in hop_by_hop {
-        node.remove(name);
-    }
-    node.remove(REQUEST_ID);
+    remove_connection_headers(&mut node);
     if https {
         let cookies: Vec<HeaderValue> = node.get_all(SET_COOKIE).iter().map(secure).collect();
         node.remove(SET_COOKIE);
@@ -87,40 +83,79 @@ pub fn client_headers(mut node: HeaderMap, https: bool, own: &[&str]) -> HeaderM
             node.append(SET_COOKIE, cookie);
         }
     }
-    if let Some(location) = node.get(LOCATION).and_then(|location| relative(location, own)) {
-        node.insert(LOCATION, location);
+    for name in [LOCATION, CONTENT_LOCATION] {
+        let location = node.get(&name).map(|location| client_location(text(location), own));
+        match location {
+            Some(Some(location)) => drop(node.insert(name, location)),
+            Some(None) => drop(node.remove(name)),
+            None => {}
+        }
+    }
+    // The links of Harbor's API are paths; an address of the node itself leads nowhere for a client.
+    let links: Vec<HeaderValue> =
+        node.get_all(LINK).iter().filter(|link| is_relative(text(link))).cloned().collect();
+    node.remove(LINK);
+    for link in links {
+        node.append(LINK, link);
     }
     node
 }
 
 fn secure(cookie: &HeaderValue) -> HeaderValue {
-    let marked = |text: &str| text.split(';').any(|part| part.trim().eq_ignore_ascii_case("secure"));
-    match cookie.to_str() {
-        Ok(text) if !marked(text) => {
-            HeaderValue::try_from(format!("{text}; Secure")).unwrap_or_else(|_| cookie.clone())
-        }
-        Ok(_) | Err(_) => cookie.clone(),
+    let marked = |part: &[u8]| part.trim_ascii().eq_ignore_ascii_case(b"secure");
+    if cookie.as_bytes().split(|byte| *byte == b';').any(marked) {
+        return cookie.clone();
     }
+    HeaderValue::from_bytes(&[cookie.as_bytes(), b"; Secure"].concat()).unwrap_or_else(|_| cookie.clone())
 }
 
-fn relative(location: &HeaderValue, own: &[&str]) -> Option<HeaderValue> {
-    let text = location.to_str().ok()?;
-    let uri = text.parse::<Uri>().ok()?;
-    let authority = uri.authority()?.as_str();
-    if !own.iter().any(|own| own.eq_ignore_ascii_case(authority)) {
+/// Where a node's `Location` leads for a browser: a path of this host, or another host as the node said it. `None`
+/// where browsers may read something else in it (WHATWG URL: they drop tabs, and take `\` for `/`).
+fn client_location(location: &str, own: &[&str]) -> Option<HeaderValue> {
+    if location.bytes().any(|byte| !(b'!'..=b'~').contains(&byte)) {
         return None;
     }
-    // The fragment is not part of a `Uri`.
-    let (_, rest) = text.split_once("://")?;
+    let before_query = location.find(['?', '#']).unwrap_or(location.len());
+    if location[..before_query].contains('\\') {
+        return None;
+    }
+    if location.starts_with('/') {
+        // Two slashes in front would be another host.
+        return HeaderValue::try_from(format!("/{}", location.trim_start_matches('/'))).ok();
+    }
+    let Some((scheme, rest)) = location.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
+        // Relative to the path of the request; a colon in its first segment would be a scheme.
+        let first = location.split(['/', '?', '#']).next().unwrap_or("");
+        return if first.contains(':') { None } else { HeaderValue::try_from(location).ok() };
+    };
+    if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+        return None;
+    }
+    let uri = location.split('#').next().and_then(|uri| uri.parse::<Uri>().ok())?;
+    let authority = uri.authority()?.as_str();
+    if !own.iter().any(|own| own.eq_ignore_ascii_case(authority)) {
+        return HeaderValue::try_from(location).ok();
+    }
     let path = rest.find(['/', '?', '#']).map_or("/", |at| &rest[at..]);
-    // Two slashes in front would be another host.
     HeaderValue::try_from(format!("/{}", path.trim_start_matches('/'))).ok()
+}
+
+fn is_scheme(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+}
+
+/// Whether every URL of a `Link` is a path of this host.
+fn is_relative(links: &str) -> bool {
+    links.split('<').skip(1).all(|link| link.starts_with('/') && !link.starts_with("//"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::net::IpAddr;
+
+    use http::header::HeaderName;
+
+    use super::*;
 
     fn map(pairs: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -226,10 +261,44 @@ mod tests {
             ("https://hub:8070//evil.example.com/x", "/evil.example.com/x"),
             ("https://login.example.com/auth?state=1", "https://login.example.com/auth?state=1"),
             ("/relative", "/relative"),
+            ("relative?to=https://x", "relative?to=https://x"),
+            ("/harbor/x?back=a\\b", "/harbor/x?back=a\\b"),
+            ("//evil.example.com", "/evil.example.com"),
         ] {
             let headers =
                 client_headers(map(&[("location", location)]), true, &["10.0.0.1:8070", "hub:8070"]);
             assert_eq!(headers.get(LOCATION).expect("there"), expected, "{location}");
         }
+        for location in [
+            "https://hub:8070/\\evil.example.com",
+            "/\\evil.example.com",
+            "\\\\evil.example.com",
+            "/\t/evil.example.com",
+            "https:/evil.example.com",
+            "https:\\\\evil.example.com",
+            "javascript:alert(1)",
+            "javascript://hub:8070/%0aalert(1)",
+        ] {
+            let headers = client_headers(map(&[("location", location)]), true, &["hub:8070"]);
+            assert_eq!(headers.get(LOCATION), None, "{location}");
+        }
+    }
+
+    #[test]
+    fn nodes_say_nothing_of_the_host_that_browsers_use() {
+        let node = map(&[
+            ("strict-transport-security", "max-age=31536000; includeSubdomains; preload"),
+            ("alt-svc", "h3=\":443\""),
+            ("clear-site-data", "\"cookies\""),
+            ("refresh", "0; url=/x"),
+            ("content-location", "http://10.0.0.1:8070/x"),
+            ("link", "</api/v2.0/projects?page=2>; rel=\"next\""),
+            ("link", "<http://10.0.0.1:8070/api>; rel=\"next\""),
+            ("x-total-count", "3"),
+        ]);
+        assert_eq!(
+            lines(&client_headers(node, true, &["10.0.0.1:8070"])),
+            ["content-location: /x", "link: </api/v2.0/projects?page=2>; rel=\"next\"", "x-total-count: 3"]
+        );
     }
 }

@@ -156,7 +156,7 @@ impl Counts {
         match home {
             None => Self::All,
             Some(home) if home.name == member.name || foreign => Self::All,
-            Some(home) if home.status().serves() => Self::Nothing,
+            Some(home) if home.is_usable() => Self::Nothing,
             Some(_) => Self::Reads,
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION};
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, response};
 
 use super::body::ResponseBody;
 use super::coalesce::{Head, Leader, Outcome};
@@ -13,15 +13,42 @@ use super::error::GatewayError;
 use super::rest::Plan;
 use super::resume::ContentBody;
 use super::{Admitted, Asked, Gateway};
+use crate::balance::blame::ClientKey;
 use crate::forwarding::response::{MemberLocation, client_headers, member_location};
 use crate::pin::Pin;
 use crate::registry::{Digest, RegistryRequest};
+use crate::upstream::{Member, client_key};
 
 impl Admitted {
+    /// Whose request it is.
+    pub(super) fn key(&self) -> ClientKey {
+        client_key(self.client.source, &self.client.subject)
+    }
+
     /// Whether this reads a blob or manifest.
     fn reads_content(&self) -> bool {
         let content = matches!(self.target, RegistryRequest::Blob { .. } | RegistryRequest::Manifest { .. });
         content && self.down.head.method == Method::GET
+    }
+}
+
+/// Where a member's answer leads, if that is for the gateway to say.
+///
+/// # Errors
+/// When an upload is to go on at a place that is none of a registry.
+fn location_of(member: &Member, head: &response::Parts) -> Result<Option<MemberLocation>, GatewayError> {
+    // A redirect leads to object storage, whatever its path looks like.
+    if head.status.is_redirection() {
+        return Ok(None);
+    }
+    match member_location(&head.headers) {
+        Some(MemberLocation::Elsewhere) if head.status == StatusCode::ACCEPTED => {
+            Err(GatewayError::BadAnswer {
+                member: member.name.clone(),
+                problem: "its Location is no upload session",
+            })
+        }
+        location => Ok(location),
     }
 }
 
@@ -38,8 +65,7 @@ impl Gateway {
         if admitted.is_refused_cancel(head.status) {
             return Ok(self.forget_session(&admitted.target));
         }
-        // A redirect leads to object storage, whatever its path looks like.
-        let location = if head.status.is_redirection() { None } else { member_location(&head.headers) };
+        let location = location_of(&member, &head)?;
         let member_headers = std::mem::take(&mut head.headers);
         let leader = ctx.leader.take();
         let shared =
@@ -71,8 +97,9 @@ impl Gateway {
         };
         head.headers = client_headers(member_headers);
         match location {
-            // None at all, or object storage: the client goes there itself.
-            None | Some(MemberLocation::Elsewhere) => {}
+            // None at all, or a redirect to object storage: the client goes there itself.
+            None => {}
+            Some(MemberLocation::Elsewhere) => drop(head.headers.remove(LOCATION)),
             Some(MemberLocation::Upload(upload)) => {
                 let location = self.sealed_location(admitted, &upload, pin, (&member, &head.headers))?;
                 head.headers.insert(LOCATION, location);
@@ -140,6 +167,7 @@ impl Gateway {
             target: Plan::target_of(admitted.target.clone(), digest),
             headers: Plan::headers_of(headers, answer, digest),
             subject: admitted.client.subject.clone(),
+            client: admitted.key(),
             access,
             secret,
             checks: Arc::clone(&self.checks),

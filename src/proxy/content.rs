@@ -17,6 +17,7 @@ use super::error::GatewayError;
 use super::forward::{Outgoing, Target};
 use super::send::Answer;
 use super::window::SharedReader;
+use crate::forwarding::readable::text;
 use crate::registry::{BlobMethod, ContentHash, Digest, ManifestMethod, Reference, RegistryRequest};
 use crate::telemetry::{ContentFault, Metrics, Unverified};
 use crate::upstream::{BodyError, BodyProgress, Member, Quarantine, VerifySettings};
@@ -158,8 +159,14 @@ impl Content {
         }
         if partial {
             checks.count_unverified(Unverified::Range);
-            // Several parts in one answer are the client's to take apart.
-            let Some((start, end, total)) = content_range(&head.headers) else { return Ok(None) };
+            let Some((start, end, total)) = content_range(&head.headers) else {
+                // Several parts in one answer are the client's to take apart (RFC 9110 14.6).
+                let several = head.headers.get(CONTENT_TYPE).is_some_and(|value| {
+                    let kind = text(value).split(';').next().unwrap_or("").trim();
+                    kind.eq_ignore_ascii_case("multipart/byteranges")
+                });
+                return if several { Ok(None) } else { Err("its Content-Range is missing or no range") };
+            };
             if length.is_some_and(|length| length != end - start) {
                 return Err("its Content-Length is not that of its Content-Range");
             }
@@ -185,21 +192,19 @@ impl Content {
 
 /// The digest that a member says its answer has.
 pub(super) fn announced_digest(headers: &HeaderMap) -> Option<Digest> {
-    let text = headers.get(CONTENT_DIGEST)?.to_str().ok()?;
-    Digest::try_from(text).ok()
+    Digest::try_from(text(headers.get(CONTENT_DIGEST)?)).ok()
 }
 
 /// The digest of a schema 1 manifest leaves its signatures out.
 pub(super) fn is_schema1(headers: &HeaderMap) -> bool {
     headers
         .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.starts_with("application/vnd.docker.distribution.manifest.v1+"))
+        .is_some_and(|value| text(value).starts_with("application/vnd.docker.distribution.manifest.v1+"))
 }
 
 /// `bytes FIRST-LAST/TOTAL` as first byte, byte after the last, and total (RFC 9110 14.4).
 pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, u64, Option<u64>)> {
-    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
+    let text = text(headers.get(CONTENT_RANGE)?).strip_prefix("bytes ")?;
     let (range, total) = text.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let number = |text: &str| {
@@ -256,9 +261,7 @@ pub(super) async fn settle(
             Ok(Some(Err(error))) => error.to_string(),
             Err(_) => BodyError::Idle.to_string(),
         };
-        outgoing.pool.member_failed(&member, &format!("its answer broke off: {problem}"));
-        member.ask_for_probe();
-        return Err(GatewayError::BrokenAnswer { member: member.name.clone() });
+        return Err(GatewayError::BrokenAnswer { member: member.name.clone(), problem });
     }
     let Some(memory) = memory else {
         let body = SettledBody::Content(body, held, Box::new(content));

@@ -13,6 +13,7 @@ use super::coalesce::Leader;
 use super::resume::Resumed;
 use super::send::Answer;
 use crate::auth::subject::Subject;
+use crate::forwarding::readable::text;
 use crate::random::request_id;
 use crate::registry::{Reference, RegistryRequest, RepositoryName, RouteKind};
 use crate::telemetry::{AccessLog, AccessRecord, Direction, ErrorKind, GaugeGuard, Metrics, Phases};
@@ -127,7 +128,7 @@ impl RequestContext {
         (metrics, access_log): (&Arc<Metrics>, &Arc<AccessLog>),
     ) -> Self {
         let (method, version, headers) = head;
-        let user_agent = headers.get(USER_AGENT).and_then(|value| value.to_str().ok());
+        let user_agent = headers.get(USER_AGENT).map(text).filter(|text| !text.is_empty());
         Self {
             id: request_id(),
             connection,

@@ -11,6 +11,8 @@ use super::body::ResponseBody;
 use super::context::RequestContext;
 use crate::auth::challenge::{ChallengeReason, challenge};
 use crate::auth::credentials::CredentialsError;
+use crate::forwarding::content_type::ContentTypeError;
+use crate::forwarding::readable::UnreadableHeader;
 use crate::forwarding::response::{API_VERSION, REQUEST_ID};
 use crate::pin::PinError;
 use crate::registry::{Digest, ErrorCode, NameError, ParseError, ResourceAccess, error_body};
@@ -72,9 +74,12 @@ pub enum GatewayError {
         /// Its name.
         member: String,
     },
-    /// An upload whose body is a form.
-    #[error("an upload with a form as its body")]
-    FormBody,
+    /// A body that is a form, or a manifest of no media type.
+    #[error(transparent)]
+    ContentType(#[from] ContentTypeError),
+    /// A header that decides something cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] UnreadableHeader),
     /// No route leads anywhere from here.
     #[error("no route for this repository")]
     NoRoute,
@@ -142,10 +147,12 @@ pub enum GatewayError {
         problem: &'static str,
     },
     /// A member's answer broke off before it was passed on.
-    #[error("member {member} broke its answer off")]
+    #[error("member {member} broke its answer off: {problem}")]
     BrokenAnswer {
         /// Which member.
         member: MemberName,
+        /// How.
+        problem: String,
     },
     /// A member's content is not what its digest says, and nobody else has it.
     #[error("member {member} has {digest} broken")]
@@ -158,9 +165,12 @@ pub enum GatewayError {
     /// A manifest that is larger than allowed.
     #[error("a manifest of more than {0} bytes")]
     ManifestTooLarge(usize),
-    /// The client's body broke off or stalled.
-    #[error("the client's body broke off")]
+    /// The client's manifest broke off or stalled.
+    #[error("the client's manifest broke off")]
     ClientBody,
+    /// The client's upload broke off or stalled.
+    #[error("the client's upload broke off")]
+    UploadBody,
     /// There is no memory for one more body.
     #[error("no memory left for a body")]
     NoMemory,
@@ -212,9 +222,11 @@ impl GatewayError {
             Self::PlaintextCredentials
             | Self::Pin(_)
             | Self::PinnedMemberGone { .. }
-            | Self::FormBody
+            | Self::ContentType(_)
+            | Self::Unreadable(_)
             | Self::ManifestTooLarge(_)
-            | Self::ClientBody => ErrorKind::Client,
+            | Self::ClientBody
+            | Self::UploadBody => ErrorKind::Client,
             Self::NoRoute
             | Self::UnknownTarget { .. }
             | Self::UnknownContent { .. }
@@ -343,7 +355,9 @@ impl GatewayError {
             Self::Pin(PinError::Missing | PinError::Broken | PinError::OtherUpload | PinError::OtherSubject) => {
                 (400, ErrorCode::BlobUploadInvalid, "the upload URL is not the one that was given for this upload; follow the Location header exactly".to_owned())
             }
-            Self::FormBody => (400, ErrorCode::Unsupported, "uploads are not forms; send Content-Type: application/octet-stream".to_owned()),
+            Self::ContentType(ContentTypeError::Form) => (400, ErrorCode::Unsupported, "bodies are not forms here; send Content-Type: application/octet-stream".to_owned()),
+            Self::ContentType(ContentTypeError::Malformed) => (400, ErrorCode::ManifestInvalid, "the Content-Type of the manifest is repeated or no media type; send one such as application/vnd.oci.image.manifest.v1+json".to_owned()),
+            Self::Unreadable(header) => (400, ErrorCode::Unsupported, format!("{header}; leave them out or encode them")),
             Self::NoRoute => (404, ErrorCode::NameUnknown, "no route leads to this repository".to_owned()),
             Self::HomeDown { .. } => (503, ErrorCode::Unavailable, "the node that takes writes to this project is down; reads go on, try the write again later".to_owned()),
             Self::NewestDown { .. } => (503, ErrorCode::Unavailable, "the node that has the newest state of this tag is down, and the others may have an older one; try again in a moment, or pull by digest".to_owned()),
@@ -377,6 +391,7 @@ impl GatewayError {
             Self::CorruptContent { .. } => (504, ErrorCode::Unavailable, "no registry node has this content intact; the gateway's log names the node".to_owned()),
             Self::ManifestTooLarge(max) => (413, ErrorCode::SizeInvalid, format!("the manifest is larger than the {max} bytes that are taken here (upstream.manifest_bytes_max)")),
             Self::ClientBody => (400, ErrorCode::ManifestInvalid, "the manifest did not arrive as a whole; send it again".to_owned()),
+            Self::UploadBody => (400, ErrorCode::BlobUploadInvalid, "the body did not arrive as a whole; ask for the state of the upload and go on from there".to_owned()),
             Self::NoMemory => (503, ErrorCode::Unavailable, "the gateway has too much to do; try again".to_owned()),
             Self::Internal(_) => (500, ErrorCode::Unknown, "the gateway failed; the request id is in its log".to_owned()),
         };

@@ -20,7 +20,9 @@ use super::refusal::{Refusal, judge_refusal, target_refused, without_credential}
 use super::send::{Answer, Sending, Try, send_once};
 use crate::auth::challenge::ChallengeReason;
 use crate::auth::subject::Subject;
-use crate::registry::{ManifestMethod, RegistryRequest, ResourceAccess, WebKind, WebRequest};
+use crate::balance::blame::ClientKey;
+use crate::forwarding::response::check_head;
+use crate::registry::{ManifestMethod, RegistryRequest, ResourceAccess, UploadMethod, WebKind, WebRequest};
 use crate::upstream::harbor::ClientSecret;
 use crate::upstream::{
     Asking, Member, MemberAccess, MemberName, Phase, Pool, RequestBody, UpstreamError, UpstreamFault,
@@ -65,6 +67,8 @@ pub(super) struct Outgoing<'a> {
     pub headers: &'a HeaderMap,
     /// In whose name.
     pub subject: &'a Subject,
+    /// Whose request it is.
+    pub client: ClientKey,
     /// With which access.
     pub access: &'a MemberAccess,
     /// The client's own name and password, where members need them.
@@ -105,6 +109,14 @@ impl Outgoing<'_> {
         }
     }
 
+    /// The client's own body broke off or stalled.
+    fn broken_body(&self) -> GatewayError {
+        match self.target {
+            Target::Registry(RegistryRequest::Manifest { .. }) => GatewayError::ClientBody,
+            Target::Registry(_) | Target::Web(_) => GatewayError::UploadBody,
+        }
+    }
+
     fn unknown_content(&self, member: &MemberName) -> GatewayError {
         GatewayError::UnknownContent {
             member: member.clone(),
@@ -117,8 +129,39 @@ impl Outgoing<'_> {
 pub(super) enum Attempt {
     /// An answer to pass on.
     Answered(Box<Answer>),
-    /// It failed; the body comes back where another try may be made.
-    Failed(GatewayError, Option<RequestBody>),
+    /// It failed.
+    Failed(Failed),
+}
+
+/// A try that failed.
+pub(super) struct Failed {
+    /// Why.
+    pub error: GatewayError,
+    /// The body, where another try may be made.
+    pub body: Option<RequestBody>,
+    /// Whether it counts against the member, should another one do better.
+    pub is_suspect: bool,
+}
+
+impl Failed {
+    /// A failure that says nothing about the member.
+    pub(super) fn of_nobody(error: GatewayError, body: Option<RequestBody>) -> Self {
+        Self { error, body, is_suspect: false }
+    }
+}
+
+/// Members that failed a request that another one may do better.
+struct Suspects(Vec<(Arc<Member>, String)>);
+
+impl Suspects {
+    /// Another member answered: whoever failed the same request is at fault. A refusal is not better than a failure.
+    fn answered(self, outgoing: &Outgoing<'_>, status: StatusCode) {
+        if status.is_success() || status.is_redirection() {
+            for (member, problem) in self.0 {
+                outgoing.pool.member_failed(&member, &problem, Some(outgoing.client));
+            }
+        }
+    }
 }
 
 /// Tries the candidates in order.
@@ -135,20 +178,22 @@ pub(super) async fn forward(
     outgoing.pool.count_request();
     let head_deadline = ctx.started + head_time(outgoing);
     let mut last = GatewayError::Internal("no candidate was tried");
-    let (mut missing, mut failed) = (None, false);
+    let (mut missing, mut suspects) = (None, Suspects(Vec::new()));
+    let mut failed = false;
     let mut unsure_left = outgoing.confirmations;
     let mut candidates = candidates.into_iter().peekable();
     while let Some(member) = candidates.next() {
         if Instant::now() >= head_deadline {
             return Err(too_late(&member));
         }
-        let more_follow = candidates.peek().is_some() && is_repeatable(outgoing);
+        let more_follow =
+            candidates.peek().is_some_and(|next| next.status().serves()) && is_repeatable(outgoing);
         let deadline = try_deadline(outgoing, more_follow, head_deadline);
         ctx.tries += 1;
         let again = body.again();
         let at = Try { worker: ctx.connection.worker, deadline };
         let attempt = try_member(outgoing, &member, body, at).await;
-        let (error, returned) = match attempt {
+        let Failed { error, body: returned, is_suspect } = match attempt {
             Attempt::Answered(answer)
                 if unsure_left > 0 && more_follow && outgoing.is_unsure(answer.head.status) =>
             {
@@ -164,20 +209,28 @@ pub(super) async fn forward(
                 match settle(outgoing, *answer, checks, (more_follow, ctx)).await {
                     Ok(settled) => {
                         note_confirmation(outgoing, missing.is_some(), settled.head.status);
+                        suspects.answered(outgoing, settled.head.status);
                         return Ok(settled);
                     }
-                    Err(error) => (error, Some(RequestBody::Empty)),
+                    Err(error) => {
+                        let is_suspect = !matches!(error, GatewayError::CorruptContent { .. });
+                        Failed { error, body: Some(RequestBody::Empty), is_suspect }
+                    }
                 }
             }
-            Attempt::Failed(error, returned) => {
-                if !matches!(error, GatewayError::Upstream(_)) {
+            Attempt::Failed(failed) => {
+                if !matches!(failed.error, GatewayError::Upstream(_)) {
                     // It was reached, and this came of it.
                     ctx.member = Some(Arc::clone(&member));
                 }
-                (error, returned)
+                failed
             }
         };
         tracing::debug!(request_id = ctx.id.as_str(), member = member.name.as_str(), %error, "try failed");
+        if is_suspect {
+            member.ask_for_probe();
+            suspects.0.push((member, with_cause(&error)));
+        }
         (last, failed) = (error, true);
         match returned {
             Some(returned) if candidates.peek().is_some() && Instant::now() < head_deadline => {
@@ -195,11 +248,18 @@ pub(super) async fn forward(
         }
     }
     Err(match missing {
-        // Whoever could not be asked may have it.
+        // A member that could not be asked may have it.
         Some(_) if failed && (outgoing.copies || !is_read(outgoing.method)) => last,
         Some(missing) => missing,
         None => last,
     })
+}
+
+fn with_cause(error: &GatewayError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
 }
 
 /// The time was over before anything was asked.
@@ -236,12 +296,12 @@ pub(super) async fn try_member(
     let mut renewed = false;
     loop {
         let again = body.again();
-        let sent = match send_once(outgoing, member, body, at).await {
+        let mut sent = match send_once(outgoing, member, body, at).await {
             Ok(answer) => answer,
             Err(failed) => {
                 let Sending { error, reused, body: returned, by_client, waited } = *failed;
                 if let Some(why) = error.credential_error() {
-                    return without_credential(outgoing, member, why.clone(), returned);
+                    return Attempt::Failed(without_credential(outgoing, member, why.clone(), returned));
                 }
                 let returned = returned.filter(|_| error.is_unsent() || is_repeatable(outgoing));
                 match returned {
@@ -250,13 +310,22 @@ pub(super) async fn try_member(
                         body = again;
                         continue;
                     }
+                    _ if by_client => {
+                        return Attempt::Failed(Failed::of_nobody(outgoing.broken_body(), None));
+                    }
                     returned => {
-                        note_failure(outgoing, member, &error, (by_client, waited));
-                        return Attempt::Failed(error.into(), returned);
+                        let is_suspect = is_suspect(outgoing, &error, waited);
+                        note_failure(outgoing, member, &error);
+                        return Attempt::Failed(Failed { error: error.into(), body: returned, is_suspect });
                     }
                 }
             }
         };
+        if let Err(problem) = check_head(&mut sent.head) {
+            let error = GatewayError::BadAnswer { member: member.name.clone(), problem };
+            let body = again.filter(|_| is_repeatable(outgoing));
+            return Attempt::Failed(Failed { error, body, is_suspect: true });
+        }
         let status = sent.head.status;
         // A body that was sent is gone; where it can be sent again, a refusal was no execution.
         if status == StatusCode::UNAUTHORIZED {
@@ -267,64 +336,51 @@ pub(super) async fn try_member(
                 }
                 Refusal::Fault => {
                     let error = GatewayError::CredentialFault { member: member.name.clone() };
-                    return Attempt::Failed(error, again);
+                    return Attempt::Failed(Failed::of_nobody(error, again));
                 }
                 Refusal::PassOn => return Attempt::Answered(Box::new(sent)),
-                Refusal::Credential(why) => return without_credential(outgoing, member, why, again),
+                Refusal::Credential(why) => {
+                    return Attempt::Failed(without_credential(outgoing, member, why, again));
+                }
                 Refusal::TryAgain | Refusal::AboutTarget => {
-                    return Attempt::Failed(
-                        target_refused(outgoing, member),
-                        again.filter(|_| outgoing.copies),
-                    );
+                    let again = again.filter(|_| outgoing.copies);
+                    return Attempt::Failed(Failed::of_nobody(target_refused(outgoing, member), again));
                 }
             }
         }
         if is_member_failure(outgoing, status) {
             let error = GatewayError::MemberFailed { member: member.name.clone(), status };
-            if is_fault(outgoing, status) {
-                outgoing.pool.member_failed(member, &error.to_string());
-            }
-            return Attempt::Failed(error, again.filter(|_| is_repeatable(outgoing)));
+            let body = again.filter(|_| is_repeatable(outgoing));
+            return Attempt::Failed(Failed { error, body, is_suspect: status.is_server_error() });
         }
         member.answered(answers_quickly(outgoing).then(|| sent.times.first_byte - sent.times.connected));
         return Attempt::Answered(Box::new(sent));
     }
 }
 
-/// What a failed try says about its member.
-fn note_failure(
-    outgoing: &Outgoing<'_>,
-    member: &Arc<Member>,
-    error: &UpstreamError,
-    (by_client, waited): (bool, Option<Duration>),
-) {
+/// What a failed try says about its member, whoever made the request: that no connection can be made counts at once.
+fn note_failure(outgoing: &Outgoing<'_>, member: &Arc<Member>, error: &UpstreamError) {
     if error.is_head_timeout() {
         member.ask_for_probe();
     }
     if error.is_connect_failure() {
         member.connect_failed(&error.source.to_string());
-    }
-    // A full queue is our own doing, a client that breaks off is its own, and what takes long to
-    // finish may be just large.
-    let is_fault = match error.phase {
-        Phase::Connect => true,
-        // What was left of the time when the request came through our own queue may be too little.
-        Phase::Head if error.is_head_timeout() => {
-            let had_time = waited.is_some_and(|time| time >= outgoing.pool.limits.first_byte_timeout / 2);
-            is_repeatable(outgoing) && had_time
-        }
-        Phase::Head => !by_client,
-        Phase::Queue | Phase::Unsent | Phase::Credential => false,
-    };
-    if is_fault {
-        outgoing.pool.member_failed(member, &format!("{error}: {}", error.source));
+        outgoing.pool.member_failed(member, &format!("{error}: {}", error.source), None);
     }
 }
 
-/// Whether a failure counts against the member. Registries answer 500 to manifests that they cannot
-/// make sense of, which is the client's doing.
-fn is_fault(outgoing: &Outgoing<'_>, status: StatusCode) -> bool {
-    status.is_server_error() && (is_read(outgoing.method) || status != StatusCode::INTERNAL_SERVER_ERROR)
+/// Whether a failure counts against its member should another member do better at the same request. A registry can
+/// fail at a request because of what is asked, by an answer as well as by closing the connection.
+fn is_suspect(outgoing: &Outgoing<'_>, error: &UpstreamError, waited: Option<Duration>) -> bool {
+    match error.phase {
+        // What was left of the time when the request came through our own queue may be too little.
+        Phase::Head if error.is_head_timeout() => {
+            waited.is_some_and(|time| time >= outgoing.pool.limits.first_byte_timeout / 2)
+        }
+        Phase::Head => true,
+        // A full queue is our own doing, and no connection counts by itself.
+        Phase::Queue | Phase::Connect | Phase::Unsent | Phase::Credential => false,
+    }
 }
 
 /// Whether a request may be made twice although a member may have seen it.
@@ -339,7 +395,23 @@ pub(super) fn is_repeatable(outgoing: &Outgoing<'_>) -> bool {
 /// How long queue, connects and tries may take together.
 pub(super) fn head_time(outgoing: &Outgoing<'_>) -> Duration {
     let limits = &outgoing.pool.limits;
-    if answers_quickly(outgoing) { limits.head_timeout } else { limits.finish_timeout }
+    if answers_quickly(outgoing) && !finishes_upload(outgoing) {
+        limits.head_timeout
+    } else {
+        limits.finish_timeout
+    }
+}
+
+/// Whether a member may have to put a whole upload together before it answers, however little of it comes with this
+/// request: docker, skopeo and podman end every upload with an empty one.
+fn finishes_upload(outgoing: &Outgoing<'_>) -> bool {
+    matches!(
+        outgoing.target,
+        Target::Registry(
+            RegistryRequest::Upload { method: UploadMethod::Put { .. }, .. }
+                | RegistryRequest::UploadStart { digest: Some(_), .. }
+        )
+    )
 }
 
 /// What Harbor's API does may take minutes, and no client of it gives up after 30 s.

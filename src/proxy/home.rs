@@ -70,7 +70,10 @@ impl Gateway {
             }
             // A tag that was moved through this gateway a moment ago must not move back.
             NeedsHome::WhileItServes if is_only_at(pool, repository, home, &admitted.target) => {
-                Err(GatewayError::NewestDown { member: home.name.clone() })
+                match home.is_last_choice() {
+                    true => Ok((vec![Arc::clone(home)], 0)),
+                    false => Err(GatewayError::NewestDown { member: home.name.clone() }),
+                }
             }
             NeedsHome::WhileItServes | NeedsHome::Never => {
                 let mut members = pool.candidates_from_home(key);
@@ -253,7 +256,7 @@ fn writer(
     let Some(out_for) = home.has_been_out() else { return Ok(Arc::clone(home)) };
     let after = home.write_failover.filter(|_| adds && pool.memory.stand_ins.has_room(repository, None));
     if after.is_none_or(|after| out_for < after) {
-        return Err(down());
+        return if home.is_last_choice() { Ok(Arc::clone(home)) } else { Err(down()) };
     }
     pool.others_from_home(key).into_iter().next().ok_or_else(down)
 }

@@ -12,9 +12,10 @@ use tokio::time::{Instant, timeout_at};
 use super::body::ResponseBody;
 use super::context::RequestContext;
 use super::error::GatewayError;
-use super::forward::{Attempt, Outgoing, Target, try_member};
+use super::forward::{Attempt, Failed, Outgoing, Target, try_member};
 use super::send::{Answer, Try};
 use super::{Admitted, Asked, Gateway};
+use crate::forwarding::readable::text;
 use crate::forwarding::response::API_VERSION;
 use crate::registry::{CatalogOrder, ListKind, Page, PartialList, RegistryRequest, merge};
 use crate::upstream::{Member, Pool, RequestBody};
@@ -28,6 +29,8 @@ enum Said {
     List(PartialList),
     /// It has no such repository.
     Missing,
+    /// The client has no right there.
+    Refused(GatewayError),
     Failed(GatewayError),
 }
 
@@ -40,8 +43,22 @@ impl Gateway {
         asked: &Asked,
         ctx: &mut RequestContext,
     ) -> Result<Response<ResponseBody>, GatewayError> {
+        let merged = self.merge_lists(admitted, (kind, page), asked, ctx).await;
+        merged.or_else(|error| self.failed(admitted, None, error))
+    }
+
+    async fn merge_lists(
+        &self,
+        admitted: &Admitted,
+        (kind, page): (&ListKind, &Page),
+        asked: &Asked,
+        ctx: &mut RequestContext,
+    ) -> Result<Response<ResponseBody>, GatewayError> {
         let mut members: Vec<_> =
             asked.pool.members.iter().filter(|member| member.status().serves()).cloned().collect();
+        if members.is_empty() {
+            members = asked.pool.members.iter().filter(|member| member.is_usable()).cloned().collect();
+        }
         if members.iter().any(|member| member.harbor.is_some()) {
             // Harbor keeps these lists in its database; a plain registry beside it has none.
             members.retain(|member| member.harbor.is_some());
@@ -52,11 +69,12 @@ impl Gateway {
         ctx.tries = u32::try_from(members.len()).unwrap_or(u32::MAX);
         let said = members.iter().map(|member| ask_for_pages(admitted, (&wanted, asked), member, at));
         let said = futures_util::future::join_all(said).await;
-        let (mut lists, mut failed, mut missing) = (Vec::new(), None, false);
+        let (mut lists, mut failed, mut refused, mut missing) = (Vec::new(), None, None, false);
         for said in said {
             match said {
                 Said::List(list) => lists.push(list),
                 Said::Missing => missing = true,
+                Said::Refused(error) => refused = Some(error),
                 Said::Failed(error) => failed = Some(error),
             }
         }
@@ -65,9 +83,10 @@ impl Gateway {
             return Err(error);
         }
         if lists.is_empty() {
-            return Err(match missing {
-                true => GatewayError::UnknownRepository,
-                false => GatewayError::NoMember(asked.pool.name.clone()),
+            return Err(match (refused, missing) {
+                (Some(error), _) => error,
+                (None, true) => GatewayError::UnknownRepository,
+                (None, false) => GatewayError::NoMember(asked.pool.name.clone()),
             });
         }
         let merged = merge(kind, page, lists);
@@ -132,6 +151,7 @@ async fn ask_for_list(
         method: &Method::GET,
         headers: &asked.headers,
         subject: &admitted.client.subject,
+        client: admitted.key(),
         access: &asked.access,
         secret: asked.secret.as_ref(),
         pool: &asked.pool,
@@ -142,7 +162,12 @@ async fn ask_for_list(
         Attempt::Answered(answer) => {
             read_list(*answer, asked.pool.limits.manifest_bytes_max, at.deadline).await
         }
-        Attempt::Failed(error, _) => Said::Failed(error),
+        // There nobody knows the repository, or this client; another node's list may have it.
+        Attempt::Failed(Failed { error: GatewayError::UnknownTarget { .. }, .. }) => Said::Missing,
+        Attempt::Failed(Failed { error: error @ GatewayError::Unauthorized { .. }, .. }) => {
+            Said::Refused(error)
+        }
+        Attempt::Failed(Failed { error, .. }) => Said::Failed(error),
     }
 }
 
@@ -162,5 +187,5 @@ async fn read_list(answer: Answer, bytes_max: usize, deadline: Instant) -> Said 
 }
 
 fn has_next(headers: &HeaderMap) -> bool {
-    headers.get_all(LINK).iter().any(|link| link.to_str().is_ok_and(|link| link.contains("rel=\"next\"")))
+    headers.get_all(LINK).iter().any(|link| text(link).contains("rel=\"next\""))
 }

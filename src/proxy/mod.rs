@@ -42,8 +42,10 @@ pub use error::GatewayError;
 pub use upload_check::UploadChecks;
 pub use uploads::OpenUploads;
 
+use crate::forwarding::content_type::member_content_type;
 use crate::forwarding::hosts::{Authority, Hosts};
-use crate::forwarding::request::{Via, is_form, member_headers};
+use crate::forwarding::readable::{keep_readable, text};
+use crate::forwarding::request::{Via, member_headers};
 use crate::forwarding::response::REQUEST_ID;
 use crate::random::unix_now;
 use crate::registry::{Actions, ListKind, RegistryRequest, ResourceAccess, UploadMethod};
@@ -173,7 +175,8 @@ impl Gateway {
         }
         let admitted = Admitted { state, down, client, target };
         let Plan { pool, candidates, confirmations, pin } = self.plan(&admitted).await?;
-        let headers = Self::outgoing_headers(&admitted, ctx)?;
+        let sends_body = body.as_ref().is_some_and(|body| !body.is_end_stream());
+        let headers = Self::outgoing_headers(&admitted, sends_body, ctx)?;
         let access = member_access(&admitted.target);
         let secret = self.secret_for(&admitted, &pool);
         if pool.storage == Storage::Replicated
@@ -226,13 +229,14 @@ impl Gateway {
         }
     }
 
-    /// Checks the `Host` against the list.
-    fn downstream(&self, head: request::Parts, ctx: &RequestContext) -> Result<Downstream, GatewayError> {
+    /// Makes sure that the headers can be read, and checks the `Host` against the list.
+    fn downstream(&self, mut head: request::Parts, ctx: &RequestContext) -> Result<Downstream, GatewayError> {
+        keep_readable(&mut head.headers)?;
         let host = match head.uri.authority() {
             Some(authority) => Some(authority.as_str()),
             None => {
                 let mut hosts = head.headers.get_all(HOST).iter();
-                let host = hosts.next().and_then(|host| host.to_str().ok());
+                let host = hosts.next().map(text);
                 host.filter(|_| hosts.next().is_none())
             }
         };
@@ -257,7 +261,11 @@ impl Gateway {
         ClientSecret::from_pair(pair.expose_secret().to_owned())
     }
 
-    fn outgoing_headers(admitted: &Admitted, ctx: &RequestContext) -> Result<HeaderMap, GatewayError> {
+    fn outgoing_headers(
+        admitted: &Admitted,
+        sends_body: bool,
+        ctx: &RequestContext,
+    ) -> Result<HeaderMap, GatewayError> {
         let Admitted { down, target, .. } = admitted;
         let via = Via {
             client: ctx.connection.peer.ip(),
@@ -266,13 +274,8 @@ impl Gateway {
             request_id: &ctx.id,
         };
         let mut headers = member_headers(&down.head.headers, via);
-        let is_upload =
-            matches!(target, RegistryRequest::UploadStart { .. } | RegistryRequest::Upload { .. });
-        if is_upload && is_form(&headers) {
-            if request_body::has_body(&down.head.headers) {
-                return Err(GatewayError::FormBody);
-            }
-            headers.remove(CONTENT_TYPE);
+        if let Some(value) = member_content_type(target, &down.head.headers, sends_body)? {
+            headers.insert(CONTENT_TYPE, value);
         }
         Ok(headers)
     }
@@ -321,6 +324,7 @@ fn outgoing<'a>(
         method: &admitted.down.head.method,
         headers,
         subject: &admitted.client.subject,
+        client: admitted.key(),
         access,
         secret,
         pool,

@@ -6,7 +6,7 @@ use http::header::{AUTHORIZATION, COOKIE};
 use tokio::time::Instant;
 
 use super::error::{GatewayError, is_read};
-use super::forward::{Attempt, Outgoing, Target, is_repeatable};
+use super::forward::{Failed, Outgoing, Target, is_repeatable};
 use super::send::Answer;
 use crate::auth::challenge::ChallengeReason;
 use crate::upstream::{
@@ -33,26 +33,26 @@ pub(super) fn without_credential(
     member: &Member,
     why: CredentialError,
     body: Option<RequestBody>,
-) -> Attempt {
+) -> Failed {
     let elsewhere = |body: Option<RequestBody>| body.filter(|_| outgoing.copies);
     match why {
         CredentialError::WrongPassword => {
-            Attempt::Failed(outgoing.refused(ChallengeReason::InvalidToken), elsewhere(body))
+            Failed::of_nobody(outgoing.refused(ChallengeReason::InvalidToken), elsewhere(body))
         }
         CredentialError::NotGranted => {
-            Attempt::Failed(outgoing.refused(ChallengeReason::InsufficientScope), elsewhere(body))
+            Failed::of_nobody(outgoing.refused(ChallengeReason::InsufficientScope), elsewhere(body))
         }
         CredentialError::NoPassword(subject) => {
             let member = member.name.as_str();
             tracing::warn!(member, %subject, "the member needs the client's own password; use `credential: token` for clients that Harbor does not know");
-            Attempt::Failed(outgoing.refused(ChallengeReason::InsufficientScope), elsewhere(body))
+            Failed::of_nobody(outgoing.refused(ChallengeReason::InsufficientScope), elsewhere(body))
         }
-        CredentialError::NotNow(_) => Attempt::Failed(GatewayError::IdentityUnavailable, body),
+        CredentialError::NotNow(_) => Failed::of_nobody(GatewayError::IdentityUnavailable, body),
         CredentialError::Member(_) | CredentialError::Key(_) => {
             member.ask_for_probe();
             let source = UpstreamFault::Credential(why);
             let error = UpstreamError { member: member.name.clone(), phase: Phase::Credential, source };
-            Attempt::Failed(error.into(), body)
+            Failed::of_nobody(error.into(), body)
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HeaderMap};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
@@ -14,11 +14,6 @@ use super::context::RequestContext;
 use super::error::{GatewayError, is_read};
 use crate::registry::{ManifestMethod, RegistryRequest, RouteKind};
 use crate::upstream::{Pool, RequestBody};
-
-/// Whether a request says that it has a body.
-pub(super) fn has_body(headers: &HeaderMap) -> bool {
-    headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
-}
 
 /// The body for the member. Taken from `body` only here, after every decision: reading it is what
 /// makes hyper answer `100 Continue`.

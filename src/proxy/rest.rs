@@ -15,9 +15,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::body::MemberBody;
 use super::content::{ContentChecks, announced_digest, content_range};
-use super::forward::{Attempt, Outgoing, Target, try_member};
+use super::forward::{Attempt, Failed, Outgoing, Target, try_member};
 use super::send::{Answer, Try};
 use crate::auth::subject::Subject;
+use crate::balance::blame::ClientKey;
 use crate::registry::{Digest, Reference, RegistryRequest};
 use crate::upstream::harbor::ClientSecret;
 use crate::upstream::{Member, MemberAccess, MemberName, Pool, Request, RequestBody, Storage};
@@ -33,6 +34,7 @@ pub(super) struct Plan {
     /// The headers for members, but for conditions, `Host` and `Authorization`.
     pub headers: HeaderMap,
     pub subject: Subject,
+    pub client: ClientKey,
     pub access: MemberAccess,
     pub secret: Option<ClientSecret>,
     pub checks: Arc<ContentChecks>,
@@ -123,6 +125,7 @@ impl Plan {
             method: &Method::GET,
             headers: &headers,
             subject: &self.subject,
+            client: self.client,
             access: &self.access,
             secret: self.secret.as_ref(),
             pool: &self.pool,
@@ -135,7 +138,7 @@ impl Plan {
         let at = Try { worker: self.worker, deadline };
         let answer = match try_member(&outgoing, member, RequestBody::Empty, at).await {
             Attempt::Answered(answer) => *answer,
-            Attempt::Failed(error, _) => {
+            Attempt::Failed(Failed { error, .. }) => {
                 tracing::debug!(request_id = self.request_id.as_str(), member = member.name.as_str(), %error, "it does not go on there");
                 return None;
             }

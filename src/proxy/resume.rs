@@ -289,14 +289,9 @@ impl ContentBody {
         if matches!(error, BodyError::Corrupt) {
             return self.corrupt();
         }
-        self.note_failure(&error);
+        self.member.ask_for_probe();
         self.plan.pool.metrics.resumes_failed.inc();
         error
-    }
-
-    fn note_failure(&self, error: &BodyError) {
-        self.plan.pool.member_failed(&self.member, &format!("its answer broke off: {error}"));
-        self.member.ask_for_probe();
     }
 
     fn may_switch(&self) -> bool {
@@ -306,7 +301,7 @@ impl ContentBody {
     }
 
     fn start_resuming(&mut self, error: BodyError) {
-        self.note_failure(&error);
+        self.member.ask_for_probe();
         let (end, total) = (self.content.end, self.content.total);
         let rest = Rest { from: self.position, end, total, is_free: false };
         let plan = Arc::clone(&self.plan);
@@ -331,6 +326,11 @@ impl ContentBody {
             request_id = self.plan.request_id.as_str(),
             from, to, %error, at = self.position, "an answer goes on from another member"
         );
+        // The other one does better, so it was the member's fault.
+        if !self.tried.is_empty() {
+            let problem = format!("its answer broke off: {error}");
+            self.plan.pool.member_failed(&self.member, &problem, Some(self.plan.client));
+        }
         self.plan.pool.metrics.resumes.inc();
         self.resumed.switches.fetch_add(1, Ordering::AcqRel);
         self.tried.push(member.name.clone());

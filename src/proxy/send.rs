@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::body::{Hold, MemberBody};
 use super::forward::{Outgoing, Target, head_time};
-use crate::registry::{ManifestMethod, RegistryRequest, UploadMethod};
+use crate::registry::{ManifestMethod, RegistryRequest};
 use crate::upstream::{
     Authorization, BodyProgress, InFlight, Lease, Member, Phase, RequestBody, SendError, UpstreamError,
     UpstreamFault, Work,
@@ -238,19 +238,8 @@ async fn await_head(
             }
         }
     }
-    match tokio::time::timeout(answer_time(outgoing), &mut sending).await {
+    match tokio::time::timeout(head_time(outgoing), &mut sending).await {
         Ok(sent) => sent.map_err(HeadError::Send),
         Err(_) => Err(HeadError::Timeout),
-    }
-}
-
-/// How long an answer may take once the whole body was sent.
-fn answer_time(outgoing: &Outgoing<'_>) -> Duration {
-    match outgoing.target {
-        Target::Registry(
-            RegistryRequest::Upload { method: UploadMethod::Put { .. }, .. }
-            | RegistryRequest::UploadStart { digest: Some(_), .. },
-        ) => outgoing.pool.limits.finish_timeout,
-        Target::Registry(_) | Target::Web(_) => head_time(outgoing),
     }
 }

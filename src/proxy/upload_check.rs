@@ -2,31 +2,40 @@
 //! acknowledges anything else is reported and not believed.
 //!
 //! The hash of a session lives here from its start to its end, between its requests. Where that is
-//! not all of it (another gateway, a restart, a chunk that was cut off) nothing can be said.
+//! not all of it (another gateway, a restart, a chunk that was cut off, more sessions at once than are
+//! remembered) nothing can be said, which is counted.
 
-use dashmap::DashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use http::StatusCode;
 use http::header::{CONTENT_RANGE, HeaderMap};
+use moka::notification::RemovalCause;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
 
 use super::Gateway;
 use super::content::{Settled, announced_digest, is_schema1};
 use super::error::GatewayError;
 use super::upload_session::received;
+use crate::forwarding::readable::text;
 use crate::forwarding::response::{MemberLocation, member_location};
 use crate::pin::Pin;
+use crate::random::monotonic_ms;
 use crate::registry::{
     ContentHash, Digest, ManifestMethod, Reference, RegistryRequest, UploadId, UploadMethod,
 };
-use crate::telemetry::{ContentFault, Unverified};
+use crate::telemetry::{ContentFault, Metrics, Unverified};
 use crate::upstream::RequestBody;
 
-/// The hashes of sessions between their requests.
+/// Between two warnings that sessions were forgotten, in milliseconds.
+const WARN_EVERY_MS: u64 = 60_000;
+
+/// The hashes of sessions between their requests. Beyond their number the one that rests longest is forgotten.
 #[derive(Debug)]
 pub struct UploadChecks {
-    /// With the deadline of each session.
-    sessions: DashMap<UploadId, (ContentHash, u64)>,
-    sessions_max: usize,
-    grace_seconds: u64,
+    sessions: Cache<UploadId, ContentHash>,
 }
 
 /// What a request says and what its bytes are.
@@ -40,25 +49,52 @@ pub(super) struct Said {
 impl UploadChecks {
     /// Remembers at most `sessions_max` sessions, for their grace.
     #[must_use]
-    pub fn new(sessions_max: usize, grace_seconds: u64) -> Self {
-        Self { sessions: DashMap::new(), sessions_max, grace_seconds }
+    pub fn new(sessions_max: usize, grace: Duration, metrics: Arc<Metrics>) -> Self {
+        let warned_ms = AtomicU64::new(0);
+        let forgotten = move |_: Arc<UploadId>, _: ContentHash, cause: RemovalCause| {
+            if cause != RemovalCause::Size {
+                return;
+            }
+            metrics.upload_hashes_evicted.inc();
+            let (now, last) = (monotonic_ms(), warned_ms.load(Ordering::Relaxed));
+            if last == 0 || now.saturating_sub(last) >= WARN_EVERY_MS {
+                warned_ms.store(now, Ordering::Relaxed);
+                tracing::warn!(
+                    sessions_max,
+                    "more uploads are open than are remembered: what the oldest of them end with is not verified; raise `uploads.tracked_max`"
+                );
+            }
+        };
+        let sessions = Cache::builder()
+            .max_capacity(sessions_max as u64)
+            .time_to_live(grace)
+            .eviction_policy(EvictionPolicy::lru())
+            .eviction_listener(forgotten)
+            .build();
+        Self { sessions }
     }
 
     /// Forgets the sessions whose time is over.
-    pub fn sweep(&self, now: u64) {
-        self.sessions.retain(|_, (_, deadline)| *deadline > now);
+    pub fn sweep(&self) {
+        self.sessions.run_pending_tasks();
+    }
+
+    /// A session has ended, or is unknown to its member.
+    pub fn ended(&self, id: &UploadId) {
+        self.sessions.invalidate(id);
     }
 
     /// How many sessions are remembered.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.sessions.len()
+    pub fn len(&self) -> u64 {
+        self.sessions.run_pending_tasks();
+        self.sessions.entry_count()
     }
 
     /// Whether none is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty()
+        self.len() == 0
     }
 
     /// Prepares the hashes of a request's body. `None` where nothing can be said afterwards.
@@ -104,11 +140,11 @@ impl UploadChecks {
     /// The hash of a session's bytes so far, if it has all that the member has, by the client's pin,
     /// and the next ones follow on them.
     fn resume(&self, id: &UploadId, headers: &HeaderMap, offset: Option<u64>) -> Option<ContentHash> {
-        let (_, (hash, _)) = self.sessions.remove(id)?;
+        let hash = self.sessions.remove(id)?;
         if offset != Some(hash.bytes()) {
             return None;
         }
-        let from = headers.get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
+        let from = headers.get(CONTENT_RANGE).map(text);
         let follows = match from {
             None => true,
             Some(range) => {
@@ -119,10 +155,8 @@ impl UploadChecks {
         follows.then_some(hash)
     }
 
-    fn keep(&self, id: &UploadId, hash: ContentHash, now: u64) {
-        if self.sessions.len() < self.sessions_max {
-            self.sessions.insert(id.clone(), (hash, now.saturating_add(self.grace_seconds)));
-        }
+    fn keep(&self, id: &UploadId, hash: ContentHash) {
+        self.sessions.insert(id.clone(), hash);
     }
 }
 
@@ -152,7 +186,7 @@ impl Gateway {
                 && let Some(MemberLocation::Upload(upload)) = member_location(&settled.head.headers)
                 && let RegistryRequest::Upload { id, .. } = *upload
             {
-                self.upload_checks.keep(&id, ContentHash::sha256(), crate::random::unix_now());
+                self.upload_checks.keep(&id, ContentHash::sha256());
             }
             return Ok(());
         }
@@ -193,7 +227,7 @@ impl Gateway {
             _ => None,
         };
         if has_all {
-            self.upload_checks.keep(renamed.as_ref().unwrap_or(id), hash, crate::random::unix_now());
+            self.upload_checks.keep(renamed.as_ref().unwrap_or(id), hash);
         }
     }
 
@@ -243,9 +277,13 @@ mod tests {
         UploadId::try_from(id).expect("an id")
     }
 
+    fn checks(sessions_max: usize) -> UploadChecks {
+        UploadChecks::new(sessions_max, Duration::from_secs(100), Metrics::new().expect("metrics"))
+    }
+
     #[test]
     fn a_session_goes_on_only_where_its_bytes_ended() {
-        let checks = UploadChecks::new(2, 100);
+        let checks = checks(2);
         let mut hash = ContentHash::sha256();
         hash.update(b"12345");
         for (range, expected) in [
@@ -255,7 +293,7 @@ mod tests {
             (Some("4-9"), false),
             (Some("x"), false),
         ] {
-            checks.keep(&upload("u"), hash.clone(), 0);
+            checks.keep(&upload("u"), hash.clone());
             let mut headers = HeaderMap::new();
             if let Some(range) = range {
                 headers.insert(CONTENT_RANGE, range.parse().expect("a value"));
@@ -265,21 +303,24 @@ mod tests {
         }
         // Another gateway has sent a part of it meanwhile, or nobody knows.
         for offset in [Some(9), Some(0), None] {
-            checks.keep(&upload("u"), hash.clone(), 0);
+            checks.keep(&upload("u"), hash.clone());
             assert!(checks.resume(&upload("u"), &HeaderMap::new(), offset).is_none(), "{offset:?}");
         }
     }
 
     #[test]
-    fn sessions_are_bounded_in_number_and_time() {
-        let checks = UploadChecks::new(2, 100);
+    fn the_session_that_rests_longest_makes_room_and_one_that_ended_is_gone() {
+        let metrics = Metrics::new().expect("metrics");
+        let checks = UploadChecks::new(2, Duration::from_secs(100), Arc::clone(&metrics));
         for name in ["a", "b", "c"] {
-            checks.keep(&upload(name), ContentHash::sha256(), 0);
+            checks.keep(&upload(name), ContentHash::sha256());
+            checks.sweep();
         }
-        assert_eq!(checks.len(), 2);
-        checks.sweep(99);
-        assert_eq!(checks.len(), 2);
-        checks.sweep(100);
+        assert_eq!((checks.len(), metrics.upload_hashes_evicted.get()), (2, 1));
+        assert!(checks.resume(&upload("a"), &HeaderMap::new(), Some(0)).is_none());
+        assert!(checks.resume(&upload("c"), &HeaderMap::new(), Some(0)).is_some());
+        checks.ended(&upload("b"));
         assert!(checks.is_empty());
+        assert_eq!(metrics.upload_hashes_evicted.get(), 1, "an end is no eviction");
     }
 }

@@ -11,6 +11,7 @@ use super::plan::Plan;
 use super::{Admitted, Gateway, local};
 use crate::auth::subject::Subject;
 use crate::balance::health::Status;
+use crate::forwarding::readable::text;
 use crate::handover::State;
 use crate::pin::{Pin, PinContext, PinError};
 use crate::random::{nonce, unix_now};
@@ -37,7 +38,7 @@ impl Admitted {
 /// How many bytes of an upload a member says that it has (`Range: 0-LAST`). With none it says `0-0`
 /// too, so that one byte and none cannot be told apart.
 pub(super) fn received(headers: &HeaderMap) -> Option<u64> {
-    let (first, last) = headers.get(RANGE)?.to_str().ok()?.rsplit_once('-')?;
+    let (first, last) = text(headers.get(RANGE)?).rsplit_once('-')?;
     let last: u64 = last.parse().ok()?;
     (first.trim_start_matches("bytes=") == "0" && last > 0).then(|| last.saturating_add(1))
 }
@@ -174,13 +175,20 @@ impl Gateway {
     /// Counts the end of a session.
     pub(super) fn note_upload_end(&self, target: &RegistryRequest, status: StatusCode) {
         let RegistryRequest::Upload { id, method, .. } = target else { return };
-        match method {
-            UploadMethod::Put { .. } if status == StatusCode::CREATED => {
-                self.uploads.ended(id, PinEvent::Finished);
+        let event = match method {
+            UploadMethod::Put { .. } if status == StatusCode::CREATED => PinEvent::Finished,
+            UploadMethod::Cancel if status.is_success() => PinEvent::Cancelled,
+            // The member knows it no longer: nobody can go on with it.
+            _ if status == StatusCode::NOT_FOUND || status == StatusCode::GONE => {
+                self.uploads.gone(id);
+                return self.upload_checks.ended(id);
             }
-            UploadMethod::Cancel if status.is_success() => self.uploads.ended(id, PinEvent::Cancelled),
-            UploadMethod::Put { .. } | UploadMethod::Cancel | UploadMethod::Patch | UploadMethod::Status => {}
-        }
+            UploadMethod::Put { .. } | UploadMethod::Cancel | UploadMethod::Patch | UploadMethod::Status => {
+                return;
+            }
+        };
+        self.uploads.ended(id, event);
+        self.upload_checks.ended(id);
     }
 
     /// Forgets a session that the member would not remove: 204.

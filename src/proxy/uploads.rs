@@ -51,6 +51,13 @@ impl OpenUploads {
         self.metrics.count_pins(event, 1);
     }
 
+    /// Its member knows a session no longer.
+    pub fn gone(&self, upload: &UploadId) {
+        if self.sessions.remove(upload).is_some() {
+            self.metrics.count_pins(PinEvent::Abandoned, 1);
+        }
+    }
+
     /// Every session: id, member and deadline, for a successor.
     #[must_use]
     pub fn list(&self) -> Vec<(String, String, u64)> {

@@ -18,6 +18,7 @@ use super::{Downstream, Gateway};
 use crate::auth::credentials::Credentials;
 use crate::auth::seal::{self, Purpose};
 use crate::auth::subject::Subject;
+use crate::forwarding::readable::text;
 use crate::forwarding::request::Via;
 use crate::forwarding::web::{affinities, affinity_cookie, client_headers, node_headers};
 use crate::harbor::{self, Turn};
@@ -25,7 +26,9 @@ use crate::random::{nonce, unix_now};
 use crate::registry::{ParseError, WebKind, WebRequest};
 use crate::snapshot::Snapshot;
 use crate::upstream::harbor::ClientSecret;
-use crate::upstream::{HarborVersion, Member, MemberAccess, Pool, Request as PoolRequest, Storage, Topology};
+use crate::upstream::{
+    HarborVersion, Member, MemberAccess, Pool, Request as PoolRequest, Storage, Topology, client_key,
+};
 
 /// How many affinity cookies of one request are tried.
 const AFFINITIES_MAX: usize = 4;
@@ -74,6 +77,7 @@ impl Gateway {
             method: &down.head.method,
             headers: &headers,
             subject: &Subject::anonymous(),
+            client: client_key(ctx.connection.peer.ip(), &Subject::anonymous()),
             access: &MemberAccess::default(),
             secret: secret.as_ref(),
             pool,
@@ -171,7 +175,7 @@ fn candidates(
             // A number is another project at every node.
             let named = |project: &&str| !project.bytes().all(|byte| byte.is_ascii_digit());
             let key = request.project().filter(named).unwrap_or_default();
-            let lost = pool.home(key).filter(|home| !home.status().serves());
+            let lost = pool.home(key).filter(|home| !home.is_usable());
             if let Some(home) = lost.filter(|_| request.kind() == WebKind::Api && !is_read(method)) {
                 return Err(GatewayError::HomeDown { member: home.name.clone() });
             }
@@ -205,7 +209,7 @@ fn web_response(
     cookie: Option<http::HeaderValue>,
 ) -> Response<ResponseBody> {
     let Settled { member, mut head, body, .. } = answer;
-    let own = [member.host.to_str().unwrap_or_default(), &*down.authority.text];
+    let own = [text(&member.host), &*down.authority.text];
     head.headers = client_headers(std::mem::take(&mut head.headers), down.https, &own);
     if let Some(cookie) = cookie {
         head.headers.append(SET_COOKIE, cookie);

@@ -88,7 +88,5 @@ mod tests {
         let long = Digest::try_from(format!("sha512:{}", "0".repeat(128)).as_str()).expect("a digest");
         assert!(!hash.is_like(&long) && !hash.is(&long));
         assert!(ContentHash::like(&long).is_some());
-        let other = Digest::try_from(format!("blake3:{}", "0".repeat(64)).as_str()).expect("a digest");
-        assert!(ContentHash::like(&other).is_none());
     }
 }

@@ -98,7 +98,7 @@ impl Members {
         });
         for member in topology.pools.members() {
             if !self.running.iter().any(|(other, _)| Arc::ptr_eq(other, member)) {
-                let prober = self.probers.spawn(prober::run(Arc::clone(member)));
+                let prober = self.probers.spawn(prober::run(Arc::clone(member), Arc::clone(&self.topology)));
                 self.running.push((Arc::clone(member), prober));
             }
         }

@@ -48,6 +48,7 @@ impl Unverified {
 pub(super) struct FailoverMetrics {
     retries: IntCounterVec,
     budget: IntGaugeVec,
+    account_refused: IntGaugeVec,
     resumes: IntCounterVec,
     resumed_bytes: IntCounterVec,
     confirmations: IntCounterVec,
@@ -67,6 +68,8 @@ pub struct PoolMetrics {
     pub retries_refused: IntCounter,
     /// What is left of the budget, in whole retries.
     pub budget_left: IntGauge,
+    /// 1 while every node of the pool refuses the account of the probes.
+    pub account_refused: IntGauge,
     /// Answers that went on from another member.
     pub resumes: IntCounter,
     /// Answers that broke off, because no other member could go on.
@@ -105,6 +108,11 @@ impl FailoverMetrics {
             budget: make.gauges(
                 "tidegate_retry_budget_left",
                 "Retries that the budget of a pool allows now",
+                &["pool"],
+            )?,
+            account_refused: make.gauges(
+                "tidegate_pool_account_refused",
+                "1 while every Harbor node of a pool is well and refuses the account of the probes",
                 &["pool"],
             )?,
             resumes: make.counters(
@@ -152,6 +160,7 @@ impl FailoverMetrics {
             retries: of(&self.retries, "made"),
             retries_refused: of(&self.retries, "refused"),
             budget_left: self.budget.with_label_values(&[pool]),
+            account_refused: self.account_refused.with_label_values(&[pool]),
             resumes: of(&self.resumes, "resumed"),
             resumes_failed: of(&self.resumes, "failed"),
             resumed_bytes: self.resumed_bytes.with_label_values(&[pool]),

@@ -68,6 +68,8 @@ pub struct Metrics {
     pub foreign_keys: IntCounter,
     /// Requests of an upload session that went on after their bearer's end.
     pub upload_grace: IntCounter,
+    /// Upload sessions whose hash was forgotten because there were too many.
+    pub upload_hashes_evicted: IntCounter,
     /// Generation of the configuration in force.
     pub generation: IntGauge,
     /// Access log lines that were dropped.
@@ -250,6 +252,10 @@ impl Metrics {
             foreign_keys: make.counter(
                 "tidegate_foreign_key_tokens_total",
                 "Tokens of our issuer under a key that is not in the ring",
+            )?,
+            upload_hashes_evicted: make.counter(
+                "tidegate_upload_hashes_evicted_total",
+                "Open uploads that cannot be verified at their end, because more were open than are remembered",
             )?,
             upload_grace: make.counter(
                 "tidegate_upload_grace_requests_total",

@@ -1,6 +1,6 @@
 //! One member at run time: its connections, credential, load and health.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::harbor::HarborNode;
 use super::likeness::Likeness;
 use super::name::{MemberName, PoolName};
 use super::settings::{HealthSettings, MemberAddress};
+use crate::balance::blame::{ClientKey, Failures};
 use crate::balance::health::{Health, Observation, Status, Thresholds, slow_start};
 use crate::balance::{PeakEwma, Standing, Tier, key_hash};
 use crate::random::monotonic_ms;
@@ -61,6 +62,8 @@ pub struct MemberState {
     /// When the last control was made, and whether it passed.
     pub(super) control: tokio::sync::Mutex<Option<(Instant, bool)>>,
     status: AtomicU8,
+    /// Whether requests have ejected it and its last probe was good.
+    ejected_and_well: AtomicBool,
     health: Mutex<(Health, Option<String>)>,
     /// When it came back from being out, by [`monotonic_ms`]; 0 where it never was.
     back_since_ms: AtomicU64,
@@ -73,13 +76,17 @@ pub struct MemberState {
     bytes_in_flight: AtomicU64,
     /// [`PeakEwma`] of the time to the first byte.
     latency: AtomicU64,
+    /// Whether `failures` holds any: it is asked with every answer.
+    has_failures: AtomicBool,
     /// Requests in a row that failed.
-    failures: AtomicU32,
+    failures: Mutex<Failures>,
     /// Upload sessions that were begun there and have not ended, as far as this process knows.
     pub(super) open_uploads: AtomicUsize,
     /// Whether it gets no new work.
     pub(super) draining: AtomicBool,
     missing_credential: AtomicBool,
+    /// Since when nothing but the account of the probes is refused, by [`monotonic_ms`]; 0 where it is not.
+    pub(super) account_refused_since_ms: AtomicU64,
 }
 
 /// So many bytes under way weigh as much as one more request.
@@ -97,6 +104,7 @@ impl MemberState {
             probe_now: Notify::new(),
             control: tokio::sync::Mutex::new(None),
             status: AtomicU8::new(Status::Starting as u8),
+            ejected_and_well: AtomicBool::new(false),
             health: Mutex::new((Health::default(), None)),
             back_since_ms: AtomicU64::new(0),
             out_since_ms: AtomicU64::new(0),
@@ -104,10 +112,12 @@ impl MemberState {
             in_flight: AtomicUsize::new(0),
             bytes_in_flight: AtomicU64::new(0),
             latency: AtomicU64::new(PeakEwma::default().to_bits()),
-            failures: AtomicU32::new(0),
+            has_failures: AtomicBool::new(false),
+            failures: Mutex::default(),
             open_uploads: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             missing_credential: AtomicBool::new(false),
+            account_refused_since_ms: AtomicU64::new(0),
         }
     }
 }
@@ -167,9 +177,22 @@ impl Member {
     pub fn standing(&self) -> Standing {
         match self.status() {
             Status::Starting | Status::Healthy => Standing::Serves,
+            Status::Ejected if self.is_last_choice() => Standing::LastChoice,
             Status::Unhealthy | Status::Ejected => Standing::Out,
             Status::CredentialFault => Standing::Never,
         }
+    }
+
+    /// Whether requests have ejected it although its probes are good: it is asked last, before a request is refused.
+    #[must_use]
+    pub fn is_last_choice(&self) -> bool {
+        self.state.ejected_and_well.load(Ordering::Acquire)
+    }
+
+    /// Whether it serves, or is the last choice.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.status().serves() || self.is_last_choice()
     }
 
     /// Its weight now: less than its own while it starts slowly.
@@ -220,15 +243,24 @@ impl Member {
     /// An answer has ended well.
     pub fn succeeded(&self) {
         // Nearly always nothing has failed, and nothing is written.
-        if self.state.failures.load(Ordering::Acquire) != 0 {
-            self.state.failures.store(0, Ordering::Release);
+        if self.state.has_failures.load(Ordering::Acquire) {
+            self.forget_failures();
         }
     }
 
-    /// A request failed by the member's fault. Returns how many have in a row.
-    pub(super) fn failed(&self) -> u32 {
+    fn forget_failures(&self) {
+        let mut failures = self.state.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        *failures = Failures::default();
+        self.state.has_failures.store(false, Ordering::Release);
+    }
+
+    /// A request of a client failed by the member's fault. Returns those that have in a row.
+    pub(super) fn failed(&self, client: Option<ClientKey>) -> Failures {
         self.sample(FAILURE_COUNTS_AS);
-        self.state.failures.fetch_add(1, Ordering::AcqRel).saturating_add(1)
+        let mut failures = self.state.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        *failures = failures.and(client);
+        self.state.has_failures.store(true, Ordering::Release);
+        *failures
     }
 
     fn sample(&self, seconds: f64) {
@@ -239,14 +271,17 @@ impl Member {
         self.state.latency.store(after.to_bits(), Ordering::Release);
     }
 
-    /// Ejects it after failed requests, if `allowed`.
-    pub(super) fn eject(&self, problem: &str, allowed: bool) {
+    /// Ejects it after failed requests, if `allowed`. Returns until when, by [`monotonic_ms`].
+    pub(super) fn eject(&self, problem: &str, allowed: bool) -> Option<u64> {
         let mut health = self.state.health.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(status) = health.0.eject(self.probe.ejection, allowed, monotonic_ms()) else { return };
-        self.state.failures.store(0, Ordering::Release);
+        let status = health.0.eject(self.probe.ejection, allowed, monotonic_ms())?;
+        let until_ms = health.0.ejected_until_ms();
+        self.state.ejected_and_well.store(health.0.is_ejected_and_well(), Ordering::Release);
+        self.forget_failures();
         health.1 = Some(problem.to_owned());
         self.metrics.count_ejection();
         self.publish(health, status, problem);
+        until_ms
     }
 
     /// For how long it has been out; `None` while it serves.
@@ -309,6 +344,7 @@ impl Member {
         let thresholds = Thresholds { rise: self.probe.rise, fall: self.probe.fall };
         let mut health = self.state.health.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = health.0.observe(seen, thresholds, monotonic_ms());
+        self.state.ejected_and_well.store(health.0.is_ejected_and_well(), Ordering::Release);
         if seen != Observation::Good {
             health.1 = problem.map(str::to_owned);
         }
@@ -317,6 +353,23 @@ impl Member {
             health.1 = None;
         }
         self.publish(health, status, problem.unwrap_or("unknown"));
+    }
+
+    /// It is well, and the account of its probes is refused everywhere: that says nothing about it.
+    pub(super) fn serves_without_account(&self, problem: &str) {
+        let mut health = self.state.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let rise = if health.0.status() == Status::CredentialFault { 1 } else { self.probe.rise };
+        let thresholds = Thresholds { rise, fall: self.probe.fall };
+        let changed = health.0.observe(Observation::Good, thresholds, monotonic_ms());
+        self.state.ejected_and_well.store(health.0.is_ejected_and_well(), Ordering::Release);
+        health.1 = Some(format!("serves, although {problem}"));
+        if let Some(status) = changed {
+            self.publish(health, status, problem);
+        }
+    }
+
+    pub(super) fn forget_problem(&self) {
+        self.state.health.lock().unwrap_or_else(PoisonError::into_inner).1 = None;
     }
 
     fn publish(&self, health: MutexGuard<'_, (Health, Option<String>)>, status: Status, reason: &str) {

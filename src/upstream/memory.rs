@@ -1,19 +1,19 @@
 //! What a pool remembers beyond one request, and beyond a reload: its retry budget, where it was
 //! written to, and what others took for homes that were out.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use moka::sync::Cache;
 
+use super::ejections::Ejections;
 use super::member::Member;
 use super::name::MemberName;
-use super::pool::Pool;
+use super::pool::{Pool, Shared};
 use super::settings::PoolSettings;
 use super::stand_in::StandIns;
 use crate::balance::budget::RetryBudget;
-use crate::balance::health::Status;
 use crate::random::monotonic_ms;
 use crate::registry::RepositoryName;
 
@@ -21,8 +21,10 @@ use crate::registry::RepositoryName;
 pub struct PoolMemory {
     /// [`RetryBudget`] of all its requests.
     budget: AtomicU64,
-    /// Ejections are decided one after the other, so that the cap holds.
-    ejecting: Mutex<()>,
+    /// Whether it was said that every node refuses the account of the probes.
+    pub(super) account_alarm: AtomicBool,
+    /// Those of all pools.
+    pub(super) ejections: Arc<Ejections>,
     /// Where repositories were written to lately.
     written: Cache<RepositoryName, MemberName>,
     read_your_writes: Duration,
@@ -31,10 +33,12 @@ pub struct PoolMemory {
 }
 
 impl PoolMemory {
-    pub(super) fn new(settings: &PoolSettings, entries_max: u64) -> Self {
+    pub(super) fn new(settings: &PoolSettings, shared: &Shared) -> Self {
+        let entries_max = shared.cache_entries_max;
         Self {
             budget: AtomicU64::new(RetryBudget::full(settings.limits.retry, monotonic_ms()).to_bits()),
-            ejecting: Mutex::new(()),
+            account_alarm: AtomicBool::new(false),
+            ejections: Arc::clone(&shared.ejections),
             written: Cache::builder()
                 .max_capacity(entries_max)
                 .time_to_live(settings.read_your_writes)
@@ -46,32 +50,15 @@ impl PoolMemory {
 
     /// The memory of the same pool under other settings. What others took for its homes is never
     /// forgotten by a reload.
-    pub(super) fn carried_over(self: &Arc<Self>, settings: &PoolSettings, entries_max: u64) -> Arc<Self> {
+    pub(super) fn carried_over(self: &Arc<Self>, settings: &PoolSettings, shared: &Shared) -> Arc<Self> {
         if self.read_your_writes == settings.read_your_writes {
             return Arc::clone(self);
         }
-        Arc::new(Self { stand_ins: Arc::clone(&self.stand_ins), ..Self::new(settings, entries_max) })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        self.ejecting.lock().unwrap_or_else(PoisonError::into_inner)
+        Arc::new(Self { stand_ins: Arc::clone(&self.stand_ins), ..Self::new(settings, shared) })
     }
 }
 
 impl Pool {
-    /// A request failed by a member's fault; after several in a row the member is ejected, unless
-    /// too many of the pool are.
-    pub fn member_failed(&self, member: &Member, problem: &str) {
-        if member.failed() < member.probe.ejection.failures || !member.status().serves() {
-            return;
-        }
-        let _one_at_a_time = self.memory.lock();
-        let ejected = self.members.iter().filter(|member| member.status() == Status::Ejected).count();
-        let allowed = member.probe.ejection.allow(self.members.len(), ejected);
-        member.eject(problem, allowed);
-        member.ask_for_probe();
-    }
-
     /// One more request, which earns its share of a retry.
     pub fn count_request(&self) {
         let bits = self.memory.budget.load(Ordering::Relaxed);

@@ -1,9 +1,11 @@
 //! The members: connections, credentials, health, and the pools they are in.
 
+mod accounts;
 mod body;
 mod connection;
 mod credential;
 mod drain;
+mod ejections;
 mod error;
 pub mod harbor;
 mod likeness;
@@ -26,6 +28,7 @@ pub use credential::{
     Asking, Authorization, Credential, CredentialError, MemberAccess, MemberKeys, TokenCredential,
 };
 pub use drain::{DrainError, OpenUpload, leave_out_draining};
+pub use ejections::{Ejections, client_key};
 pub use error::{Phase, UpstreamError, UpstreamFault};
 pub use member::{InFlight, Member, MemberState, label};
 pub use memory::PoolMemory;

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::connection::{Connections, Target};
 use super::credential::{Credential, MemberKeys};
 use super::drain::leave_out_draining;
+use super::ejections::Ejections;
 use super::harbor::HarborNode;
 use super::likeness::Likeness;
 use super::member::{Member, MemberState, hash_of};
@@ -130,6 +131,8 @@ pub struct Shared {
     pub workers: usize,
     /// How many minted tokens each member remembers.
     pub cache_entries_max: u64,
+    /// The members that requests have taken out.
+    pub ejections: Arc<Ejections>,
 }
 
 impl Request<'_> {
@@ -206,7 +209,7 @@ impl Pools {
                 },
                 needs_passwords: members.iter().any(by_password),
                 metrics: shared.metrics.pool(pool.name.as_str()),
-                memory: before.memory_for(pool, shared.cache_entries_max),
+                memory: before.memory_for(pool, shared),
                 previous: pool.previous_members.clone(),
                 name: pool.name.clone(),
                 storage: pool.storage,
@@ -219,11 +222,11 @@ impl Pools {
     }
 
     /// What the pool of this name remembers, or nothing yet.
-    fn memory_for(&self, settings: &PoolSettings, entries_max: u64) -> Arc<PoolMemory> {
+    fn memory_for(&self, settings: &PoolSettings, shared: &Shared) -> Arc<PoolMemory> {
         let running = self.pools.iter().find(|pool| pool.name == settings.name);
         running.map_or_else(
-            || Arc::new(PoolMemory::new(settings, entries_max)),
-            |pool| pool.memory.carried_over(settings, entries_max),
+            || Arc::new(PoolMemory::new(settings, shared)),
+            |pool| pool.memory.carried_over(settings, shared),
         )
     }
 
@@ -304,11 +307,11 @@ impl Pool {
         repository.project().filter(|_| self.has_nodes).unwrap_or_else(|| repository.as_str())
     }
 
-    /// The members that serve, the home of a key first, in an order of the key's own.
+    /// The members that serve, the home of a key first, in an order of the key's own; then those that are the last
+    /// choice.
     #[must_use]
     pub fn candidates_from_home(&self, project: &str) -> Vec<Arc<Member>> {
-        let serving = self.in_home_order(project).into_iter().filter(|member| member.status().serves());
-        serving.cloned().collect()
+        usable(self.in_home_order(project))
     }
 
     /// The home of a key, whether it serves or not: the member that writes and reads by tag go to
@@ -327,11 +330,13 @@ impl Pool {
         self.home(project).is_some_and(|home| home.name != member.name).then_some(member)
     }
 
-    /// The members of a key other than its home that serve, in its order: the first stands in.
+    /// The members of a key other than its home that serve, in its order, then those that are the last choice: the
+    /// first stands in.
     #[must_use]
     pub fn others_from_home(&self, project: &str) -> Vec<Arc<Member>> {
-        let others = self.in_home_order(project).into_iter().skip(1);
-        others.filter(|member| member.status().serves()).cloned().collect()
+        let mut others = self.in_home_order(project);
+        others.drain(..others.len().min(1));
+        usable(others)
     }
 
     fn in_home_order(&self, project: &str) -> Vec<&Arc<Member>> {
@@ -342,11 +347,18 @@ impl Pool {
         members
     }
 
-    /// Whether any member serves.
+    /// Whether any member can be asked.
     #[must_use]
     pub fn can_serve(&self) -> bool {
-        self.members.iter().any(|member| member.status().serves())
+        self.members.iter().any(|member| member.is_usable())
     }
+}
+
+/// Those that serve, in their order, then those that are the last choice.
+fn usable(mut members: Vec<&Arc<Member>>) -> Vec<Arc<Member>> {
+    members.retain(|member| member.is_usable());
+    members.sort_by_key(|member| !member.status().serves());
+    members.into_iter().cloned().collect()
 }
 
 fn build_member(

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderValue, Method, StatusCode};
 use tokio::time::{Instant, timeout_at};
@@ -13,6 +14,7 @@ use super::harbor::HarborNode;
 use super::member::Member;
 use super::question::{Question, ask};
 use super::settings::HarborVersion;
+use super::topology::Topology;
 use crate::balance::health::Observation;
 use crate::random::{jitter, unix_now};
 use crate::registry::{Actions, ManifestMethod, RegistryRequest, ResourceAccess};
@@ -26,30 +28,50 @@ const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, \
     application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.v2+json, \
     application/vnd.docker.distribution.manifest.list.v2+json";
 
+/// What a node says of its health is at most 10 s old; after so long with a refused account and good health all the
+/// while, the account is what is wrong.
+const HEALTH_AGE_MAX: Duration = Duration::from_secs(12);
+
 /// What a probe saw, and the words for it where it is not good.
 struct Seen {
     observation: Observation,
     problem: Option<String>,
+    /// Whether nothing but the account of the probes is refused: the node says that it is well, and takes our tokens.
+    only_account: bool,
 }
 
 impl Seen {
     fn good() -> Self {
-        Self { observation: Observation::Good, problem: None }
+        Self { observation: Observation::Good, problem: None, only_account: false }
     }
 
     fn bad(problem: String) -> Self {
-        Self { observation: Observation::Bad, problem: Some(problem) }
+        Self { observation: Observation::Bad, problem: Some(problem), only_account: false }
     }
 
     fn refused(problem: &str) -> Self {
-        Self { observation: Observation::CredentialRefused, problem: Some(problem.to_owned()) }
+        let problem = Some(problem.to_owned());
+        Self { observation: Observation::CredentialRefused, problem, only_account: false }
     }
 }
 
 /// Probes the member for ever. Never returns; dropping it is safe anywhere.
-pub async fn run(member: Arc<Member>) -> Infallible {
+pub async fn run(member: Arc<Member>, topology: Arc<ArcSwap<Topology>>) -> Infallible {
     for round in 0_u64.. {
-        probe_once(&member).await;
+        let seen = probe(&member).await;
+        let pool = topology.load().pools.member(member.name.as_str()).map(|placed| Arc::clone(placed.pool));
+        match pool {
+            Some(pool) if seen.only_account => {
+                member.count_probe(seen.observation);
+                pool.account_refused(&member, seen.problem.as_deref().unwrap_or_default());
+            }
+            pool => {
+                take_in(&member, &seen);
+                if let Some(pool) = pool {
+                    pool.look_at_accounts();
+                }
+            }
+        }
         if round % OPEN_CHECK_EVERY == 0 {
             check_open(&member).await;
         }
@@ -67,8 +89,12 @@ pub async fn run(member: Arc<Member>) -> Infallible {
 
 /// Probes once and takes the result in.
 pub async fn probe_once(member: &Member) {
-    let seen = probe(member).await;
+    take_in(member, &probe(member).await);
+}
+
+fn take_in(member: &Member, seen: &Seen) {
     member.count_probe(seen.observation);
+    member.set_account_refused(seen.only_account);
     member.observe(seen.observation, seen.problem.as_deref());
 }
 
@@ -89,7 +115,10 @@ pub async fn control_passes(member: &Member) -> bool {
     };
     member.count_probe(seen.observation);
     let passed = seen.observation == Observation::Good;
-    if !passed {
+    if member.harbor.is_some() && seen.observation == Observation::CredentialRefused {
+        // Whether the node or the account is at fault, a probe says, which looks at the node's health too.
+        member.ask_for_probe();
+    } else if !passed {
         member.observe(seen.observation, seen.problem.as_deref());
     }
     *last = Some((began, passed));
@@ -100,7 +129,14 @@ pub async fn control_passes(member: &Member) -> bool {
 /// everybody, so each refusal is judged by a control that began after it; those that wait share.
 async fn control_of_node(member: &Member, node: &HarborNode) -> Seen {
     let deadline = Instant::now() + member.probe.timeout;
-    let seen = probe_account(member, node, deadline).await;
+    let mut seen = probe_account(member, node, deadline).await;
+    if seen.observation == Observation::CredentialRefused
+        && member.account_refused_for().is_some_and(|time| time >= HEALTH_AGE_MAX)
+        && node.unhealthy(member, deadline).await.is_some_and(|sick| sick.is_empty())
+    {
+        // That account tells nothing any more. The node's own word on its health and our tokens do.
+        seen = Seen::good();
+    }
     match &member.credential {
         Credential::Token(token) if seen.observation == Observation::Good => {
             probe_with_keys(member, token, deadline).await
@@ -120,6 +156,10 @@ async fn probe(member: &Member) -> Seen {
 async fn probe_steps(member: &Member, deadline: Instant) -> Seen {
     if let Some(node) = &member.harbor {
         let seen = probe_node(member, node, deadline).await;
+        if let (true, Credential::Token(token)) = (seen.only_account, &member.credential) {
+            let with_keys = probe_with_keys(member, token, deadline).await;
+            return Seen { only_account: with_keys.observation == Observation::Good, ..seen };
+        }
         if seen.observation != Observation::Good {
             return seen;
         }
@@ -148,7 +188,8 @@ async fn probe_node(member: &Member, node: &HarborNode, deadline: Instant) -> Se
         Some(sick) if !sick.is_empty() => {
             Seen::bad(format!("the node says of itself that it is unhealthy: {}", sick.join(", ")))
         }
-        Some(_) | None => ping,
+        Some(_) => Seen { only_account: ping.observation == Observation::CredentialRefused, ..ping },
+        None => ping,
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::body::RequestBody;
 use super::member::Member;
+use crate::forwarding::response::check_head;
 
 /// Longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
@@ -78,7 +79,8 @@ async fn exchange(member: &Member, question: Question<'_>, deadline: Instant) ->
     let asked = Instant::now();
     let answer = sender.send_request(request).await.map_err(|error| with_causes(&error))?;
     let took = asked.elapsed();
-    let (head, body) = answer.into_parts();
+    let (mut head, body) = answer.into_parts();
+    check_head(&mut head).map_err(|problem| format!("its answer cannot be read: {problem}"))?;
     let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
     let body = body.map_err(|error| format!("its answer cannot be read: {error}"))?.to_bytes();
     Ok(Reply { status: head.status, headers: head.headers, body, took })

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::member::Member;
 use super::name::MemberName;
 use super::question::{Question, ask};
+use crate::forwarding::readable::text;
 use crate::random::monotonic_ms;
 use crate::registry::{
     Actions, Digest, ManifestMethod, Reference, RegistryRequest, RepositoryName, ResourceAccess, Tag,
@@ -173,7 +174,7 @@ pub async fn tag_digest(
     let reply = ask(member, question, deadline).await?;
     match reply.status {
         StatusCode::OK => {
-            let digest = reply.headers.get("docker-content-digest").and_then(|value| value.to_str().ok());
+            let digest = reply.headers.get("docker-content-digest").map(text);
             let digest = digest.and_then(|text| Digest::try_from(text).ok());
             digest.map(Some).ok_or_else(|| "it does not say the digest of its tag".to_owned())
         }

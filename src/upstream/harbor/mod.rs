@@ -28,6 +28,7 @@ use super::credential::{Authorization, CredentialError, MemberAccess};
 use super::member::Member;
 use super::question::{Question, Reply, ask};
 use super::settings::{AccountSettings, HarborSettings, HarborVersion};
+use crate::forwarding::readable::text;
 use crate::registry::ResourceAccess;
 use gate::NameGates;
 use serve::Exchanged;
@@ -235,7 +236,7 @@ impl HarborNode {
 
 /// The session that an answer starts, as `Cookie`.
 fn session_of(headers: &HeaderMap) -> Option<HeaderValue> {
-    let cookies = headers.get_all(SET_COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let cookies = headers.get_all(SET_COOKIE).iter().map(text);
     let pair = cookies.filter_map(|cookie| cookie.split(';').next()).find(|pair| {
         pair.split_once('=').is_some_and(|(name, value)| name == SESSION_COOKIE && !value.is_empty())
     })?;

@@ -141,6 +141,7 @@ fn build_gateway(config: &Config, metrics: &Arc<Metrics>, tasks: &TaskTracker) -
         drivers: tasks.clone(),
         workers: 1,
         cache_entries_max: config.tokens.cache_entries_max,
+        ejections: Arc::default(),
     };
     let pools = Pools::build(&config.pools, &shared).expect("usable members");
     let topology = Topology { pools, routes: config.routes.clone() };
@@ -159,7 +160,11 @@ fn build_gateway(config: &Config, metrics: &Arc<Metrics>, tasks: &TaskTracker) -
         uploads: Arc::new(OpenUploads::new(config.uploads.tracked_max, Arc::clone(metrics))),
         checks: Arc::new(ContentChecks::new(&config.verify, Arc::clone(metrics))),
         flights: Flights::new(&config.coalesce),
-        upload_checks: UploadChecks::new(config.uploads.tracked_max, config.uploads.grace.as_secs()),
+        upload_checks: UploadChecks::new(
+            config.uploads.tracked_max,
+            config.uploads.grace,
+            Arc::clone(&metrics),
+        ),
         tasks: tasks.clone(),
         limits: GatewayLimits {
             upload_grace: config.uploads.grace,
