@@ -1,9 +1,10 @@
 //! Tidegate, a registry-aware layer-7 load balancer and auth gateway.
 //!
-//! Pure modules decide ([`registry`], [`auth`], [`balance`], [`forwarding`], [`pin`], [`routing`]),
+//! Pure modules decide ([`registry`], [`auth`], [`balance`], [`forwarding`], [`pin`], [`routing`], [`pace`]),
 //! IO modules do ([`server`], [`proxy`], [`upstream`], [`identity`], [`token_service`], [`admin`],
 //! [`harbor`], [`doctor`], [`key_store`], [`handover`], [`reload`]), and [`app`] wires them from the [`config`].
 
+pub mod pace;
 pub mod registry;
 pub mod secret;
 

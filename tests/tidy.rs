@@ -6,12 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules that decide and do nothing else.
-const PURE: [&str; 7] = ["registry", "secret", "auth", "balance", "forwarding", "pin", "routing"];
+const PURE: [&str; 8] = ["registry", "secret", "pace", "auth", "balance", "forwarding", "pin", "routing"];
 
 /// What a module may use besides itself. `PURE` stands for every pure module, `*` for everything but `main`.
-const MAY_USE: [(&str, &[&str]); 26] = [
+const MAY_USE: [(&str, &[&str]); 27] = [
     ("registry", &[]),
     ("secret", &[]),
+    ("pace", &[]),
     ("auth", &["registry"]),
     ("balance", &["registry"]),
     ("forwarding", &["registry"]),
@@ -28,7 +29,7 @@ const MAY_USE: [(&str, &[&str]); 26] = [
     ("snapshot", &["PURE", "identity", "key_store"]),
     ("token_service", &["PURE", "upstream", "harbor", "identity", "telemetry", "random", "snapshot"]),
     ("proxy", &["PURE", "handover", "upstream", "harbor", "identity", "telemetry", "random", "snapshot"]),
-    ("server", &["telemetry"]),
+    ("server", &["pace", "telemetry"]),
     ("handover", &[]),
     ("admin", &["upstream", "telemetry", "handover"]),
     ("doctor", &["PURE", "upstream", "random"]),

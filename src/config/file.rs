@@ -127,6 +127,8 @@ pub(super) struct Limits {
     pub(super) header_bytes_max: Option<Size>,
     /// Most header lines.
     pub(super) headers_max: Option<u32>,
+    /// Bytes per second that a body moves at least.
+    pub(super) body_rate_min: Option<Size>,
     /// Most concurrent streams of one h2 connection.
     pub(super) h2_streams_max: Option<u32>,
     /// How much of a refused request's body is read.

@@ -19,6 +19,8 @@ use crate::server::{
 
 /// hyper needs this much for a request head.
 const HEADER_BYTES_LEAST: u64 = 8 * 1024;
+/// Bytes per second: eight bodies side by side on a line of 64 kbit/s move faster.
+const BODY_RATE_MIN: u64 = 1024;
 
 /// Listeners and limits.
 pub(super) fn server(cx: &mut Context<'_>, file: &File) -> ServerSettings {
@@ -261,6 +263,7 @@ pub(in crate::config) fn connection_limits(
         keep_alive: cx.duration(&path.key("keep_alive"), limits.keep_alive, seconds(75)),
         header_bytes_max: to_usize(header_bytes),
         headers_max: cx.count(&path.key("headers_max"), limits.headers_max, 100) as usize,
+        body_rate_min: cx.size(&path.key("body_rate_min"), limits.body_rate_min, BODY_RATE_MIN, 0),
         h2_streams_max: cx.count(&path.key("h2_streams_max"), limits.h2_streams_max, 100),
         refused_body_bytes_max: cx.size(
             &path.key("refused_body_bytes_max"),
