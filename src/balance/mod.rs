@@ -3,6 +3,7 @@
 pub mod blame;
 pub mod budget;
 pub mod ejection;
+pub mod fair;
 pub mod health;
 mod latency;
 mod order;

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use super::context::{BodyEnd, RequestContext};
 use super::resume::ContentBody;
 use super::window::SharedReader;
-use crate::upstream::{BodyError, BodyProgress, IdleTimer, InFlight, Lease};
+use crate::upstream::{BodyError, BodyProgress, IdleTimer, InFlight, Lease, Reclaimable};
 
 /// The body of an answer.
 pub struct ResponseBody {
@@ -44,13 +44,25 @@ struct Observer {
 
 /// A body that streams from a member. It holds the connection until it has ended.
 pub struct MemberBody {
-    incoming: Incoming,
+    stream: Stream,
     remaining: Option<u64>,
     /// Read from it and not wanted yet.
     put_back: Option<Bytes>,
     idle: IdleTimer,
-    hold: Option<Hold>,
     failed: bool,
+}
+
+/// Where a member's answer comes from.
+enum Stream {
+    Own(Option<Open>),
+    /// Its connection can be taken back for a client that waits.
+    Reclaimable(Arc<Reclaimable<Open>>),
+}
+
+/// An answer that is still coming.
+struct Open {
+    incoming: Incoming,
+    hold: Option<Hold>,
 }
 
 /// What is given back when a member's answer has ended.
@@ -78,23 +90,49 @@ impl Hold {
     }
 }
 
+impl Open {
+    fn end(&mut self) {
+        if let Some(hold) = self.hold.take() {
+            hold.give_back();
+        }
+    }
+}
+
+impl Stream {
+    /// Looks at the answer; it is gone when its connection was taken back.
+    fn with<R>(&mut self, look: impl FnOnce(&mut Option<Open>) -> R) -> R {
+        match self {
+            Self::Own(open) => look(open),
+            Self::Reclaimable(place) => place.with(look),
+        }
+    }
+}
+
 impl MemberBody {
     /// Streams `incoming`, ending it when the member stalls for `idle`.
     #[must_use]
     pub fn new(incoming: Incoming, idle: Duration, hold: Hold) -> Self {
         let remaining = incoming.size_hint().exact();
-        let idle = IdleTimer::new(idle);
-        let mut body = Self { incoming, remaining, put_back: None, idle, hold: Some(hold), failed: false };
-        if body.incoming.is_end_stream() || remaining == Some(0) {
-            body.end();
+        let mut open = Open { incoming, hold: Some(hold) };
+        if open.incoming.is_end_stream() || remaining == Some(0) {
+            open.end();
         }
-        body
+        let (stream, idle) = (Stream::Own(Some(open)), IdleTimer::new(idle));
+        Self { stream, remaining, put_back: None, idle, failed: false }
     }
 
-    fn end(&mut self) {
-        if let Some(hold) = self.hold.take() {
-            hold.give_back();
-        }
+    /// From now on the connection can be taken back for a client that waits. The next read then ends with
+    /// [`BodyError::Reclaimed`].
+    pub(super) fn allow_reclaim(&mut self) {
+        let Stream::Own(open) = &mut self.stream else { return };
+        let Some(open) = open.take_if(|open| open.hold.is_some()) else { return };
+        let place = Reclaimable::new(open);
+        place.with(|open| {
+            if let Some(hold) = open.as_ref().and_then(|open| open.hold.as_ref()) {
+                hold.lease.allow_reclaim(&place);
+            }
+        });
+        self.stream = Stream::Reclaimable(place);
     }
 
     /// Bytes that are still to come, where the member said how many.
@@ -122,35 +160,41 @@ impl MemberBody {
         if let Some(data) = self.put_back.take() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Pending => {
-                return match self.idle.poll_idle(cx) {
-                    Poll::Ready(()) => {
-                        (self.failed, self.hold) = (true, None);
-                        Poll::Ready(Some(Err(BodyError::Idle)))
-                    }
-                    Poll::Pending => Poll::Pending,
-                };
-            }
-            Poll::Ready(frame) => frame,
-        };
-        self.idle.progressed();
-        match &frame {
-            None => self.end(),
-            Some(Err(_)) => (self.failed, self.hold) = (true, None),
-            Some(Ok(frame)) => {
-                if let (Some(hold), Some(data)) = (&mut self.hold, frame.data_ref()) {
-                    hold.in_flight.bytes_came(data.len());
-                }
-                if let (Some(remaining), Some(data)) = (&mut self.remaining, frame.data_ref()) {
-                    *remaining = remaining.saturating_sub(data.len() as u64);
-                }
-                if self.remaining == Some(0) {
-                    self.end();
-                }
-            }
+        let Self { stream, remaining, idle, failed, .. } = self;
+        if let Stream::Reclaimable(place) = &stream {
+            place.is_read();
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+        let polled = stream.with(|open| {
+            let Some(Open { incoming, .. }) = open else {
+                return Poll::Ready(Some(Err(BodyError::Reclaimed)));
+            };
+            let frame = match Pin::new(incoming).poll_frame(cx) {
+                Poll::Pending => {
+                    std::task::ready!(idle.poll_idle(cx));
+                    Some(Err(BodyError::Idle))
+                }
+                Poll::Ready(frame) => frame.map(|frame| frame.map_err(BodyError::from)),
+            };
+            idle.progressed();
+            let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
+            *remaining = remaining.map(|remaining| remaining.saturating_sub(data as u64));
+            if let Some(Open { hold: Some(hold), .. }) = open {
+                hold.in_flight.bytes_came(data);
+            }
+            let ended = frame.is_none() || *remaining == Some(0);
+            match open {
+                Some(Open { hold, .. }) if matches!(frame, Some(Err(_))) => *hold = None,
+                Some(open) if ended => open.end(),
+                Some(_) | None => {}
+            }
+            Poll::Ready(frame)
+        });
+        match (&polled, &stream) {
+            (Poll::Ready(Some(Err(_))), _) => *failed = true,
+            (Poll::Ready(Some(Ok(_))), Stream::Reclaimable(place)) => place.was_given(),
+            _ => {}
+        }
+        polled
     }
 }
 
@@ -166,11 +210,17 @@ impl Body for MemberBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.put_back.is_none() && self.incoming.is_end_stream()
+        let has_ended =
+            |open: &mut Option<Open>| open.as_ref().is_some_and(|open| open.incoming.is_end_stream());
+        self.put_back.is_none()
+            && match &self.stream {
+                Stream::Own(open) => open.as_ref().is_some_and(|open| open.incoming.is_end_stream()),
+                Stream::Reclaimable(place) => place.with(has_ended),
+            }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.remaining().map_or_else(|| self.incoming.size_hint(), SizeHint::with_exact)
+        self.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 

@@ -72,9 +72,12 @@ impl ContentBody {
     pub(super) fn new(
         plan: Plan,
         content: Content,
-        (member, stream): (Arc<Member>, MemberBody),
+        (member, mut stream): (Arc<Member>, MemberBody),
         held: VecDeque<Bytes>,
     ) -> Self {
+        if content.end.is_some() {
+            stream.allow_reclaim();
+        }
         let stall = IdleTimer::new(plan.pool.limits.body_stall_timeout);
         let (position, tried) = (content.start, vec![member.name.clone()]);
         Self {
@@ -207,6 +210,8 @@ impl ContentBody {
                         return Poll::Ready(Some(ready));
                     }
                 }
+                // A client that waited was given the connection: the rest is asked for in turn.
+                Poll::Ready(Some(Err(BodyError::Reclaimed))) => self.wait_for_turn(),
                 Poll::Ready(Some(Err(error))) => {
                     if !self.may_switch() {
                         return Poll::Ready(Some(Err(self.broken(error))));
@@ -309,10 +314,20 @@ impl ContentBody {
         self.resuming = Some((Box::pin(going_on), error));
     }
 
+    /// Asks for the rest anew, of any member. Nothing has failed.
+    fn wait_for_turn(&mut self) {
+        let (end, total) = (self.content.end, self.content.total);
+        let rest = Rest { from: self.position, end, total, is_free: true };
+        self.plan.pool.metrics.reclaims.inc();
+        let going_on =
+            Arc::clone(&self.plan).continue_elsewhere(self.content.digest.clone(), rest, Vec::new());
+        self.resuming = Some((Box::pin(going_on), BodyError::Reclaimed));
+    }
+
     /// Goes on with another member. Without one, a member that only stalls has more time; else the
     /// error is returned.
     fn go_on(&mut self, continued: Option<Continued>, error: BodyError) -> Option<BodyError> {
-        let Some(Continued { member, body, end }) = continued else {
+        let Some(Continued { member, mut body, end }) = continued else {
             self.exhausted = true;
             let still_there = self.stream.as_ref().is_some_and(|stream| !stream.has_failed());
             if matches!(error, BodyError::Idle) && still_there {
@@ -321,6 +336,15 @@ impl ContentBody {
             self.plan.pool.metrics.resumes_failed.inc();
             return Some(if matches!(error, BodyError::Corrupt) { self.corrupt() } else { error });
         };
+        body.allow_reclaim();
+        if matches!(error, BodyError::Reclaimed) {
+            if member.name != self.member.name {
+                self.contributors.push(Arc::clone(&member));
+            }
+            (self.member, self.stream) = (member, Some(body));
+            self.stall.progressed();
+            return None;
+        }
         let (from, to) = (self.member.name.as_str(), member.name.as_str());
         tracing::info!(
             request_id = self.plan.request_id.as_str(),

@@ -101,8 +101,8 @@ pub(super) async fn send_once(
         Err((phase, fault)) => return Err(fail(phase, fault, Some(body))),
     };
     let mut in_flight = InFlight::new(member);
-    let acquired =
-        timeout_at(at.deadline, member.connections.acquire(work_of(outgoing), at.worker, at.deadline)).await;
+    let acquired = member.connections.acquire((work_of(outgoing), outgoing.client), at.worker, at.deadline);
+    let acquired = timeout_at(at.deadline, acquired).await;
     let mut lease = match acquired {
         Ok(Ok(lease)) => lease,
         Ok(Err(error)) => {

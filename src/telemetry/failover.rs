@@ -51,6 +51,7 @@ pub(super) struct FailoverMetrics {
     account_refused: IntGaugeVec,
     resumes: IntCounterVec,
     resumed_bytes: IntCounterVec,
+    reclaims: IntCounterVec,
     confirmations: IntCounterVec,
     coalesced: IntCounterVec,
     faults: IntCounterVec,
@@ -76,6 +77,8 @@ pub struct PoolMetrics {
     pub resumes_failed: IntCounter,
     /// Bytes that came from another member than the first.
     pub resumed_bytes: IntCounter,
+    /// Answers whose connection was given to a client that waited.
+    pub reclaims: IntCounter,
     /// 404s of a member that another one did not confirm.
     pub found_elsewhere: IntCounter,
     /// 404s that were confirmed.
@@ -125,6 +128,11 @@ impl FailoverMetrics {
                 "Bytes of answers that came from another member than the first",
                 &["pool"],
             )?,
+            reclaims: make.counters(
+                "tidegate_reclaims_total",
+                "Answers whose connection was given to a client that waited, because theirs held more than its share",
+                &["pool"],
+            )?,
             confirmations: make.counters(
                 "tidegate_confirmations_total",
                 "404s of a member about which another one was asked, by what that one said",
@@ -164,6 +172,7 @@ impl FailoverMetrics {
             resumes: of(&self.resumes, "resumed"),
             resumes_failed: of(&self.resumes, "failed"),
             resumed_bytes: self.resumed_bytes.with_label_values(&[pool]),
+            reclaims: self.reclaims.with_label_values(&[pool]),
             found_elsewhere: of(&self.confirmations, "found"),
             confirmed_missing: of(&self.confirmations, "missing"),
             coalesced: self.coalesced.with_label_values(&[pool]),

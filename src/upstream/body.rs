@@ -26,6 +26,9 @@ pub enum BodyError {
     /// The member ended it before its announced length.
     #[error("the member ended the body early")]
     Short,
+    /// The member's connection was given to a client that waited.
+    #[error("the connection was given to a client that waited")]
+    Reclaimed,
     /// The bytes are not what their digest says. The client must not take them for whole.
     #[error("the content is not what its digest says")]
     Corrupt,

@@ -1,7 +1,7 @@
 //! Connections to one member: exact in number over all workers, idle ones kept per worker.
 //!
-//! A permit is the right to have a request at the member; there are `connections_max`, handed out
-//! in order of arrival. Pulls and uploads have a share of their own each, so that neither can keep
+//! A permit is the right to have a request at the member ([`super::permits`]); there are
+//! `connections_max`. Pulls and uploads have a bound of their own each, so that neither can keep
 //! the other from its work. An open connection occupies a slot until its socket is closed; there are
 //! as many slots. Whoever holds a permit therefore finds an idle connection of its own worker, a
 //! free slot, or an idle connection of another worker.
@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use prometheus::IntGauge;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::{AcquireError, Notify};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
@@ -26,8 +26,10 @@ use tokio_util::task::TaskTracker;
 use super::body::RequestBody;
 use super::error::{Phase, UpstreamError, UpstreamFault};
 use super::name::MemberName;
-use super::permits::{Permit, Permits};
+use super::permits::{Bounds, NoPermit, Permit, Permits, Work};
+use super::reclaim::Reclaimable;
 use super::settings::{MemberAddress, UpstreamLimits};
+use crate::balance::blame::ClientKey;
 use crate::telemetry::GaugeGuard;
 
 /// Between keep-alive probes of the kernel on an upstream connection.
@@ -48,9 +50,6 @@ pub struct Connections {
     target: Target,
     limits: ArcSwap<UpstreamLimits>,
     permits: Arc<Permits>,
-    /// The shares of pulls and of uploads.
-    shares: [Arc<Permits>; 2],
-    waiting: AtomicUsize,
     open: Arc<Slots>,
     idle: Box<[Mutex<Vec<Idle>>]>,
     drivers: TaskTracker,
@@ -98,15 +97,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// What a connection is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Work {
-    /// Everything but uploads.
-    Pull,
-    /// Upload sessions and manifests on their way in.
-    Upload,
-}
-
 /// A connection in use. Dropped without [`Lease::give_back`], the connection is closed.
 pub struct Lease {
     sender: SendRequest<RequestBody>,
@@ -114,7 +104,7 @@ pub struct Lease {
     queued: Duration,
     worker: usize,
     connections: Arc<Connections>,
-    permits: (Permit, Permit),
+    permit: Permit,
 }
 
 /// A request that failed; it comes back if no byte of it was sent.
@@ -152,9 +142,15 @@ impl Lease {
         })
     }
 
+    /// The connection can be taken back, with what holds it, for a client that waits.
+    pub fn allow_reclaim<T: Send + 'static>(&self, holder: &Arc<Reclaimable<T>>) {
+        let holder = Arc::downgrade(holder);
+        self.permit.allow_reclaim(holder);
+    }
+
     /// Gives the connection back for the next request. Only after the answer's body has ended.
     pub fn give_back(self) {
-        let Self { sender, worker, connections, permits, .. } = self;
+        let Self { sender, worker, connections, permit, .. } = self;
         // Beyond a lowered limit the connection ends with its request.
         let wanted = connections.open.open.load(Ordering::Acquire) <= connections.limit();
         if wanted && !sender.is_closed() {
@@ -165,7 +161,7 @@ impl Lease {
             }
         }
         // Only now, so that whoever gets the permit finds the connection.
-        drop(permits);
+        drop(permit);
     }
 }
 
@@ -181,10 +177,8 @@ impl Connections {
     ) -> Arc<Self> {
         Arc::new(Self {
             target,
-            permits: Permits::new(limits.connections_max),
-            shares: [Permits::new(limits.pulls_max), Permits::new(limits.uploads_max)],
+            permits: Permits::new(Bounds::of(&limits), workers),
             limits: ArcSwap::from_pointee(limits),
-            waiting: AtomicUsize::new(0),
             open: Arc::new(Slots {
                 open: AtomicUsize::new(0),
                 waiting: AtomicUsize::new(0),
@@ -205,7 +199,7 @@ impl Connections {
     /// Requests that wait for the right to be sent.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.waiting.load(Ordering::Acquire)
+        self.permits.waiting()
     }
 
     /// Most connections at once.
@@ -218,14 +212,7 @@ impl Connections {
     /// now on: what runs beyond it is not cut, and nothing begins in its place.
     pub fn set_limits(&self, limits: &UpstreamLimits) {
         let before = self.limits.swap(Arc::new(limits.clone()));
-        let [pulls, uploads] = &self.shares;
-        for (permits, before, now) in [
-            (&self.permits, before.connections_max, limits.connections_max),
-            (pulls, before.pulls_max, limits.pulls_max),
-            (uploads, before.uploads_max, limits.uploads_max),
-        ] {
-            permits.change(before, now);
-        }
+        self.permits.set_bounds(Bounds::of(limits));
         if limits.connections_max < before.connections_max {
             self.close_idle();
         }
@@ -237,14 +224,21 @@ impl Connections {
     /// [`UpstreamError`] when the queue is full or too slow, or no connection can be made.
     pub async fn acquire(
         self: &Arc<Self>,
-        work: Work,
+        (work, client): (Work, ClientKey),
         worker: usize,
         deadline: Instant,
     ) -> Result<Lease, UpstreamError> {
         let asked = Instant::now();
         let queue_deadline = deadline.min(asked + self.limits.load().queue_timeout);
-        let permits = self.permit(work, queue_deadline).await?;
-        let turn = (permits, asked.elapsed());
+        let permit = self.permits.acquire(work, client, worker, queue_deadline).await;
+        let permit = permit.map_err(|reason| {
+            let fault = match reason {
+                NoPermit::Full => UpstreamFault::QueueFull,
+                NoPermit::Timeout => UpstreamFault::Timeout,
+            };
+            self.error(Phase::Queue, fault)
+        })?;
+        let turn = (permit, asked.elapsed());
         loop {
             if let Some((sender, reused)) = self.find(worker, deadline).await? {
                 return Ok(self.lease((sender, reused), worker, turn));
@@ -321,33 +315,9 @@ impl Connections {
         self: &Arc<Self>,
         (sender, reused): (SendRequest<RequestBody>, bool),
         worker: usize,
-        (permits, queued): ((Permit, Permit), Duration),
+        (permit, queued): (Permit, Duration),
     ) -> Lease {
-        Lease { sender, reused, queued, worker, connections: Arc::clone(self), permits }
-    }
-
-    /// One permit of its kind's share, and one of all.
-    async fn permit(&self, work: Work, deadline: Instant) -> Result<(Permit, Permit), UpstreamError> {
-        let share = &self.shares[work as usize];
-        if let Some(of_share) = share.try_acquire()
-            && let Some(of_all) = self.permits.try_acquire()
-        {
-            return Ok((of_share, of_all));
-        }
-        if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.limits.load().queue_max {
-            self.waiting.fetch_sub(1, Ordering::AcqRel);
-            return Err(self.error(Phase::Queue, UpstreamFault::QueueFull));
-        }
-        let _waiting = Waiting(&self.waiting);
-        // The share first: whoever waits for it holds nothing that others could use.
-        let both = async {
-            let of_share = share.acquire().await?;
-            Ok::<_, AcquireError>((of_share, self.permits.acquire().await?))
-        };
-        match timeout_at(deadline, both).await {
-            Ok(Ok(permits)) => Ok(permits),
-            Ok(Err(_)) | Err(_) => Err(self.error(Phase::Queue, UpstreamFault::Timeout)),
-        }
+        Lease { sender, reused, queued, worker, connections: Arc::clone(self), permit }
     }
 
     fn idle_of(&self, worker: usize) -> std::sync::MutexGuard<'_, Vec<Idle>> {

@@ -17,13 +17,14 @@ mod pool;
 pub mod prober;
 mod quarantine;
 mod question;
+mod reclaim;
 mod settings;
 mod stand_in;
 mod tls;
 mod topology;
 
 pub use body::{BodyError, BodyProgress, IdleTimer, RequestBody};
-pub use connection::{Connections, Lease, SendError, Target, Work};
+pub use connection::{Connections, Lease, SendError, Target};
 pub use credential::{
     Asking, Authorization, Credential, CredentialError, MemberAccess, MemberKeys, TokenCredential,
 };
@@ -33,8 +34,10 @@ pub use error::{Phase, UpstreamError, UpstreamFault};
 pub use member::{InFlight, Member, MemberState, label};
 pub use memory::PoolMemory;
 pub use name::{InvalidName, MemberName, PoolName};
+pub use permits::Work;
 pub use pool::{BuildError, Placed, Pool, Pools, Request, Shared};
 pub use quarantine::Quarantine;
+pub use reclaim::Reclaimable;
 pub use settings::*;
 pub use stand_in::{StandIn, StandIns, tag_digest};
 pub use tls::MemberTlsError;

@@ -1,77 +1,387 @@
-//! Rights to have a request at a member: exact in number, also after the number was changed.
+//! The right to have a request at a member: exact in number over all workers, fair between clients.
+//!
+//! While there is room a permit is one atomic step. When requests wait, the next turn is that of a client that holds
+//! less than its share ([`crate::balance::fair`]). The requests under way are listed by worker, and looked through
+//! only while somebody waits.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
-/// So many rights, handed out in order of arrival.
+use super::reclaim::TakeBack;
+use super::settings::UpstreamLimits;
+use crate::balance::blame::ClientKey;
+use crate::balance::fair::{gives_way, held_by, next_turn, share_of};
+use crate::random::monotonic_ms;
+
+/// Bits of each number in [`Counts`].
+const BITS: u32 = 21;
+const MASK: u64 = (1 << BITS) - 1;
+/// No number is larger, whatever is configured.
+const MOST: usize = MASK as usize / 2;
+/// How often a request that waits looks whether a client that holds more than its share can give something back.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// What a connection is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Everything but uploads.
+    Pull,
+    /// Upload sessions and manifests on their way in.
+    Upload,
+}
+
+/// Why there is no permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoPermit {
+    /// Too many requests wait.
+    Full,
+    /// It was not this request's turn in time.
+    Timeout,
+}
+
+/// How many of each there may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Requests at the member.
+    pub all: usize,
+    /// Of these, by work.
+    pub of_work: [usize; 2],
+    /// Requests that wait.
+    pub waiting: usize,
+    /// What one client holds at most while others wait, of a hundred.
+    pub client_share_percent: u32,
+}
+
+/// Requests at the member by work, and those that wait, in one word.
+#[derive(Debug, Clone, Copy)]
+struct Counts(u64);
+
+impl Counts {
+    const WAITING: u64 = 1 << (2 * BITS);
+
+    fn one(work: Work) -> u64 {
+        1 << (BITS * work as u32)
+    }
+
+    fn of(self, work: Work) -> usize {
+        (self.0 >> (BITS * work as u32) & MASK) as usize
+    }
+
+    fn waiting(self) -> usize {
+        (self.0 >> (2 * BITS)) as usize
+    }
+
+    fn has_room(self, work: Work, bounds: &Bounds) -> bool {
+        self.of(Work::Pull) + self.of(Work::Upload) < bounds.all
+            && self.of(work) < bounds.of_work[work as usize]
+    }
+}
+
+/// The permits of one member.
 #[derive(Debug)]
 pub(super) struct Permits {
-    semaphore: Arc<Semaphore>,
-    /// Permits that are out and too many since the number was lowered.
-    debt: AtomicUsize,
+    counts: AtomicU64,
+    bounds: ArcSwap<Bounds>,
+    queue: Mutex<Queue>,
+    /// The requests under way, by worker.
+    active: Box<[Mutex<Active>]>,
 }
 
-/// One right. It ends with its request where the number was lowered.
+#[derive(Debug, Default)]
+struct Queue {
+    next_id: u64,
+    waiting: VecDeque<Waiter>,
+}
+
+/// A request that waits.
+#[derive(Debug)]
+struct Waiter {
+    id: u64,
+    work: Work,
+    client: ClientKey,
+    turn: oneshot::Sender<Turn>,
+}
+
+/// What a request that waits is told.
+#[derive(Debug)]
+enum Turn {
+    /// It has its permit.
+    Granted,
+    /// It gave way to a client that has fewer requests in the full queue.
+    GaveWay,
+}
+
+#[derive(Debug, Default)]
+struct Active {
+    entries: Vec<Option<Entry>>,
+    free: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    work: Work,
+    client: ClientKey,
+    since_ms: u64,
+    /// Weak: what can be taken back holds the permit, whose end removes this entry.
+    reclaim: Option<Weak<dyn TakeBack>>,
+}
+
+/// The right of one request.
 #[derive(Debug)]
 pub(super) struct Permit {
-    permit: Option<OwnedSemaphorePermit>,
     of: Arc<Permits>,
+    work: Work,
+    worker: usize,
+    entry: usize,
 }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if let Some(permit) = self.permit.take()
-            && self.of.owes()
-        {
-            permit.forget();
+/// A request in the queue; dropped, it leaves nothing behind.
+struct Queued<'a> {
+    permits: &'a Permits,
+    id: u64,
+    work: Work,
+    turn: oneshot::Receiver<Turn>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Bounds {
+    pub(super) fn of(limits: &UpstreamLimits) -> Self {
+        Self {
+            all: limits.connections_max.min(MOST),
+            of_work: [limits.pulls_max.min(MOST), limits.uploads_max.min(MOST)],
+            waiting: limits.queue_max.min(MOST),
+            client_share_percent: limits.client_share_percent,
         }
+    }
+
+    fn share(&self, work: Work) -> usize {
+        share_of(self.of_work[work as usize].min(self.all), self.client_share_percent)
     }
 }
 
 impl Permits {
-    pub(super) fn new(most: usize) -> Arc<Self> {
-        let semaphore = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
-        Arc::new(Self { semaphore, debt: AtomicUsize::new(0) })
+    pub(super) fn new(bounds: Bounds, workers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            counts: AtomicU64::new(0),
+            bounds: ArcSwap::from_pointee(bounds),
+            queue: Mutex::default(),
+            active: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
+        })
     }
 
-    /// One, if there is any left and nobody waits for it.
-    pub(super) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
-        let permit = Arc::clone(&self.semaphore).try_acquire_owned().ok()?;
-        Some(Permit { permit: Some(permit), of: Arc::clone(self) })
+    /// Requests that wait.
+    pub(super) fn waiting(&self) -> usize {
+        Counts(self.counts.load(Ordering::Acquire)).waiting()
     }
 
-    /// Waits for one.
-    pub(super) async fn acquire(self: &Arc<Self>) -> Result<Permit, AcquireError> {
-        let permit = Arc::clone(&self.semaphore).acquire_owned().await?;
-        Ok(Permit { permit: Some(permit), of: Arc::clone(self) })
+    /// Takes other bounds. What is out beyond them is not taken back, and nothing begins in its place.
+    pub(super) fn set_bounds(&self, bounds: Bounds) {
+        self.bounds.store(Arc::new(bounds));
+        self.hand_on(&mut lock(&self.queue));
     }
 
-    /// From now on there are `now`, not `before`. What is out beyond that is not taken back, and
-    /// nothing begins in its place.
-    pub(super) fn change(&self, before: usize, now: usize) {
-        let (before, now) = (before.min(Semaphore::MAX_PERMITS), now.min(Semaphore::MAX_PERMITS));
-        if now > before {
-            let more = now - before;
-            let pay = |debt: usize| Some(debt.saturating_sub(more));
-            let debt = self.debt.fetch_update(Ordering::AcqRel, Ordering::Acquire, pay).unwrap_or(0);
-            self.semaphore.add_permits(more.saturating_sub(debt));
-        } else if now < before {
-            // First, so that a permit that comes back meanwhile is counted once.
-            self.debt.fetch_add(before - now, Ordering::AcqRel);
-            while self.debt.load(Ordering::Acquire) > 0 && self.semaphore.forget_permits(1) == 1 {
-                if !self.owes() {
-                    self.semaphore.add_permits(1);
+    /// A permit, at once where there is room and nobody waits, else in turn.
+    ///
+    /// # Errors
+    /// [`NoPermit`] when the queue is full, or when the turn does not come until `deadline`.
+    pub(super) async fn acquire(
+        self: &Arc<Self>,
+        work: Work,
+        client: ClientKey,
+        worker: usize,
+        deadline: Instant,
+    ) -> Result<Permit, NoPermit> {
+        if self.take(work) {
+            return Ok(self.permit(work, client, worker));
+        }
+        let mut queued = self.queue_up(work, client)?;
+        loop {
+            self.reclaim_for(work, client);
+            let look = deadline.min(Instant::now() + LOOK_EVERY);
+            match timeout_at(look, &mut queued.turn).await {
+                Ok(Ok(Turn::Granted)) => {
+                    return Ok(self.permit(work, client, worker));
                 }
+                Ok(Ok(Turn::GaveWay)) => return Err(NoPermit::Full),
+                // The queue lives as long as its permits, and tells each that waits.
+                Ok(Err(_)) => return Err(NoPermit::Timeout),
+                Err(_) if look < deadline => {}
+                Err(_) => return Err(NoPermit::Timeout),
             }
         }
     }
 
-    /// Pays one permit of the debt, if there is any.
-    fn owes(&self) -> bool {
-        let pay = |debt: usize| debt.checked_sub(1);
-        self.debt.fetch_update(Ordering::AcqRel, Ordering::Acquire, pay).is_ok()
+    /// Takes one without waiting.
+    fn take(&self, work: Work) -> bool {
+        let bounds = self.bounds.load();
+        let more = |counts: u64| {
+            let now = Counts(counts);
+            (now.waiting() == 0 && now.has_room(work, &bounds)).then(|| counts + Counts::one(work))
+        };
+        self.counts.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    fn permit(self: &Arc<Self>, work: Work, client: ClientKey, worker: usize) -> Permit {
+        let worker = worker % self.active.len();
+        let entry = Some(Entry { work, client, since_ms: monotonic_ms(), reclaim: None });
+        let mut active = lock(&self.active[worker]);
+        let at = match active.free.pop() {
+            Some(at) => {
+                active.entries[at] = entry;
+                at
+            }
+            None => {
+                active.entries.push(entry);
+                active.entries.len() - 1
+            }
+        };
+        drop(active);
+        Permit { of: Arc::clone(self), work, worker, entry: at }
+    }
+
+    fn queue_up(&self, work: Work, client: ClientKey) -> Result<Queued<'_>, NoPermit> {
+        let (sender, turn) = oneshot::channel();
+        let mut queue = lock(&self.queue);
+        if queue.waiting.len() >= self.bounds.load().waiting {
+            let clients: Vec<ClientKey> = queue.waiting.iter().map(|waiter| waiter.client).collect();
+            let out = gives_way(&clients, client).and_then(|at| queue.waiting.remove(at));
+            let Some(out) = out else { return Err(NoPermit::Full) };
+            self.counts.fetch_sub(Counts::WAITING, Ordering::AcqRel);
+            // One that has gone meanwhile needs no word.
+            drop(out.turn.send(Turn::GaveWay));
+        }
+        let id = queue.next_id;
+        queue.next_id += 1;
+        queue.waiting.push_back(Waiter { id, work, client, turn: sender });
+        // From here on nobody takes a permit past the queue, and whoever gives one back hands it on.
+        self.counts.fetch_add(Counts::WAITING, Ordering::AcqRel);
+        self.hand_on(&mut queue);
+        drop(queue);
+        Ok(Queued { permits: self, id, work, turn })
+    }
+
+    /// Gives what there is room for to those whose turn it is.
+    fn hand_on(&self, queue: &mut Queue) {
+        let bounds = self.bounds.load();
+        loop {
+            let counts = Counts(self.counts.load(Ordering::Acquire));
+            let room = [Work::Pull, Work::Upload].map(|work| counts.has_room(work, &bounds));
+            let next = [Work::Pull, Work::Upload].into_iter().filter(|work| room[*work as usize]);
+            // Of the two kinds of work the request that came first.
+            let next = next.filter_map(|work| self.next_of(queue, work, bounds.share(work))).min();
+            let Some(waiter) = next.and_then(|at| queue.waiting.remove(at)) else { return };
+            let granted = Counts::one(waiter.work);
+            self.counts.fetch_add(granted, Ordering::AcqRel);
+            self.counts.fetch_sub(Counts::WAITING, Ordering::AcqRel);
+            if waiter.turn.send(Turn::Granted).is_err() {
+                self.counts.fetch_sub(granted, Ordering::AcqRel);
+            }
+        }
+    }
+
+    fn next_of(&self, queue: &Queue, work: Work, share: usize) -> Option<usize> {
+        let places: Vec<usize> = queue
+            .waiting
+            .iter()
+            .enumerate()
+            .filter(|(_, waiter)| waiter.work == work)
+            .map(|(at, _)| at)
+            .collect();
+        let clients = places.iter().map(|at| queue.waiting[*at].client);
+        next_turn(clients, share, |client| self.held(work, client)).map(|at| places[at])
+    }
+
+    fn held(&self, work: Work, client: ClientKey) -> usize {
+        let held = self.active.iter().map(|active| {
+            let active = lock(active);
+            let entries = active.entries.iter().flatten().filter(|entry| entry.work == work);
+            entries.map(|entry| entry.client).collect::<Vec<_>>()
+        });
+        held_by(client, held.flatten())
+    }
+
+    /// Takes one permit back from a client that holds more than its share, for one that holds less and waits.
+    fn reclaim_for(&self, work: Work, client: ClientKey) {
+        let share = self.bounds.load().share(work);
+        if self.held(work, client) >= share {
+            return;
+        }
+        let now_ms = monotonic_ms();
+        let mut all: Vec<(ClientKey, u64, Option<Weak<dyn TakeBack>>)> = Vec::new();
+        for active in &self.active {
+            let active = lock(active);
+            let entries = active.entries.iter().flatten().filter(|entry| entry.work == work);
+            all.extend(entries.map(|entry| (entry.client, entry.since_ms, entry.reclaim.clone())));
+        }
+        let clients: Vec<ClientKey> = all.iter().map(|(client, ..)| *client).collect();
+        let mut reclaimable: Vec<(u64, ClientKey, Arc<dyn TakeBack>)> = all
+            .into_iter()
+            .filter_map(|(client, since_ms, reclaim)| {
+                let reclaim = reclaim?.upgrade()?;
+                Some((reclaim.gain(since_ms, now_ms)?, client, reclaim))
+            })
+            .collect();
+        // First what nobody reads, then what has been served longest.
+        reclaimable.sort_by_key(|(gain, ..)| std::cmp::Reverse(*gain));
+        let over = |client: ClientKey| held_by(client, clients.iter().copied()) > share;
+        for (_, client, reclaim) in reclaimable {
+            if over(client) && reclaim.take_back() {
+                return;
+            }
+        }
+    }
+
+    fn give_back(&self, work: Work) {
+        let before = Counts(self.counts.fetch_sub(Counts::one(work), Ordering::AcqRel));
+        if before.waiting() > 0 {
+            self.hand_on(&mut lock(&self.queue));
+        }
+    }
+}
+
+impl Permit {
+    /// What is under way can be taken back for a client that holds less than its share.
+    pub(super) fn allow_reclaim(&self, reclaim: Weak<dyn TakeBack>) {
+        let mut active = lock(&self.of.active[self.worker]);
+        if let Some(Some(entry)) = active.entries.get_mut(self.entry) {
+            entry.reclaim = Some(reclaim);
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut active = lock(&self.of.active[self.worker]);
+        let entry = active.entries.get_mut(self.entry).and_then(Option::take);
+        active.free.push(self.entry);
+        drop(active);
+        self.of.give_back(self.work);
+        drop(entry);
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        let mut queue = lock(&self.permits.queue);
+        if let Some(at) = queue.waiting.iter().position(|waiter| waiter.id == self.id) {
+            queue.waiting.remove(at);
+            self.permits.counts.fetch_sub(Counts::WAITING, Ordering::AcqRel);
+            return;
+        }
+        drop(queue);
+        // Its turn came while it gave up. Where it was taken, nothing is left to receive.
+        if matches!(self.turn.try_recv(), Ok(Turn::Granted)) {
+            self.permits.give_back(self.work);
+        }
     }
 }
 
@@ -79,24 +389,157 @@ impl Permits {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_number_is_exact_after_every_change() {
-        let permits = Permits::new(2);
-        let out: Vec<_> = (0..2).map(|_| permits.try_acquire().expect("there are two")).collect();
-        assert!(permits.try_acquire().is_none());
-        permits.change(2, 1);
-        let [first, second] = <[Permit; 2]>::try_from(out).expect("two");
+    fn bounds(all: usize, waiting: usize) -> Bounds {
+        Bounds { all, of_work: [all, all], waiting, client_share_percent: 25 }
+    }
+
+    fn client(network: u64) -> ClientKey {
+        ClientKey { network, subject: None }
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
+    async fn get(permits: &Arc<Permits>, network: u64) -> Result<Permit, NoPermit> {
+        permits.acquire(Work::Pull, client(network), 0, soon()).await
+    }
+
+    /// A request that waits from now on.
+    async fn waits(
+        permits: &Arc<Permits>,
+        network: u64,
+    ) -> tokio::task::JoinHandle<Result<Permit, NoPermit>> {
+        let before = permits.waiting();
+        let (waiting, permits) = (Arc::clone(permits), Arc::clone(permits));
+        #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
+        let task = tokio::spawn(async move { get(&waiting, network).await });
+        while permits.waiting() == before {
+            tokio::task::yield_now().await;
+        }
+        task
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_number_is_exact_after_every_change() {
+        let permits = Permits::new(bounds(2, 0), 2);
+        let first = get(&permits, 1).await.expect("there are two");
+        let second = get(&permits, 1).await.expect("there are two");
+        assert_eq!(get(&permits, 1).await.err(), Some(NoPermit::Full));
+        permits.set_bounds(bounds(1, 0));
         drop(first);
-        assert!(permits.try_acquire().is_none(), "one is out, and there is one");
+        assert!(get(&permits, 1).await.is_err(), "one is out, and there is one");
         drop(second);
-        let one = permits.try_acquire().expect("there is one");
-        assert!(permits.try_acquire().is_none());
-        permits.change(1, 3);
-        let more: Vec<_> = std::iter::from_fn(|| permits.try_acquire()).collect();
-        assert_eq!(more.len(), 2);
-        drop((one, more));
-        permits.change(3, 1);
-        assert!(permits.try_acquire().is_some());
-        assert_eq!(std::iter::from_fn(|| permits.try_acquire()).take(5).count(), 5, "each is given back");
+        let one = get(&permits, 1).await.expect("there is one");
+        assert!(get(&permits, 1).await.is_err());
+        permits.set_bounds(bounds(3, 0));
+        let (second, third) =
+            (get(&permits, 1).await.expect("three"), get(&permits, 1).await.expect("three"));
+        assert!(get(&permits, 1).await.is_err());
+        drop((one, second, third));
+        assert_eq!(permits.counts.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_kind_of_work_has_its_own_bound() {
+        let by_work = Bounds { of_work: [1, 2], ..bounds(2, 0) };
+        let permits = Permits::new(by_work, 1);
+        let pull = get(&permits, 1).await.expect("room");
+        assert!(get(&permits, 1).await.is_err());
+        let upload = permits.acquire(Work::Upload, client(1), 0, soon()).await.expect("room");
+        assert!(permits.acquire(Work::Upload, client(1), 0, soon()).await.is_err(), "two in all");
+        drop(pull);
+        let second = permits.acquire(Work::Upload, client(1), 0, soon()).await.expect("room");
+        drop((upload, second));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_at_its_share_waits_behind_others_and_alone_has_everything() {
+        let permits = Permits::new(bounds(4, 100), 2);
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(get(&permits, 1).await.expect("nobody waits"));
+        }
+        let greedy = waits(&permits, 1).await;
+        let other = waits(&permits, 2).await;
+        held.pop();
+        let granted = other.await.expect("no panic").expect("its turn");
+        assert!(!greedy.is_finished());
+        drop(granted);
+        drop(greedy.await.expect("no panic").expect("nobody else waits"));
+        drop(held);
+        assert_eq!(permits.counts.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_of_one_client_has_room_for_another() {
+        let permits = Permits::new(bounds(1, 2), 1);
+        let held = get(&permits, 1).await.expect("room");
+        let (first, second) = (waits(&permits, 1).await, waits(&permits, 1).await);
+        assert_eq!(get(&permits, 1).await.err(), Some(NoPermit::Full));
+        let (waiting, of_other) = (Arc::clone(&permits), Arc::clone(&permits));
+        #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
+        let other = tokio::spawn(async move { get(&waiting, 2).await });
+        assert_eq!(second.await.expect("no panic").err(), Some(NoPermit::Full), "the last one gives way");
+        assert_eq!(of_other.waiting(), 2);
+        drop(held);
+        drop(first.await.expect("no panic").expect("its turn"));
+        drop(other.await.expect("no panic").expect("its turn"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_or_comes_too_late_leaves_nothing_behind() {
+        let permits = Permits::new(bounds(1, 10), 1);
+        let held = get(&permits, 1).await.expect("room");
+        assert_eq!(get(&permits, 2).await.err(), Some(NoPermit::Timeout));
+        let given_up = waits(&permits, 3).await;
+        given_up.abort();
+        assert!(given_up.await.expect_err("aborted").is_cancelled());
+        assert_eq!(permits.waiting(), 0);
+        // Given up after the turn came, before anybody looked.
+        let too_late = waits(&permits, 4).await;
+        drop(held);
+        too_late.abort();
+        drop(too_late.await);
+        drop(get(&permits, 5).await.expect("it is free again"));
+        assert_eq!(permits.counts.load(Ordering::SeqCst), 0);
+    }
+
+    /// An answer that may be taken back at any time.
+    #[derive(Debug, Default)]
+    struct Answer(Mutex<Option<Permit>>);
+
+    impl TakeBack for Answer {
+        fn gain(&self, _: u64, _: u64) -> Option<u64> {
+            Some(1)
+        }
+
+        fn take_back(&self) -> bool {
+            let permit = lock(&self.0).take();
+            permit.is_some()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_client_holds_beyond_its_share_is_taken_back_for_one_that_waits() {
+        let permits = Permits::new(bounds(4, 10), 2);
+        let mut answers = Vec::new();
+        for worker in 0..4 {
+            let permit = permits.acquire(Work::Pull, client(1), worker, soon()).await.expect("room");
+            let answer = Arc::new(Answer::default());
+            permit.allow_reclaim(Arc::downgrade(&answer) as Weak<dyn TakeBack>);
+            *lock(&answer.0) = Some(permit);
+            answers.push(answer);
+        }
+        let left = || answers.iter().filter(|answer| lock(&answer.0).is_some()).count();
+        let granted = get(&permits, 2).await.expect("one is taken back");
+        assert_eq!(left(), 3);
+        assert_eq!(get(&permits, 1).await.err(), Some(NoPermit::Timeout), "not for a client at its share");
+        assert_eq!(left(), 3);
+        let more = [get(&permits, 3).await, get(&permits, 4).await].map(|permit| permit.expect("taken back"));
+        assert_eq!(left(), 1);
+        assert_eq!(get(&permits, 5).await.err(), Some(NoPermit::Timeout), "nobody holds more than its share");
+        drop((granted, more, answers));
+        assert_eq!(permits.counts.load(Ordering::SeqCst), 0);
     }
 }

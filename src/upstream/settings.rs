@@ -221,6 +221,8 @@ pub struct UpstreamLimits {
     pub pulls_max: usize,
     /// Most connections to one member that uploads use at once.
     pub uploads_max: usize,
+    /// Of a hundred of these, one network or account holds no more than so many while others wait.
+    pub client_share_percent: u32,
     /// Content that a member stops sending for this long goes on from another one.
     pub body_stall_timeout: Duration,
     /// How often one answer may change the member on its way.

@@ -384,6 +384,7 @@ fn built_in_limits() -> UpstreamLimits {
         body_idle_timeout: seconds(60),
         pulls_max: 192,
         uploads_max: 192,
+        client_share_percent: 25,
         body_stall_timeout: seconds(10),
         resume_max: 3,
         manifest_bytes_max: 4 << 20,
@@ -417,6 +418,12 @@ fn upstream_limits(
         connections_max,
         pulls_max: count(cx, "pulls_max", keys.pulls_max, pulls).min(connections_max),
         uploads_max: count(cx, "uploads_max", keys.uploads_max, uploads).min(connections_max),
+        client_share_percent: percent(
+            cx,
+            &path.key("client_share_percent"),
+            keys.client_share_percent,
+            default.client_share_percent,
+        ),
         queue_max: count(cx, "queue_max", keys.queue_max, default.queue_max),
         queue_timeout: cx.duration(&path.key("queue_timeout"), keys.queue_timeout, default.queue_timeout),
         connect_timeout: cx.duration(

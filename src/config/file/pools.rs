@@ -33,6 +33,8 @@ pub(in crate::config) struct Upstream {
     pub(in crate::config) pulls_max: Option<u32>,
     /// Connections that uploads may use.
     pub(in crate::config) uploads_max: Option<u32>,
+    /// What one client holds of these at most while others wait.
+    pub(in crate::config) client_share_percent: Option<u32>,
     /// Content that a member stops sending goes on from another after this.
     pub(in crate::config) body_stall_timeout: Option<HumanDuration>,
     /// How often one answer changes the member.
