@@ -167,6 +167,7 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
         tasks,
         limits: GatewayLimits {
             upload_grace: config.uploads.grace,
+            body_rate_min: config.server.limits.body_rate_min,
             refused_body_bytes_max: config.server.limits.refused_body_bytes_max,
             refused_body_timeout: config.server.limits.refused_body_timeout,
         },

@@ -305,8 +305,10 @@ pub(super) struct Route {
 pub(super) struct Verify {
     /// Content up to this size is verified before the answer begins.
     pub(super) hold: Option<Size>,
-    /// Memory for content that is held, and for manifests on their way to members.
+    /// Memory for content that is held.
     pub(super) buffer_bytes_max: Option<Size>,
+    /// Memory for manifests on their way to members.
+    pub(super) manifest_buffer_bytes_max: Option<Size>,
     /// How long a member is not asked for content that it had broken.
     pub(super) quarantine: Option<HumanDuration>,
     /// How many of these are remembered.

@@ -8,13 +8,13 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderMap};
 use http::{StatusCode, response};
 use http_body_util::BodyExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::body::MemberBody;
 use super::context::RequestContext;
 use super::error::GatewayError;
 use super::forward::{Outgoing, Target};
+use super::memory::{AnswerMemory, AnswerReservation, ManifestMemory};
 use super::send::Answer;
 use super::window::SharedReader;
 use crate::forwarding::readable::text;
@@ -24,15 +24,15 @@ use crate::upstream::{BodyError, BodyProgress, Member, Quarantine, VerifySetting
 
 /// The header by which registries say what they send or took.
 pub(super) const CONTENT_DIGEST: &str = "docker-content-digest";
-/// Memory is handed out in pieces of so many bytes.
-const BUFFER_UNIT: u64 = 1024;
 
 /// What all answers share that are verified.
 #[derive(Debug)]
 pub struct ContentChecks {
     hold_bytes: u64,
-    /// Memory for what is held, in units of [`BUFFER_UNIT`].
-    buffers: Arc<Semaphore>,
+    /// Memory for what is held.
+    answers: AnswerMemory,
+    /// Memory for manifests on their way to members.
+    pub(super) manifests: ManifestMemory,
     /// Who is known to have which content broken.
     pub quarantine: Quarantine,
     metrics: Arc<Metrics>,
@@ -78,20 +78,13 @@ impl ContentChecks {
     /// Checks by these settings.
     #[must_use]
     pub fn new(settings: &VerifySettings, metrics: Arc<Metrics>) -> Self {
-        let units = usize::try_from(settings.buffer_bytes_max / BUFFER_UNIT).unwrap_or(usize::MAX);
         Self {
             hold_bytes: settings.hold_bytes,
-            buffers: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+            answers: AnswerMemory::new(settings.buffer_bytes_max),
+            manifests: ManifestMemory::new(settings.manifest_buffer_bytes_max),
             quarantine: Quarantine::new(settings),
             metrics,
         }
-    }
-
-    /// Memory for so many bytes, if there is any left.
-    #[must_use]
-    pub fn buffer(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
-        let units = u32::try_from(bytes.div_ceil(BUFFER_UNIT)).ok()?;
-        Arc::clone(&self.buffers).try_acquire_many_owned(units).ok()
     }
 
     /// So much of content that is not wanted is read away at most.
@@ -235,8 +228,9 @@ pub(super) async fn settle(
         return Ok(Settled { member, head, body: SettledBody::Other(body), progress });
     };
     let length = content.end.filter(|_| content.hash.is_some() && content.start == 0);
-    let memory =
-        length.filter(|length| *length <= checks.hold_bytes).and_then(|length| checks.buffer(length));
+    let memory = length
+        .filter(|length| *length <= checks.hold_bytes)
+        .and_then(|length| checks.answers.reserve(length, outgoing.client));
     let limits = &outgoing.pool.limits;
     let stall = if more_follow {
         limits.body_stall_timeout.min(limits.first_byte_timeout)
@@ -293,7 +287,7 @@ pub(super) async fn settle(
 /// connection for a slow client.
 struct HeldBytes {
     bytes: Bytes,
-    _memory: OwnedSemaphorePermit,
+    _memory: AnswerReservation,
 }
 
 impl AsRef<[u8]> for HeldBytes {

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use http::header::USER_AGENT;
 use http::{HeaderMap, Method, Version};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::coalesce::Leader;
+use super::memory::ManifestReservation;
 use super::resume::Resumed;
 use super::send::Answer;
 use crate::auth::subject::Subject;
@@ -74,7 +74,7 @@ pub struct RequestContext {
     /// Those that wait for the same answer.
     pub(super) leader: Option<Leader>,
     /// What its body takes of the memory for bodies.
-    pub memory: Option<OwnedSemaphorePermit>,
+    pub memory: Option<ManifestReservation>,
     version: Version,
     user_agent: Option<String>,
     metrics: Arc<Metrics>,

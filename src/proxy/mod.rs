@@ -10,6 +10,7 @@ mod error;
 mod forward;
 mod home;
 mod local;
+mod memory;
 mod merge;
 mod plan;
 mod refusal;
@@ -93,6 +94,8 @@ pub struct Gateway {
 pub struct GatewayLimits {
     /// How long an upload session may go on after its start.
     pub upload_grace: Duration,
+    /// The least rate of a client's body, in bytes per second; 0 for none.
+    pub body_rate_min: u64,
     /// How many bytes of a refused body are read.
     pub refused_body_bytes_max: u64,
     /// How long a refused body is read.
@@ -205,7 +208,8 @@ impl Gateway {
                 }
             }
         }
-        let request_body = self.request_body((&admitted.target, &headers), body, &pool, ctx).await?;
+        let request_body =
+            self.request_body((&admitted.target, &headers), body, (&pool, admitted.key()), ctx).await?;
         let said = self.upload_checks.begin((&admitted.target, &headers), &request_body, pin.as_ref());
         let outgoing = outgoing(&admitted, (&headers, &access), (&pool, secret.as_ref()), confirmations);
         match forward(&outgoing, candidates, request_body, &self.checks, ctx).await {

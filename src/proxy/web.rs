@@ -84,7 +84,7 @@ impl Gateway {
             confirmations: 0,
             copies: false,
         };
-        let request_body = streamed(&headers, body, ctx, pool);
+        let request_body = streamed(&headers, body, ctx, (pool, self.limits.body_rate_min));
         let answer = forward(&outgoing, candidates, request_body, &self.checks, ctx).await?;
         if let Some(mut turn) = turn.filter(|_| answer.head.status == StatusCode::UNAUTHORIZED) {
             turn.was_wrong();

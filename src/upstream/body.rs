@@ -10,8 +10,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::Notify;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
+use crate::pace::{LeastRate, Pace};
 use crate::registry::ContentHash;
 
 /// Why a body ended early.
@@ -23,6 +24,9 @@ pub enum BodyError {
     /// No byte moved within the idle deadline.
     #[error("no byte moved for too long")]
     Idle,
+    /// It moved, but at less than the least rate.
+    #[error("it moved at less than the least rate, `limits.body_rate_min`")]
+    Slow,
     /// The member ended it before its announced length.
     #[error("the member ended the body early")]
     Short,
@@ -165,6 +169,8 @@ pub enum RequestBody {
         remaining: Option<u64>,
         /// Ends it when the client stalls.
         idle: IdleTimer,
+        /// Ends it when the client sends too slowly, with the time from which it is told.
+        pace: (Pace, Instant),
     },
 }
 
@@ -179,14 +185,15 @@ impl RequestBody {
         }
     }
 
-    /// Streams the client's body.
+    /// Streams the client's body. It ends when no byte moves for the window of `least`, or too few do.
     #[must_use]
-    pub fn stream(incoming: Incoming, progress: Arc<BodyProgress>, idle: Duration) -> Self {
+    pub fn stream(incoming: Incoming, progress: Arc<BodyProgress>, least: LeastRate) -> Self {
         if incoming.is_end_stream() {
             progress.set_ended();
         }
         let remaining = incoming.size_hint().exact();
-        Self::Stream { incoming, progress, remaining, idle: IdleTimer::new(idle) }
+        let (idle, pace) = (IdleTimer::new(least.window), (Pace::new(least), Instant::now()));
+        Self::Stream { incoming, progress, remaining, idle, pace }
     }
 }
 
@@ -198,20 +205,21 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let (incoming, progress, remaining, idle) = match self.get_mut() {
+        let (incoming, progress, remaining, (idle, pace)) = match self.get_mut() {
             Self::Empty => return Poll::Ready(None),
             Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream { incoming, progress, remaining, idle } => (incoming, progress, remaining, idle),
+            Self::Stream { incoming, progress, remaining, idle, pace } => {
+                (incoming, progress, remaining, (idle, pace))
+            }
         };
         progress.polled.store(true, Ordering::Release);
         match Pin::new(&mut *incoming).poll_frame(cx) {
-            Poll::Pending => match idle.poll_idle(cx) {
-                Poll::Ready(()) => {
-                    progress.broken.store(true, Ordering::Release);
-                    Poll::Ready(Some(Err(BodyError::Idle)))
-                }
-                Poll::Pending => Poll::Pending,
-            },
+            Poll::Pending => {
+                pace.0.waits(pace.1.elapsed());
+                std::task::ready!(idle.poll_idle(cx));
+                progress.broken.store(true, Ordering::Release);
+                Poll::Ready(Some(Err(BodyError::Idle)))
+            }
             Poll::Ready(None) => {
                 progress.set_ended();
                 Poll::Ready(None)
@@ -222,6 +230,10 @@ impl Body for RequestBody {
                     progress.broken.store(true, Ordering::Release);
                 }
                 if let Ok(Some(data)) = frame.as_ref().map(Frame::data_ref) {
+                    if pace.0.moved(data.len() as u64, pace.1.elapsed()) {
+                        progress.broken.store(true, Ordering::Release);
+                        return Poll::Ready(Some(Err(BodyError::Slow)));
+                    }
                     progress.hash(data);
                     progress.bytes.fetch_add(data.len() as u64, Ordering::AcqRel);
                     *remaining = remaining.map(|remaining| remaining.saturating_sub(data.len() as u64));

@@ -58,6 +58,7 @@ mod tests {
         let settings = VerifySettings {
             hold_bytes: 0,
             buffer_bytes_max: 0,
+            manifest_buffer_bytes_max: 0,
             quarantine: Duration::from_millis(50),
             quarantine_entries_max: 10,
         };

@@ -239,8 +239,10 @@ pub struct VerifySettings {
     /// Content up to so many bytes is verified before the answer begins; a bad member is then
     /// replaced unseen.
     pub hold_bytes: u64,
-    /// Memory for content that is held and for manifests on their way to members, in bytes.
+    /// Memory for content that is held, in bytes.
     pub buffer_bytes_max: u64,
+    /// Memory for manifests on their way to members, in bytes.
+    pub manifest_buffer_bytes_max: u64,
     /// For so long a member is asked last for content that it had broken.
     pub quarantine: Duration,
     /// How many of these are remembered.

@@ -342,6 +342,12 @@ pub(in crate::config) fn verify(cx: &mut Context<'_>, path: &KeyPath, keys: &Ver
     VerifySettings {
         hold_bytes,
         buffer_bytes_max,
+        manifest_buffer_bytes_max: cx.size(
+            &path.key("manifest_buffer_bytes_max"),
+            keys.manifest_buffer_bytes_max,
+            32 << 20,
+            8 << 20,
+        ),
         quarantine: cx.duration(&path.key("quarantine"), keys.quarantine, Duration::from_hours(1)),
         quarantine_entries_max: u64::from(cx.count(
             &path.key("quarantine_entries_max"),

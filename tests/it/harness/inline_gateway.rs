@@ -168,6 +168,7 @@ fn build_gateway(config: &Config, metrics: &Arc<Metrics>, tasks: &TaskTracker) -
         tasks: tasks.clone(),
         limits: GatewayLimits {
             upload_grace: config.uploads.grace,
+            body_rate_min: config.server.limits.body_rate_min,
             refused_body_bytes_max: config.server.limits.refused_body_bytes_max,
             refused_body_timeout: config.server.limits.refused_body_timeout,
         },
