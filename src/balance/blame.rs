@@ -1,4 +1,4 @@
-//! Whose requests a member failed: what one client brought about takes out one member at most.
+//! Whose requests a member failed: what one client brings about takes out one member at most.
 
 /// Whose request it is, as far as fairness and blame go: the network it comes from and the account that makes it.
 /// Both are keyed hashes, so that nobody can choose to look like somebody else.
@@ -10,48 +10,33 @@ pub struct ClientKey {
     pub subject: Option<u64>,
 }
 
-/// What the failures in a row of one member have in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Sole {
-    /// There was none yet.
-    #[default]
-    Nothing,
-    /// All of them are of this one.
-    One(u64),
-    /// They are of several.
-    Several,
-}
+/// So many clients are remembered of one row of failures.
+const CLIENTS_MAX: usize = 64;
 
 /// Failed requests of one member in a row, and whose they were.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Failures {
     number: u32,
-    network: Sole,
-    subject: Sole,
+    clients: Vec<ClientKey>,
 }
 
-impl Sole {
-    fn and(self, next: Option<u64>) -> Self {
-        match (self, next) {
-            (Self::Nothing, Some(next)) => Self::One(next),
-            (Self::One(known), Some(next)) if known == next => self,
-            _ => Self::Several,
-        }
-    }
-
-    fn is_same(self, other: Self) -> bool {
-        matches!((self, other), (Self::One(one), Self::One(another)) if one == another)
+impl ClientKey {
+    /// Whether both come from one network or are one account.
+    #[must_use]
+    pub fn is_related(&self, other: &Self) -> bool {
+        self.network == other.network || (self.subject.is_some() && self.subject == other.subject)
     }
 }
 
 impl Failures {
     /// One more; `None` for a failure that no request of a client can bring about.
-    #[must_use]
-    pub fn and(self, client: Option<ClientKey>) -> Self {
-        Self {
-            number: self.number.saturating_add(1),
-            network: self.network.and(client.map(|client| client.network)),
-            subject: self.subject.and(client.and_then(|client| client.subject)),
+    pub fn add(&mut self, client: Option<ClientKey>) {
+        self.number = self.number.saturating_add(1);
+        if let Some(client) = client
+            && self.clients.len() < CLIENTS_MAX
+            && !self.clients.contains(&client)
+        {
+            self.clients.push(client);
         }
     }
 
@@ -61,11 +46,10 @@ impl Failures {
         self.number
     }
 
-    /// Whether all of these and all of `other` are of one network or of one account: then they may be that client's
-    /// doing.
+    /// Whether a request of this client is among them.
     #[must_use]
-    pub fn are_of_the_client_of(&self, other: &Self) -> bool {
-        self.network.is_same(other.network) || self.subject.is_same(other.subject)
+    pub fn are_also_of(&self, client: &ClientKey) -> bool {
+        self.clients.iter().any(|known| known.is_related(client))
     }
 }
 
@@ -74,27 +58,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_one_clients_only_while_nobody_elses_are_among_them() {
-        let run = |clients: &[Option<(u64, Option<u64>)>]| {
-            let key = |(network, subject)| ClientKey { network, subject };
-            clients.iter().fold(Failures::default(), |all, client| all.and(client.map(key)))
-        };
-        let alone = run(&[Some((1, Some(7))), Some((1, Some(7)))]);
-        assert_eq!(alone.number(), 2);
-        for (what, other, expected) in [
-            ("the same client", vec![Some((1, Some(7)))], true),
-            ("another account from the same network", vec![Some((1, Some(8)))], true),
-            ("the same account from elsewhere", vec![Some((2, Some(7))), Some((3, Some(7)))], true),
-            ("without credentials from the same network", vec![Some((1, None))], true),
-            ("another client", vec![Some((2, Some(8)))], false),
-            ("another client among them", vec![Some((1, Some(7))), Some((2, Some(8)))], false),
-            ("nobody's request", vec![Some((1, Some(7))), None], false),
-            ("nothing yet", vec![], false),
-        ] {
-            assert_eq!(alone.are_of_the_client_of(&run(&other)), expected, "{what}");
+    fn a_client_is_known_by_its_network_and_by_its_account() {
+        let key = |network, subject| ClientKey { network, subject };
+        let mut failures = Failures::default();
+        for client in [Some(key(1, Some(7))), Some(key(1, Some(7))), Some(key(2, None)), None] {
+            failures.add(client);
         }
-        let anonymous = run(&[Some((1, None)), Some((2, None))]);
-        let others = run(&[Some((3, None)), Some((4, None))]);
-        assert!(!anonymous.are_of_the_client_of(&others), "clients without credentials are not one account");
+        assert_eq!((failures.number(), failures.clients.len()), (4, 2));
+        for (what, client, expected) in [
+            ("the same client", key(1, Some(7)), true),
+            ("another account from the same network", key(1, Some(8)), true),
+            ("the same account from elsewhere", key(9, Some(7)), true),
+            ("an account from a network without credentials", key(2, Some(9)), true),
+            ("another client", key(3, Some(8)), false),
+            ("another one without credentials", key(3, None), false),
+        ] {
+            assert_eq!(failures.are_also_of(&client), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut failures = Failures::default();
+        for network in 0..1000 {
+            failures.add(Some(ClientKey { network, subject: None }));
+        }
+        assert_eq!((failures.number(), failures.clients.len()), (1000, CLIENTS_MAX));
     }
 }

@@ -1,9 +1,8 @@
 //! Ejections of all pools: decided one after the other, so that what bounds them holds.
 
-use std::net::IpAddr;
-use std::sync::{LazyLock, Mutex, PoisonError};
-
 use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::member::Member;
 use super::name::MemberName;
@@ -37,23 +36,34 @@ pub fn client_key(address: IpAddr, subject: &Subject) -> ClientKey {
     ClientKey { network, subject }
 }
 
+impl Ejections {
+    fn lock(&self) -> MutexGuard<'_, Vec<Ejected>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Pool {
     /// A request failed by a member's fault; after several in a row the member is ejected, unless too many of the
-    /// pool are, or all of them were requests of a client that has brought out another member already. `client` is
-    /// `None` where no request can bring such a failure about.
+    /// pool are. A client that has helped to bring out another member is not listened to until that one is back.
+    /// `client` is `None` where no request can bring such a failure about.
     pub fn member_failed(&self, member: &Member, problem: &str, client: Option<ClientKey>) {
-        let failures = member.failed(client);
-        if failures.number() < member.probe.ejection.failures || !member.status().serves() {
+        let now_ms = monotonic_ms();
+        // Decided one after the other, so that the bounds hold.
+        let mut ejected = self.memory.ejections.lock();
+        ejected.retain(|earlier| earlier.until_ms > now_ms);
+        let is_spent = |client: &ClientKey| {
+            let mut others = ejected.iter().filter(|earlier| earlier.member != member.name);
+            others.any(|earlier| earlier.failures.are_also_of(client))
+        };
+        if client.as_ref().is_some_and(is_spent) {
             return;
         }
-        let mut ejected = self.memory.ejections.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now_ms = monotonic_ms();
-        ejected.retain(|earlier| earlier.until_ms > now_ms);
-        let others = ejected.iter().filter(|earlier| earlier.member != member.name);
-        let is_one_clients =
-            others.into_iter().any(|earlier| failures.are_of_the_client_of(&earlier.failures));
+        let Some(failures) = member.failed(client) else { return };
+        if !member.status().serves() {
+            return;
+        }
         let out = self.members.iter().filter(|member| member.status() == Status::Ejected).count();
-        let allowed = !is_one_clients && member.probe.ejection.allow(self.members.len(), out);
+        let allowed = member.probe.ejection.allow(self.members.len(), out);
         if let Some(until_ms) = member.eject(problem, allowed) {
             ejected.push(Ejected { member: member.name.clone(), until_ms, failures });
         }

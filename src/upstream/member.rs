@@ -254,13 +254,14 @@ impl Member {
         self.state.has_failures.store(false, Ordering::Release);
     }
 
-    /// A request of a client failed by the member's fault. Returns those that have in a row.
-    pub(super) fn failed(&self, client: Option<ClientKey>) -> Failures {
+    /// A request of a client failed by the member's fault. Returns those that have in a row, if they are enough to
+    /// eject it.
+    pub(super) fn failed(&self, client: Option<ClientKey>) -> Option<Failures> {
         self.sample(FAILURE_COUNTS_AS);
         let mut failures = self.state.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        *failures = failures.and(client);
+        failures.add(client);
         self.state.has_failures.store(true, Ordering::Release);
-        *failures
+        (failures.number() >= self.probe.ejection.failures).then(|| failures.clone())
     }
 
     fn sample(&self, seconds: f64) {

@@ -1,5 +1,6 @@
 //! The integration tests: Tidegate in front of real registries, used by real clients. One binary; one file per behaviour.
 
+mod abuse;
 mod chaos;
 mod check;
 mod clients;

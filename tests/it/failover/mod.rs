@@ -12,7 +12,10 @@ use crate::harness::site::Site;
 use crate::harness::wait;
 
 /// A gateway in front of scripted members without credentials, named `m0`, `m1`, ...
-async fn site_of(members: &[&FakeMember], adjust: impl FnOnce(ConfigBuilder) -> ConfigBuilder) -> Site {
+pub(crate) async fn site_of(
+    members: &[&FakeMember],
+    adjust: impl FnOnce(ConfigBuilder) -> ConfigBuilder,
+) -> Site {
     Site::start_with(&[], |config| {
         let named = members.iter().enumerate();
         let config = named.fold(config, |config, (number, member)| {
@@ -24,7 +27,7 @@ async fn site_of(members: &[&FakeMember], adjust: impl FnOnce(ConfigBuilder) -> 
 }
 
 /// Waits until a metric is at least this much.
-async fn wait_for_metric(gateway: &Gateway, name: &str, labels: &[&str], least: f64) {
+pub(crate) async fn wait_for_metric(gateway: &Gateway, name: &str, labels: &[&str], least: f64) {
     wait::until(&format!("{name} {labels:?} to be {least}"), async || {
         (gateway.metrics().await.ok()?.sum(name, labels) >= least).then_some(())
     })

@@ -1,5 +1,6 @@
 //! Unmodified Harbor nodes behind the gateway: nobody's account changes, and no node's token, key or lock can refuse a client.
 
+mod account;
 mod browser;
 mod content;
 mod expiry;

@@ -1,7 +1,7 @@
 //! A small HTTP client for what no real client does on purpose: exact requests, broken bodies, raw bytes. One request is one
 //! connection unless a test opens a [`Connection`] itself; certificates are checked against the test's authority.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,10 +14,11 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
@@ -94,6 +95,10 @@ pub(crate) struct TestClient {
     authority: String,
     tls: Option<Arc<rustls::ClientConfig>>,
     authorization: Option<String>,
+    /// Where its connections come from; loopback has many addresses.
+    source: Option<IpAddr>,
+    /// Whether its sockets take little at a time, so that the kernel holds little of what it does not read.
+    small_buffers: bool,
 }
 
 impl TestClient {
@@ -109,11 +114,30 @@ impl TestClient {
             .expect("the provider supports TLS 1.3")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Self { address, authority: address.to_string(), tls: Some(Arc::new(config)), authorization: None }
+        Self { tls: Some(Arc::new(config)), ..Self::plain(address) }
     }
 
     pub(crate) fn plain(address: SocketAddr) -> Self {
-        Self { address, authority: address.to_string(), tls: None, authorization: None }
+        Self {
+            address,
+            authority: address.to_string(),
+            tls: None,
+            authorization: None,
+            source: None,
+            small_buffers: false,
+        }
+    }
+
+    /// Connects from this address of loopback.
+    pub(crate) fn from_source(mut self, source: [u8; 4]) -> Self {
+        self.source = Some(IpAddr::from(source));
+        self
+    }
+
+    /// Takes little at a time: a receive buffer of 4 KiB and segments of an Ethernet.
+    pub(crate) fn with_small_buffers(mut self) -> Self {
+        self.small_buffers = true;
+        self
     }
 
     /// Sends this `Host`, with or without a port, instead of the address.
@@ -201,9 +225,16 @@ impl TestClient {
 
     /// The bare socket, for bytes that are not HTTP, or not TLS.
     pub(crate) async fn raw_tcp(&self) -> Result<TcpStream> {
-        let socket = TcpStream::connect(self.address)
-            .await
-            .with_context(|| format!("connecting to {}", self.address))?;
+        let socket = TcpSocket::new_v4()?;
+        if self.small_buffers {
+            socket.set_recv_buffer_size(4096)?;
+            socket2::SockRef::from(&socket).set_tcp_mss(1460)?;
+        }
+        if let Some(source) = self.source {
+            socket.bind(SocketAddr::new(source, 0))?;
+        }
+        let connecting = socket.connect(self.address);
+        let socket = connecting.await.with_context(|| format!("connecting to {}", self.address))?;
         socket.set_nodelay(true)?;
         Ok(socket)
     }
@@ -214,6 +245,26 @@ impl TestClient {
         let host = self.authority.rsplit_once(':').map_or(self.authority.as_str(), |(host, _)| host);
         let name = ServerName::try_from(host.to_owned())?;
         TlsConnector::from(config).connect(name, self.raw_tcp().await?).await.context("TLS handshake")
+    }
+
+    /// A connection that speaks HTTP/2, whose streams have windows of this size, driven for as long as it lives.
+    pub(crate) async fn connect_h2(&self, window: u32) -> Result<H2Connection> {
+        let mut config =
+            rustls::ClientConfig::clone(self.tls.as_deref().context("this client is a plain one")?);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let client = Self { tls: Some(Arc::new(config)), ..self.clone() };
+        let io = TokioIo::new(client.raw_tls().await?);
+        let (sender, driver) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(window)
+            .initial_connection_window_size(1 << 24)
+            .handshake(io)
+            .await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            // A connection that ends with an error also fails the requests on it, which the test sees.
+            let _ = driver.await;
+        });
+        Ok(H2Connection { sender, authority: self.authority.clone(), _driver: tasks })
     }
 
     /// Asks for a token as docker does: at the realm of the challenge, by GET with Basic credentials.
@@ -270,6 +321,46 @@ impl Connection {
         let (head, body) = self.send_head(request).await?.into_parts();
         let body = body.collect().await.context("the body broke off")?.to_bytes();
         Ok(Answer { status: head.status, headers: head.headers, body })
+    }
+}
+
+/// One open HTTP/2 connection; its requests run side by side.
+#[derive(Debug, Clone)]
+pub(crate) struct H2Sender {
+    sender: http2::SendRequest<TestBody>,
+    authority: String,
+}
+
+/// An HTTP/2 connection; dropping it closes it.
+#[derive(Debug)]
+pub(crate) struct H2Connection {
+    sender: http2::SendRequest<TestBody>,
+    authority: String,
+    _driver: JoinSet<()>,
+}
+
+impl H2Connection {
+    /// Sends a request, made by [`TestClient::request`], and returns the head of its answer.
+    pub(crate) async fn send_head(&self, request: Request<TestBody>) -> Result<http::Response<Incoming>> {
+        let sender = H2Sender { sender: self.sender.clone(), authority: self.authority.clone() };
+        sender.send_head(request).await
+    }
+
+    /// A handle that sends requests on it.
+    pub(crate) fn sender(&self) -> H2Sender {
+        H2Sender { sender: self.sender.clone(), authority: self.authority.clone() }
+    }
+}
+
+impl H2Sender {
+    /// Sends a request, made by [`TestClient::request`], and returns the head of its answer.
+    pub(crate) async fn send_head(mut self, request: Request<TestBody>) -> Result<http::Response<Incoming>> {
+        let (mut head, body) = request.into_parts();
+        head.headers.remove(HOST);
+        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+        head.uri = format!("https://{}{target}", self.authority).parse()?;
+        self.sender.ready().await?;
+        Ok(self.sender.send_request(Request::from_parts(head, body)).await?)
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) struct ConfigBuilder {
     listeners: Vec<String>,
     service: String,
     tokens: String,
+    uploads: String,
     users: Vec<String>,
     policy: Vec<String>,
     storage: String,
@@ -38,6 +39,7 @@ impl ConfigBuilder {
             listeners: Vec::new(),
             service: "tidegate-test".to_owned(),
             tokens: String::new(),
+            uploads: String::new(),
             users: Vec::new(),
             policy: Vec::new(),
             storage: "shared".to_owned(),
@@ -77,6 +79,12 @@ impl ConfigBuilder {
     /// Further keys of `tokens`, as they stand in a YAML flow mapping.
     pub(crate) fn tokens(mut self, yaml: &str) -> Self {
         self.tokens = format!("{yaml}, ");
+        self
+    }
+
+    /// Further keys of `uploads`, as they stand in a YAML flow mapping.
+    pub(crate) fn uploads(mut self, yaml: &str) -> Self {
+        self.uploads = format!("{yaml}, ");
         self
     }
 
@@ -186,12 +194,13 @@ impl ConfigBuilder {
         let identity = if identity.is_empty() { "  []\n".to_owned() } else { identity };
         let (further_pools, first_routes) = (items(2, &self.further_pools), items(2, &self.first_routes));
         let (pool, tokens, log_filter) = (&self.pool, &self.tokens, &self.log_filter);
+        let uploads = &self.uploads;
         format!(
             "external_url: {url}
 listeners:
 {listeners}admin: {{ address: \"127.0.0.1:0\" }}
 tokens: {{ {tokens}service: {service}, issuer: tidegate, keys: {dir}/keys }}
-uploads: {{ seal_keys: {dir}/seal }}
+uploads: {{ {uploads}seal_keys: {dir}/seal }}
 identity:
 {identity}policy:
 {policy}pools:

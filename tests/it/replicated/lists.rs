@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use crate::failover::site_of;
 use crate::harness::client::TestClient;
+use crate::harness::fake_member::{FakeMember, Recorded, answer};
 use crate::harness::image::Image;
+use crate::harness::push;
 use crate::harness::registry::StockRegistry;
 use crate::harness::site::Site;
 
@@ -42,11 +45,11 @@ async fn lists_are_those_of_all_members_and_their_pages_follow_on_each_other() {
         // Some at one member only, some at several.
         let at_this = (0..12).filter(|tag| tag % 3 == number || tag % 5 == 0);
         for tag in at_this.map(|tag| format!("v{tag}")) {
-            super::push(&client, "team/app", &tag, &image).await.expect("pushed");
+            push::image(&client, "team/app", &tag, &image).await.expect("pushed");
             tags.insert(tag);
         }
         for name in [format!("only/at{number}"), "team/app".to_owned(), format!("team/app-{number}")] {
-            super::push(&client, &name, "v0", &image).await.expect("pushed");
+            push::image(&client, &name, "v0", &image).await.expect("pushed");
             names.insert(name);
         }
     }
@@ -77,5 +80,59 @@ async fn lists_are_those_of_all_members_and_their_pages_follow_on_each_other() {
     let unknown = site.authorized(&["repository:no/such:pull"]).await.get("/v2/no/such/tags/list").await;
     let unknown = unknown.expect("sent");
     assert_eq!((unknown.status.as_u16(), unknown.error_code().as_deref()), (404, Some("NAME_UNKNOWN")));
+    site.stop_gateway().await;
+}
+
+/// A member that knows the gateway, and says 401 to every list of this repository.
+async fn knows_nothing_of(repository: &'static str) -> FakeMember {
+    FakeMember::start(move |request: &Recorded| {
+        if request.is_probe() {
+            return None;
+        }
+        let refuses = request.target.starts_with(&format!("/v2/{repository}/"));
+        let challenge =
+            [("www-authenticate", "Bearer realm=\"http://inner.example/token\",service=\"inner\"")];
+        let list = r#"{"name":"a/b","tags":["v1"]}"#;
+        Some(match refuses {
+            true => answer(401, &challenge, ""),
+            false => answer(200, &[("content-type", "application/json")], list),
+        })
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_one_member_is_not_the_answer_to_a_list_of_all() {
+    let (one, two) = (knows_nothing_of("c/d").await, knows_nothing_of("nothing").await);
+    for credential in ["{ token: {} }", "{ basic: { user: gateway, password: x } }"] {
+        let mut site = site_of(&[], |config| {
+            config.storage("replicated").member_at("m0", one.url(), credential).member_at(
+                "m1",
+                two.url(),
+                credential,
+            )
+        })
+        .await;
+        let client = site.authorized(&["repository:c/d:pull"]).await;
+        let list =
+            client.get("/v2/c/d/tags/list").await.expect("sent").expect(200).expect("the other's list");
+        assert_eq!(list.json().expect("JSON")["tags"], serde_json::json!(["v1"]), "{credential}");
+        site.stop_gateway().await;
+    }
+    // Refused by all of them, it is a challenge that leads to the gateway's own token endpoint.
+    let basic = "{ basic: { user: gateway, password: x } }";
+    let three = knows_nothing_of("c/d").await;
+    let mut site = site_of(&[], |config| {
+        config.storage("replicated").member_at("m0", one.url(), basic).member_at("m1", three.url(), basic)
+    })
+    .await;
+    let client = site.authorized(&["repository:c/d:pull"]).await;
+    let refused = client.get("/v2/c/d/tags/list").await.expect("sent").expect(401).expect("refused");
+    let realm = format!(
+        "Bearer realm=\"https://{}/service/token\",service=\"tidegate-test\"",
+        site.endpoint.authority
+    );
+    let challenge = refused.header("www-authenticate").unwrap_or_default();
+    assert!(challenge.starts_with(&realm), "{challenge}");
     site.stop_gateway().await;
 }

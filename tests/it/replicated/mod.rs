@@ -15,7 +15,7 @@ use crate::harness::gateway::Gateway;
 use crate::harness::image::Image;
 use crate::harness::registry::StockRegistry;
 use crate::harness::site::Site;
-use crate::harness::{Result, wait};
+use crate::harness::{push, wait};
 
 /// How late members copy each other at most, in seconds; the long form takes 20.
 const LAG_VARIABLE: &str = "TIDEGATE_TEST_LAG_SECONDS";
@@ -95,17 +95,6 @@ impl Copies {
     }
 }
 
-async fn push(client: &TestClient, repository: &str, tag: &str, image: &Image) -> Result<()> {
-    for blob in image.blobs() {
-        let started = client.post(&format!("/v2/{repository}/blobs/uploads/"), "").await?.expect(202)?;
-        let target = format!("{}&digest={}", started.header("location").unwrap_or_default(), blob.digest);
-        client.put(&target, "application/octet-stream", blob.bytes.clone()).await?.expect(201)?;
-    }
-    let path = format!("/v2/{repository}/manifests/{tag}");
-    client.put(&path, image.manifest_type(), image.manifest.bytes.clone()).await?.expect(201)?;
-    Ok(())
-}
-
 async fn ask_tag(client: &TestClient, method: http::Method, repository: &str, tag: &str) -> Answer {
     let request = client.request(method, &format!("/v2/{repository}/manifests/{tag}"));
     let request = request.header("accept", "application/vnd.oci.image.manifest.v1+json");
@@ -140,12 +129,14 @@ async fn what_is_pushed_through_one_gateway_is_there_through_the_other_and_what_
         // New, overwritten, and overwritten through the other gateway: always the newest, at once.
         for client in [one, one, other] {
             let image = Image::random(&[3_000, 2_000]);
-            push(client, name, "latest", &image).await.unwrap_or_else(|error| panic!("{seed}: {error:#}"));
+            push::image(client, name, "latest", &image)
+                .await
+                .unwrap_or_else(|error| panic!("{seed}: {error:#}"));
             pull(one, name, "latest", &image).await;
             pull(other, name, "latest", &image).await;
         }
         let image = Image::random(&[1_000]);
-        push(one, name, "gone", &image).await.expect("pushed");
+        push::image(one, name, "gone", &image).await.expect("pushed");
         let manifest = format!("/v2/{name}/manifests/{}", image.manifest.digest);
         other.delete(&manifest).await.expect("sent").expect(202).expect("deleted");
         for client in &clients {
@@ -162,8 +153,8 @@ async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
     let scope = "repository:team/app:pull,push,delete";
     let clients = copies.clients(&[scope]).await;
     let (v1, v2) = (Image::random(&[3_000]), Image::random(&[3_000]));
-    push(&clients[0], "team/app", "latest", &v1).await.expect("pushed");
-    push(&clients[0], "team/app", "stays", &v1).await.expect("pushed");
+    push::image(&clients[0], "team/app", "latest", &v1).await.expect("pushed");
+    push::image(&clients[0], "team/app", "stays", &v1).await.expect("pushed");
     copies.copier.has_caught_up().await;
     let home = copies.writer_of("team/app", 2).await;
     copies.with_registry(home, StockRegistry::kill);
@@ -179,8 +170,10 @@ async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
     pull(&clients[0], "team/app", "latest", &v1).await;
     let refused = clients[0].post("/v2/team/app/blobs/uploads/", "").await.expect("an answer");
     assert_eq!((refused.status.as_u16(), refused.error_code().as_deref()), (503, Some("UNAVAILABLE")));
-    wait::until("somebody to stand in", async || push(&clients[0], "team/app", "latest", &v2).await.ok())
-        .await;
+    wait::until("somebody to stand in", async || {
+        push::image(&clients[0], "team/app", "latest", &v2).await.ok()
+    })
+    .await;
     let stand_in = copies.writer_of("team/app", 3).await;
     assert_ne!(stand_in, home);
     pull(&clients[0], "team/app", "latest", &v2).await;
@@ -216,7 +209,7 @@ async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
     }
     // From now on the home takes writes again.
     let v3 = Image::random(&[3_000]);
-    push(&clients[0], "team/app", "latest", &v3).await.expect("pushed");
+    push::image(&clients[0], "team/app", "latest", &v3).await.expect("pushed");
     assert_eq!(copies.writer_of("team/app", 4).await, home);
     pull(&clients[1], "team/app", "latest", &v3).await;
     copies.stop().await;
@@ -231,7 +224,9 @@ async fn a_storage_that_shows_new_files_late_hurts_nobody() {
     let clients = copies.clients(&scopes.iter().map(String::as_str).collect::<Vec<_>>()).await;
     for name in &names {
         let image = Image::random(&[3_000, 1_000]);
-        push(&clients[0], name, "v1", &image).await.unwrap_or_else(|error| panic!("{seed}: {error:#}"));
+        push::image(&clients[0], name, "v1", &image)
+            .await
+            .unwrap_or_else(|error| panic!("{seed}: {error:#}"));
         for client in &clients {
             pull(client, name, "v1", &image).await;
             let head = ask_tag(client, http::Method::HEAD, name, "v1").await;
@@ -239,7 +234,9 @@ async fn a_storage_that_shows_new_files_late_hurts_nobody() {
         }
         // Overwritten: whoever pushed sees the newest.
         let image = Image::random(&[2_000]);
-        push(&clients[0], name, "v1", &image).await.unwrap_or_else(|error| panic!("{seed}: {error:#}"));
+        push::image(&clients[0], name, "v1", &image)
+            .await
+            .unwrap_or_else(|error| panic!("{seed}: {error:#}"));
         pull(&clients[0], name, "v1", &image).await;
     }
     let found = copies.second.metrics().await.expect("metrics");

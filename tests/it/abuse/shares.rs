@@ -1,0 +1,136 @@
+//! One client gets no more than its share of a member's connections while others wait, and all of them while nobody does.
+
+use bytes::Bytes;
+use http::{Method, Response};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::task::JoinSet;
+
+use crate::failover::{site_of, wait_for_metric};
+use crate::harness::client::{H2Connection, TestClient, whole};
+use crate::harness::fake_member::{FakeMember, Recorded, Reply, answer, blob_answer};
+use crate::harness::image::Blob;
+use crate::harness::site::Site;
+use crate::harness::wait;
+
+const PULLS_MAX: usize = 8;
+
+/// A member with one large blob and a small manifest.
+async fn member_with(blob: &Blob) -> FakeMember {
+    let blob = blob.clone();
+    FakeMember::start(move |request: &Recorded| -> Option<Reply> {
+        match request.target.contains("/blobs/") {
+            _ if request.is_probe() => None,
+            true => Some(blob_answer(request, &blob.bytes, &blob.digest)),
+            false => Some(answer(200, &[("content-type", "application/json")], "{}")),
+        }
+    })
+    .await
+}
+
+async fn site_with(members: &[&FakeMember]) -> Site {
+    site_of(members, |config| {
+        config
+            .rule("{ everybody: true, repository: \"**\", allow: [pull] }")
+            .extra("coalesce: { enabled: false }")
+            .extra(&format!(
+                "upstream: {{ connections_max: {PULLS_MAX}, pulls_max: {PULLS_MAX}, queue_timeout: 60s, head_timeout: 60s, first_byte_timeout: 60s, body_idle_timeout: 1h }}"
+            ))
+    })
+    .await
+}
+
+/// So many reads whose answers nobody reads, each on its way by itself.
+fn unread(h2: &H2Connection, client: &TestClient, path: &str, number: usize) -> JoinSet<Response<Incoming>> {
+    let mut answers = JoinSet::new();
+    for _ in 0..number {
+        let request = client.request(Method::GET, path).body(whole("")).expect("a request");
+        let sender = h2.sender();
+        answers.spawn(async move { sender.send_head(request).await.expect("an answer") });
+    }
+    answers
+}
+
+async fn read_whole(answer: Response<Incoming>) -> Bytes {
+    assert_eq!(answer.status(), 200);
+    wait::within("the rest", answer.into_body().collect()).await.expect("the whole body").to_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_are_not_read_give_their_members_back_and_go_on_when_they_are_read() {
+    let blob = Blob::random(3 << 20);
+    let (one, two) = (member_with(&blob).await, member_with(&blob).await);
+    let mut site = site_with(&[&one, &two]).await;
+    let greedy = site.authorized(&["repository:a/b:pull"]).await.from_source([127, 0, 0, 2]);
+    let path = format!("/v2/a/b/blobs/{}", blob.digest);
+    let (first, second) = (
+        greedy.connect_h2(16_384).await.expect("a connection"),
+        greedy.connect_h2(16_384).await.expect("a connection"),
+    );
+    // While nobody else wants anything, one client has every connection of both members.
+    let mut of_first = unread(&first, &greedy, &path, 2 * PULLS_MAX);
+    let mut of_second = unread(&second, &greedy, &path, 2 * PULLS_MAX);
+    for member in ["member=\"m0\"", "member=\"m1\""] {
+        wait_for_metric(&site.gateway, "tidegate_member_connections", &[member], PULLS_MAX as f64).await;
+    }
+    let nobody = anonymous(&site.client().from_source([127, 0, 0, 3])).await;
+    let pulled = wait::within("a pull of somebody else", nobody.get(&path)).await.expect("sent");
+    assert!(pulled.status == 200 && pulled.body == blob.bytes, "{}", pulled.status);
+    let manifest = wait::within("a manifest", nobody.get("/v2/a/b/manifests/v1")).await.expect("sent");
+    assert_eq!(manifest.status, 200);
+    let metrics = site.gateway.metrics().await.expect("metrics");
+    assert!(
+        metrics.sum("tidegate_reclaims_total", &[]) < 0.5,
+        "counted when a reader comes back for the rest"
+    );
+    assert!(metrics.sum("tidegate_member_ejections_total", &[]) < 0.5);
+    // Every answer is whole in the end, also those that had to wait.
+    let mut readers = JoinSet::new();
+    for answers in [&mut of_first, &mut of_second] {
+        while let Some(answer) = answers.join_next().await {
+            readers.spawn(read_whole(answer.expect("no panic")));
+        }
+    }
+    while let Some(read) = readers.join_next().await {
+        assert!(read.expect("no panic") == blob.bytes, "other bytes");
+    }
+    let metrics = site.gateway.metrics().await.expect("metrics");
+    assert!(metrics.sum("tidegate_reclaims_total", &[]) > 0.5, "some of them gave their connection back");
+    drop((first, second));
+    site.stop_gateway().await;
+}
+
+async fn anonymous(client: &TestClient) -> TestClient {
+    let challenge = client.get("/v2/").await.expect("sent").expect(401).expect("a challenge");
+    let challenge = challenge.header("www-authenticate").unwrap_or_default().to_owned();
+    let service = crate::harness::client::challenge_parameter(&challenge, "service").expect("a service");
+    let answer = client.get(&format!("/service/token?service={service}&scope=repository:a/b:pull")).await;
+    let token = answer.expect("sent").expect(200).expect("a token").json().expect("JSON");
+    client.clone().with_bearer(token["token"].as_str().expect("a token"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_over_http_1_that_do_not_read_stop_nobody_either() {
+    let blob = Blob::random(3 << 20);
+    let member = member_with(&blob).await;
+    let mut site = site_with(&[&member]).await;
+    let greedy =
+        site.authorized(&["repository:a/b:pull"]).await.from_source([127, 0, 0, 2]).with_small_buffers();
+    let path = format!("/v2/a/b/blobs/{}", blob.digest);
+    let mut held = Vec::new();
+    for _ in 0..PULLS_MAX {
+        let mut connection = greedy.connect().await.expect("a connection");
+        let request = greedy.request(Method::GET, &path).body(whole("")).expect("a request");
+        let answer = connection.send_head(request).await.expect("an answer");
+        held.push((connection, answer));
+    }
+    let nobody = anonymous(&site.client().from_source([127, 0, 0, 3])).await;
+    for _ in 0..3 {
+        let pulled = wait::within("a pull of somebody else", nobody.get(&path)).await.expect("sent");
+        assert!(pulled.status == 200 && pulled.body == blob.bytes, "{}", pulled.status);
+    }
+    for (_connection, answer) in held {
+        assert!(read_whole(answer).await == blob.bytes, "other bytes");
+    }
+    site.stop_gateway().await;
+}
