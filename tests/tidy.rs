@@ -447,3 +447,21 @@ fn comments_and_literals_are_not_code() {
     let code = "use crate::{a::{b, c}, d};\nuse crate::e::f;\ncrate::g::h();\nmycrate::no";
     assert_eq!(heads_after(code, "crate::"), ["a", "d", "e", "g"]);
 }
+
+/// A header value that cannot be read must not count as absent: `forwarding::readable` refuses or drops it at the
+/// border, and gives the text of what passed.
+#[test]
+fn no_unreadable_header_counts_as_absent() {
+    const FORBIDDEN: [&str; 4] =
+        [".to_str().ok()", ".to_str().unwrap_or", ".to_str().is_ok", ".to_str().map_or"];
+    let mut problems = Vec::new();
+    for source in sources("src") {
+        let code: String = code_of(source.without_tests()).chars().filter(|c| !c.is_whitespace()).collect();
+        for pattern in FORBIDDEN {
+            if code.contains(pattern) {
+                problems.push(format!("{}: {pattern}", source.path));
+            }
+        }
+    }
+    report("header values that cannot be read count as absent; use forwarding::readable::text", &problems);
+}

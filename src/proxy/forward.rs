@@ -130,7 +130,7 @@ pub(super) enum Attempt {
     /// An answer to pass on.
     Answered(Box<Answer>),
     /// It failed.
-    Failed(Failed),
+    Failed(Box<Failed>),
 }
 
 /// A try that failed.
@@ -145,8 +145,8 @@ pub(super) struct Failed {
 
 impl Failed {
     /// A failure that says nothing about the member.
-    pub(super) fn of_nobody(error: GatewayError, body: Option<RequestBody>) -> Self {
-        Self { error, body, is_suspect: false }
+    pub(super) fn of_nobody(error: GatewayError, body: Option<RequestBody>) -> Box<Self> {
+        Box::new(Self { error, body, is_suspect: false })
     }
 }
 
@@ -193,7 +193,7 @@ pub(super) async fn forward(
         let again = body.again();
         let at = Try { worker: ctx.connection.worker, deadline };
         let attempt = try_member(outgoing, &member, body, at).await;
-        let Failed { error, body: returned, is_suspect } = match attempt {
+        let settled = match attempt {
             Attempt::Answered(answer)
                 if unsure_left > 0 && more_follow && outgoing.is_unsure(answer.head.status) =>
             {
@@ -204,27 +204,15 @@ pub(super) async fn forward(
                 body = again.unwrap_or(RequestBody::Empty);
                 continue;
             }
-            Attempt::Answered(answer) => {
-                ctx.note_answer(&answer);
-                match settle(outgoing, *answer, checks, (more_follow, ctx)).await {
-                    Ok(settled) => {
-                        note_confirmation(outgoing, missing.is_some(), settled.head.status);
-                        suspects.answered(outgoing, settled.head.status);
-                        return Ok(settled);
-                    }
-                    Err(error) => {
-                        let is_suspect = !matches!(error, GatewayError::CorruptContent { .. });
-                        Failed { error, body: Some(RequestBody::Empty), is_suspect }
-                    }
-                }
+            attempt => settled(outgoing, (&member, attempt), checks, (more_follow, ctx)).await,
+        };
+        let Failed { error, body: returned, is_suspect } = match settled {
+            Ok(settled) => {
+                note_confirmation(outgoing, missing.is_some(), settled.head.status);
+                suspects.answered(outgoing, settled.head.status);
+                return Ok(settled);
             }
-            Attempt::Failed(failed) => {
-                if !matches!(failed.error, GatewayError::Upstream(_)) {
-                    // It was reached, and this came of it.
-                    ctx.member = Some(Arc::clone(&member));
-                }
-                failed
-            }
+            Err(failed) => *failed,
         };
         tracing::debug!(request_id = ctx.id.as_str(), member = member.name.as_str(), %error, "try failed");
         if is_suspect {
@@ -253,6 +241,31 @@ pub(super) async fn forward(
         Some(missing) => missing,
         None => last,
     })
+}
+
+/// The answer of a try, its content as safe as can be.
+async fn settled(
+    outgoing: &Outgoing<'_>,
+    (member, attempt): (&Arc<Member>, Attempt),
+    checks: &ContentChecks,
+    (more_follow, ctx): (bool, &mut RequestContext),
+) -> Result<Settled, Box<Failed>> {
+    match attempt {
+        Attempt::Answered(answer) => {
+            ctx.note_answer(&answer);
+            settle(outgoing, *answer, checks, (more_follow, ctx)).await.map_err(|error| {
+                let is_suspect = !matches!(error, GatewayError::CorruptContent { .. });
+                Box::new(Failed { error, body: Some(RequestBody::Empty), is_suspect })
+            })
+        }
+        Attempt::Failed(failed) => {
+            if !matches!(failed.error, GatewayError::Upstream(_)) {
+                // It was reached, and this came of it.
+                ctx.member = Some(Arc::clone(member));
+            }
+            Err(failed)
+        }
+    }
 }
 
 fn with_cause(error: &GatewayError) -> String {
@@ -316,7 +329,8 @@ pub(super) async fn try_member(
                     returned => {
                         let is_suspect = is_suspect(outgoing, &error, waited);
                         note_failure(outgoing, member, &error);
-                        return Attempt::Failed(Failed { error: error.into(), body: returned, is_suspect });
+                        let error = error.into();
+                        return Attempt::Failed(Box::new(Failed { error, body: returned, is_suspect }));
                     }
                 }
             }
@@ -324,7 +338,7 @@ pub(super) async fn try_member(
         if let Err(problem) = check_head(&mut sent.head) {
             let error = GatewayError::BadAnswer { member: member.name.clone(), problem };
             let body = again.filter(|_| is_repeatable(outgoing));
-            return Attempt::Failed(Failed { error, body, is_suspect: true });
+            return Attempt::Failed(Box::new(Failed { error, body, is_suspect: true }));
         }
         let status = sent.head.status;
         // A body that was sent is gone; where it can be sent again, a refusal was no execution.
@@ -351,7 +365,8 @@ pub(super) async fn try_member(
         if is_member_failure(outgoing, status) {
             let error = GatewayError::MemberFailed { member: member.name.clone(), status };
             let body = again.filter(|_| is_repeatable(outgoing));
-            return Attempt::Failed(Failed { error, body, is_suspect: status.is_server_error() });
+            let is_suspect = status.is_server_error();
+            return Attempt::Failed(Box::new(Failed { error, body, is_suspect }));
         }
         member.answered(answers_quickly(outgoing).then(|| sent.times.first_byte - sent.times.connected));
         return Attempt::Answered(Box::new(sent));

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::body::ResponseBody;
 use super::context::RequestContext;
 use super::error::GatewayError;
-use super::forward::{Attempt, Failed, Outgoing, Target, try_member};
+use super::forward::{Attempt, Outgoing, Target, try_member};
 use super::send::{Answer, Try};
 use super::{Admitted, Asked, Gateway};
 use crate::forwarding::readable::text;
@@ -162,12 +162,12 @@ async fn ask_for_list(
         Attempt::Answered(answer) => {
             read_list(*answer, asked.pool.limits.manifest_bytes_max, at.deadline).await
         }
-        // There nobody knows the repository, or this client; another node's list may have it.
-        Attempt::Failed(Failed { error: GatewayError::UnknownTarget { .. }, .. }) => Said::Missing,
-        Attempt::Failed(Failed { error: error @ GatewayError::Unauthorized { .. }, .. }) => {
-            Said::Refused(error)
-        }
-        Attempt::Failed(Failed { error, .. }) => Said::Failed(error),
+        Attempt::Failed(failed) => match failed.error {
+            // There nobody knows the repository; another member's list may have it.
+            GatewayError::UnknownTarget { .. } => Said::Missing,
+            error @ GatewayError::Unauthorized { .. } => Said::Refused(error),
+            error => Said::Failed(error),
+        },
     }
 }
 

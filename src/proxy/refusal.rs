@@ -33,7 +33,7 @@ pub(super) fn without_credential(
     member: &Member,
     why: CredentialError,
     body: Option<RequestBody>,
-) -> Failed {
+) -> Box<Failed> {
     let elsewhere = |body: Option<RequestBody>| body.filter(|_| outgoing.copies);
     match why {
         CredentialError::WrongPassword => {

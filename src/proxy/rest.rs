@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::body::MemberBody;
 use super::content::{ContentChecks, announced_digest, content_range};
-use super::forward::{Attempt, Failed, Outgoing, Target, try_member};
+use super::forward::{Attempt, Outgoing, Target, try_member};
 use super::send::{Answer, Try};
 use crate::auth::subject::Subject;
 use crate::balance::blame::ClientKey;
@@ -138,7 +138,8 @@ impl Plan {
         let at = Try { worker: self.worker, deadline };
         let answer = match try_member(&outgoing, member, RequestBody::Empty, at).await {
             Attempt::Answered(answer) => *answer,
-            Attempt::Failed(Failed { error, .. }) => {
+            Attempt::Failed(failed) => {
+                let error = failed.error;
                 tracing::debug!(request_id = self.request_id.as_str(), member = member.name.as_str(), %error, "it does not go on there");
                 return None;
             }

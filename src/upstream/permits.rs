@@ -316,7 +316,7 @@ impl Permits {
             return;
         }
         let now_ms = monotonic_ms();
-        let mut all: Vec<(ClientKey, u64, Option<Weak<dyn TakeBack>>)> = Vec::new();
+        let mut all = Vec::new();
         for active in &self.active {
             let active = lock(active);
             let entries = active.entries.iter().flatten().filter(|entry| entry.work == work);

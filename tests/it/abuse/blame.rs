@@ -14,7 +14,7 @@ const HEALTH: &str = "{ interval: 200ms, timeout: 20s, rise: 1, fall: 2, slow_st
 
 /// An anonymous client that comes from this address of loopback.
 async fn nobody(site: &Site, source: [u8; 4]) -> TestClient {
-    let client = site.client().from_source(source);
+    let client = site.client().at_source(source);
     let challenge = client.get("/v2/").await.expect("sent").expect(401).expect("a challenge");
     let parameter = |name| {
         crate::harness::client::challenge_parameter(challenge.header("www-authenticate").unwrap_or(""), name)

@@ -32,14 +32,14 @@ async fn manifests_that_drip_in_and_readers_that_do_not_read_keep_nobody_from_pu
         config
             .user("mallory", &password)
             .rule("{ everybody: true, repository: \"**\", allow: [pull, push] }")
-            .extra("verify: { buffer_bytes_max: 8MiB, manifest_buffer_bytes_max: 32MiB }")
+            .extra("verify: { buffer_bytes_max: 8MiB }")
             .extra("coalesce: { enabled: false }")
             // A manifest has a tenth of the time that dripping would take.
             .extra("upstream: { head_timeout: 25s }")
     })
     .await;
     let alice = site.authorized(&["repository:a/b:pull,push"]).await;
-    let mallory = site.client().from_source([127, 0, 0, 2]);
+    let mallory = site.client().at_source([127, 0, 0, 2]);
     let token = mallory.token("mallory", &password, &["repository:a/b:pull,push"]).await.expect("a token");
     let mallory = mallory.with_bearer(&token).with_small_buffers();
     let mut held = Vec::new();
@@ -64,5 +64,35 @@ async fn manifests_that_drip_in_and_readers_that_do_not_read_keep_nobody_from_pu
     let read = alice.send(read.body(whole("")).expect("a request")).await.expect("an answer");
     assert!(read.status == 200 && read.body == image.manifest.bytes, "{}", read.text());
     drop(held);
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_drips_in_ends_and_one_at_the_least_rate_does_not() {
+    let mut site = Site::start_with(&[MemberKind::Open], |config| {
+        config
+            .extra("limits: { body_rate_min: 1KiB }")
+            .extra("upstream: { body_idle_timeout: 1s, body_stall_timeout: 1s }")
+    })
+    .await;
+    let client = site.authorized(&["repository:a/b:pull,push"]).await;
+    for (bytes_at_once, ends) in [(1, true), (4096, false)] {
+        let location = push::start(&client, "a/b").await.expect("started");
+        let (chunks, body) = crate::harness::client::chunked();
+        let mut sending = tokio::task::JoinSet::new();
+        sending.spawn(async move {
+            // Often enough that the body is never idle; for three windows where nothing ends it.
+            for _ in 0..12 {
+                if chunks.send(vec![b'x'; bytes_at_once].into()).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+            }
+        });
+        let request = client.request(Method::PATCH, &location).body(body).expect("a request");
+        let answer = client.send(request).await.expect("an answer");
+        let expected = if ends { (400, Some("BLOB_UPLOAD_INVALID".to_owned())) } else { (202, None) };
+        assert_eq!((answer.status.as_u16(), answer.error_code()), expected, "{bytes_at_once} bytes at once");
+    }
     site.stop_gateway().await;
 }

@@ -61,7 +61,7 @@ async fn streams_that_are_not_read_give_their_members_back_and_go_on_when_they_a
     let blob = Blob::random(3 << 20);
     let (one, two) = (member_with(&blob).await, member_with(&blob).await);
     let mut site = site_with(&[&one, &two]).await;
-    let greedy = site.authorized(&["repository:a/b:pull"]).await.from_source([127, 0, 0, 2]);
+    let greedy = site.authorized(&["repository:a/b:pull"]).await.at_source([127, 0, 0, 2]);
     let path = format!("/v2/a/b/blobs/{}", blob.digest);
     let (first, second) = (
         greedy.connect_h2(16_384).await.expect("a connection"),
@@ -73,7 +73,7 @@ async fn streams_that_are_not_read_give_their_members_back_and_go_on_when_they_a
     for member in ["member=\"m0\"", "member=\"m1\""] {
         wait_for_metric(&site.gateway, "tidegate_member_connections", &[member], PULLS_MAX as f64).await;
     }
-    let nobody = anonymous(&site.client().from_source([127, 0, 0, 3])).await;
+    let nobody = anonymous(&site.client().at_source([127, 0, 0, 3])).await;
     let pulled = wait::within("a pull of somebody else", nobody.get(&path)).await.expect("sent");
     assert!(pulled.status == 200 && pulled.body == blob.bytes, "{}", pulled.status);
     let manifest = wait::within("a manifest", nobody.get("/v2/a/b/manifests/v1")).await.expect("sent");
@@ -115,7 +115,7 @@ async fn readers_over_http_1_that_do_not_read_stop_nobody_either() {
     let member = member_with(&blob).await;
     let mut site = site_with(&[&member]).await;
     let greedy =
-        site.authorized(&["repository:a/b:pull"]).await.from_source([127, 0, 0, 2]).with_small_buffers();
+        site.authorized(&["repository:a/b:pull"]).await.at_source([127, 0, 0, 2]).with_small_buffers();
     let path = format!("/v2/a/b/blobs/{}", blob.digest);
     let mut held = Vec::new();
     for _ in 0..PULLS_MAX {
@@ -124,7 +124,7 @@ async fn readers_over_http_1_that_do_not_read_stop_nobody_either() {
         let answer = connection.send_head(request).await.expect("an answer");
         held.push((connection, answer));
     }
-    let nobody = anonymous(&site.client().from_source([127, 0, 0, 3])).await;
+    let nobody = anonymous(&site.client().at_source([127, 0, 0, 3])).await;
     for _ in 0..3 {
         let pulled = wait::within("a pull of somebody else", nobody.get(&path)).await.expect("sent");
         assert!(pulled.status == 200 && pulled.body == blob.bytes, "{}", pulled.status);

@@ -129,7 +129,7 @@ impl TestClient {
     }
 
     /// Connects from this address of loopback.
-    pub(crate) fn from_source(mut self, source: [u8; 4]) -> Self {
+    pub(crate) fn at_source(mut self, source: [u8; 4]) -> Self {
         self.source = Some(IpAddr::from(source));
         self
     }

@@ -163,7 +163,7 @@ fn build_gateway(config: &Config, metrics: &Arc<Metrics>, tasks: &TaskTracker) -
         upload_checks: UploadChecks::new(
             config.uploads.tracked_max,
             config.uploads.grace,
-            Arc::clone(&metrics),
+            Arc::clone(metrics),
         ),
         tasks: tasks.clone(),
         limits: GatewayLimits {
