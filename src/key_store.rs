@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,9 +18,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::keys::{Algorithm, KeyError, KeyState, Ring, RingEntry, SigningKey};
 use crate::auth::seal::{SECRET_BYTES, SealKey};
+use crate::files;
 
 /// Years that a member key's certificate is valid; registries check it on every token.
 const CERTIFICATE_YEARS: i32 = 10;
+
+/// Only the owner may read what is in a key directory.
+const FILE_MODE: u32 = 0o600;
 
 /// The file of revocations in a key directory. It ends otherwise than key files do.
 const REVOCATIONS_FILE: &str = "revocations";
@@ -417,20 +421,10 @@ fn self_signed(private_key: &str, now: u64) -> Result<String, KeyStoreError> {
 
 fn write_file(directory: &Path, name: &str, content: &impl Serialize) -> Result<PathBuf, KeyStoreError> {
     let io_error = |path: &Path, source| KeyStoreError::Io { path: path.display().to_string(), source };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|error| io_error(directory, error))?;
+    files::make_directory(directory).map_err(|error| io_error(directory, error))?;
     let path = directory.join(name);
-    let temporary = directory.join(format!(".{name}.{}", std::process::id()));
-    let write = || -> io::Result<()> {
-        let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        out.write_all(&serde_json::to_vec_pretty(content)?)?;
-        out.sync_all()?;
-        fs::rename(&temporary, &path)
-    };
-    write().map_err(|error| io_error(&path, error))?;
+    let text = serde_json::to_vec_pretty(content).map_err(|error| io_error(&path, error.into()))?;
+    files::write(&path, &text, FILE_MODE).map_err(|error| io_error(&path, error))?;
     Ok(path)
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PURE: [&str; 7] = ["registry", "secret", "auth", "balance", "forwarding", "pin", "routing"];
 
 /// What a module may use besides itself. `PURE` stands for every pure module, `*` for everything but `main`.
-const MAY_USE: [(&str, &[&str]); 26] = [
+const MAY_USE: [(&str, &[&str]); 27] = [
     ("registry", &[]),
     ("secret", &[]),
     ("auth", &["registry"]),
@@ -22,7 +22,8 @@ const MAY_USE: [(&str, &[&str]); 26] = [
     ("random", &["PURE"]),
     ("telemetry", &["registry"]),
     ("identity", &["PURE", "telemetry", "random"]),
-    ("key_store", &["PURE"]),
+    ("files", &[]),
+    ("key_store", &["PURE", "files"]),
     ("upstream", &["PURE", "telemetry", "random"]),
     ("harbor", &["PURE", "upstream", "identity", "telemetry", "random"]),
     ("snapshot", &["PURE", "identity", "key_store"]),

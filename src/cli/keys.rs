@@ -9,6 +9,7 @@ use clap::{Subcommand, ValueEnum};
 use super::{UNUSABLE, complain, fail, say};
 use crate::auth::keys::Algorithm;
 use crate::config;
+use crate::files;
 use crate::key_store::{self, KeyStoreError, KeyUse, Retention};
 use crate::random::unix_now;
 use crate::reload::retention;
@@ -136,7 +137,7 @@ fn generate(places: &Places) -> Result<(), KeyStoreError> {
         say("every key is there already; `tidegate keys rotate` makes new ones");
     }
     for path in made {
-        say(format_args!("made {}", path.display()));
+        tell_of(&path);
     }
     Ok(())
 }
@@ -167,7 +168,7 @@ fn rotate(places: &Places, arguments: &Rotate) -> Result<(), KeyStoreError> {
         let purpose = which.purpose();
         let directory: &Path = if purpose == KeyUse::Seal { &places.seal_keys } else { &places.keys };
         let path = key_store::generate(directory, purpose, places.algorithm, now, activate_at)?;
-        say(format_args!("made {}", path.display()));
+        tell_of(&path);
     }
     say(format_args!("The new keys sign in {} s. Give every replica the files before.", activate_at - now));
     if arguments.only.is_none_or(|only| matches!(only, Which::Member)) {
@@ -176,4 +177,17 @@ fn rotate(places: &Places, arguments: &Rotate) -> Result<(), KeyStoreError> {
         );
     }
     Ok(())
+}
+
+/// Names a key that was made, and says where the gateway may not be able to read it.
+fn tell_of(path: &Path) {
+    say(format_args!("made {}", path.display()));
+    if files::is_of_another_owner(path) {
+        complain(format_args!(
+            "warning: {} belongs to another user than its directory; if the gateway runs as that one, give it the file: chown --reference={} {}",
+            path.display(),
+            path.parent().unwrap_or_else(|| Path::new(".")).display(),
+            path.display()
+        ));
+    }
 }
