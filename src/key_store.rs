@@ -29,6 +29,9 @@ const FILE_MODE: u32 = 0o600;
 /// The file of revocations in a key directory. It ends otherwise than key files do.
 const REVOCATIONS_FILE: &str = "revocations";
 
+/// The file of users who were removed, which the gateway itself writes.
+const REMOVALS_FILE: &str = "removals";
+
 /// When each subject's earlier tokens ended, in seconds since the epoch.
 pub type Revocations = BTreeMap<String, u64>;
 
@@ -104,6 +107,14 @@ pub enum KeyStoreError {
         "no {purpose} key in {directory}, and with `replicas` above 1 keys are never made by themselves: run `tidegate keys generate --config FILE` once with this configuration, and give every replica the same files"
     )]
     NoKeys {
+        /// What for.
+        purpose: &'static str,
+        /// Where.
+        directory: String,
+    },
+    /// There were some, and there are none any more.
+    #[error("no {purpose} key in {directory} any more")]
+    KeysGone {
         /// What for.
         purpose: &'static str,
         /// Where.
@@ -308,9 +319,28 @@ pub fn revoke(directory: &Path, subject: &str, now: u64) -> Result<(), KeyStoreE
 /// # Errors
 /// [`KeyStoreError`] when the file is broken.
 pub fn revocations(directory: &Path) -> Result<Revocations, KeyStoreError> {
-    let path = directory.join(REVOCATIONS_FILE);
-    match fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text).map_err(|error| broken(&path, error.to_string())),
+    read_times(&directory.join(REVOCATIONS_FILE))
+}
+
+/// The users who were removed, and when.
+///
+/// # Errors
+/// [`KeyStoreError`] when the file is broken.
+pub fn removals(directory: &Path) -> Result<Revocations, KeyStoreError> {
+    read_times(&directory.join(REMOVALS_FILE))
+}
+
+/// Keeps the users who were removed beyond the end of the process.
+///
+/// # Errors
+/// [`KeyStoreError`] when the file cannot be written.
+pub fn keep_removals(directory: &Path, removals: &Revocations) -> Result<(), KeyStoreError> {
+    write_file(directory, REMOVALS_FILE, removals).map(drop)
+}
+
+fn read_times(path: &Path) -> Result<Revocations, KeyStoreError> {
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|error| broken(path, error.to_string())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Revocations::new()),
         Err(source) => Err(KeyStoreError::Io { path: path.display().to_string(), source }),
     }
@@ -340,6 +370,14 @@ pub fn fingerprint(directories: &[&Path]) -> Vec<(PathBuf, Option<std::time::Sys
     let mut seen = Vec::new();
     for directory in directories {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            // What the gateway itself writes there is no change.
+            if entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.trim_start_matches('.').starts_with(REMOVALS_FILE))
+            {
+                continue;
+            }
             if let Ok(metadata) = fs::metadata(entry.path()) {
                 seen.push((entry.path(), metadata.modified().ok(), metadata.len()));
             }

@@ -2,6 +2,7 @@
 //! is asked for at the control socket.
 
 mod control;
+mod reloads;
 mod settings;
 mod status;
 
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use control::{Control, ControlError, ControlSocket};
+pub use reloads::{RefusedSection, ReloadAsker, Reloads};
 pub use settings::*;
 
 use crate::telemetry::Metrics;
@@ -77,6 +79,10 @@ pub struct Admin {
     pub started: Instant,
     /// Lines that the access log dropped.
     pub access_log_dropped: tracing_appender::non_blocking::ErrorCounter,
+    /// Reloads.
+    pub reloads: Arc<Reloads>,
+    /// Until when the tokens of a subject (`provider/name`) are refused, in seconds since the epoch.
+    pub revoked_until: Box<dyn Fn(&str) -> Option<u64> + Send + Sync>,
 }
 
 impl Admin {

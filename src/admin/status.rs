@@ -20,6 +20,7 @@ impl Admin {
             "draining": self.readiness.is_ending(),
             "connections": self.metrics.connections.get(),
             "requests_in_flight": self.metrics.requests_in_flight.get(),
+            "reload_refused": *self.reloads.refused(),
             "pools": pools,
         })
     }

@@ -173,7 +173,7 @@ pub enum TokenError {
 }
 
 /// Makes and checks the tokens of clients.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ClientTokens {
     ring: Ring<SigningKey>,
     issuer: String,

@@ -17,6 +17,7 @@ mod large_blobs;
 mod lifecycle;
 mod members;
 mod observability;
+mod ownership;
 mod protocol;
 mod reload;
 mod reload_members;
