@@ -2,12 +2,13 @@
 //! that it can be sent again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
-use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
-use tokio::time::timeout;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::{Body as _, Frame, Incoming};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Gateway;
 use super::context::RequestContext;
@@ -20,28 +21,74 @@ pub(super) fn has_body(headers: &HeaderMap) -> bool {
     headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
-/// The body for the member. Taken from `body` only here, after every decision: reading it is what
-/// makes hyper answer `100 Continue`.
-pub(super) fn streamed(
+/// Largest login form; Harbor's have a name, a password and little else.
+const FORM_BYTES_MAX: usize = 64 * 1024;
+/// A login form comes as a whole within this.
+const FORM_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The body for the member, once it has begun to come: until then it takes no member's connection,
+/// and no memory. Taken from `body` only here, after every decision: reading it is what makes hyper
+/// answer `100 Continue`.
+pub(super) async fn streamed(
     headers: &HeaderMap,
     body: &mut Option<Incoming>,
-    ctx: &RequestContext,
+    ctx: &mut RequestContext,
     pool: &Pool,
-) -> RequestBody {
-    let ended = body.as_ref().is_none_or(Incoming::is_end_stream);
-    let reads = is_read(&ctx.method);
-    if ended
-        || reads
+) -> Result<RequestBody, GatewayError> {
+    if is_read(&ctx.method)
         || ctx.route == RouteKind::Ping
         || headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
     {
-        return RequestBody::Empty;
+        return Ok(RequestBody::Empty);
     }
-    match body.take() {
-        Some(incoming) => {
-            RequestBody::stream(incoming, Arc::clone(&ctx.progress), pool.limits.body_idle_timeout)
+    let idle = pool.limits.body_idle_timeout;
+    let Some((first, incoming)) = begun(body, Instant::now() + idle, ctx).await? else {
+        return Ok(RequestBody::Empty);
+    };
+    Ok(RequestBody::stream(first, incoming, Arc::clone(&ctx.progress), idle))
+}
+
+/// The first of a body with the rest of it; `None` where there is none.
+async fn begun(
+    body: &mut Option<Incoming>,
+    deadline: Instant,
+    ctx: &mut RequestContext,
+) -> Result<Option<(Frame<Bytes>, Incoming)>, GatewayError> {
+    let Some(mut incoming) = body.take().filter(|incoming| !incoming.is_end_stream()) else {
+        return Ok(None);
+    };
+    let asked = Instant::now();
+    let first = timeout_at(deadline, incoming.frame()).await.map_err(|_| GatewayError::BodyLate)?;
+    // The client's time, not the members'.
+    ctx.body_awaited = asked.elapsed();
+    match first {
+        Some(first) => Ok(Some((first.map_err(|_| GatewayError::ClientBody)?, incoming))),
+        None => Ok(None),
+    }
+}
+
+/// A login form as a whole, so that nothing waits for its turn but what is here.
+pub(super) async fn form(
+    body: &mut Option<Incoming>,
+    ctx: &RequestContext,
+) -> Result<RequestBody, GatewayError> {
+    let Some(incoming) = body.take().filter(|incoming| !incoming.is_end_stream()) else {
+        return Ok(RequestBody::Empty);
+    };
+    let too_large = GatewayError::FormTooLarge(FORM_BYTES_MAX);
+    if incoming.size_hint().lower() > FORM_BYTES_MAX as u64 {
+        *body = Some(incoming);
+        return Err(too_large);
+    }
+    let reading = Limited::new(incoming, FORM_BYTES_MAX).collect();
+    match tokio::time::timeout(FORM_TIMEOUT, reading).await {
+        Ok(Ok(form)) => {
+            let form = form.to_bytes();
+            ctx.progress.add(form.len() as u64);
+            Ok(RequestBody::Whole(Some(form)))
         }
-        None => RequestBody::Empty,
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large),
+        Ok(Err(_)) | Err(_) => Err(GatewayError::BodyLate),
     }
 }
 
@@ -55,23 +102,24 @@ impl Gateway {
         ctx: &mut RequestContext,
     ) -> Result<RequestBody, GatewayError> {
         if !matches!(target, RegistryRequest::Manifest { method: ManifestMethod::Put, .. }) {
-            return Ok(streamed(headers, body, ctx, pool));
+            return streamed(headers, body, ctx, pool).await;
         }
-        let Some(incoming) = body.take() else { return Ok(RequestBody::Empty) };
         let max = pool.limits.manifest_bytes_max;
-        let announced = incoming.size_hint().exact();
+        let announced = body.as_ref().and_then(|body| body.size_hint().exact());
         if announced.is_some_and(|length| length > max as u64) {
-            *body = Some(incoming);
             return Err(GatewayError::ManifestTooLarge(max));
         }
+        let deadline = Instant::now() + pool.limits.head_timeout;
+        let Some((first, incoming)) = begun(body, deadline, ctx).await? else {
+            return Ok(RequestBody::Empty);
+        };
         let Some(memory) = self.checks.buffer(announced.unwrap_or(max as u64)) else {
             *body = Some(incoming);
             return Err(GatewayError::NoMemory);
         };
         // The memory is not there for whoever sends a byte now and then.
-        let reading = read_whole(incoming, max, pool, body);
-        let bytes =
-            timeout(pool.limits.head_timeout, reading).await.map_err(|_| GatewayError::ClientBody)??;
+        let reading = read_whole(first, incoming, (max, pool.limits.body_idle_timeout), body);
+        let bytes = timeout_at(deadline, reading).await.map_err(|_| GatewayError::ClientBody)??;
         ctx.progress.add(bytes.len() as u64);
         ctx.memory = Some(memory);
         Ok(RequestBody::Whole(Some(bytes)))
@@ -80,22 +128,25 @@ impl Gateway {
 
 /// Reads a body of at most `max` bytes. What is refused is given back to be read away.
 async fn read_whole(
+    first: Frame<Bytes>,
     mut incoming: Incoming,
-    max: usize,
-    pool: &Pool,
+    (max, idle): (usize, Duration),
     refused: &mut Option<Incoming>,
 ) -> Result<Bytes, GatewayError> {
     let mut bytes = BytesMut::new();
-    while let Some(frame) = timeout(pool.limits.body_idle_timeout, incoming.frame())
-        .await
-        .map_err(|_| GatewayError::ClientBody)?
-    {
-        let Ok(data) = frame.map_err(|_| GatewayError::ClientBody)?.into_data() else { continue };
+    let mut next = Some(first);
+    while let Some(frame) = next {
+        let data = frame.into_data().unwrap_or_default();
         if bytes.len() + data.len() > max {
             *refused = Some(incoming);
             return Err(GatewayError::ManifestTooLarge(max));
         }
         bytes.extend_from_slice(&data);
+        next = timeout(idle, incoming.frame())
+            .await
+            .map_err(|_| GatewayError::ClientBody)?
+            .transpose()
+            .map_err(|_| GatewayError::ClientBody)?;
     }
     Ok(bytes.freeze())
 }

@@ -154,7 +154,9 @@ pub enum RequestBody {
     Whole(Option<Bytes>),
     /// The client's body, as it comes.
     Stream {
-        /// Where it comes from.
+        /// What has come of it already.
+        first: Option<Frame<Bytes>>,
+        /// Where the rest comes from.
         incoming: Incoming,
         /// How far it is.
         progress: Arc<BodyProgress>,
@@ -176,14 +178,17 @@ impl RequestBody {
         }
     }
 
-    /// Streams the client's body.
+    /// Streams the client's body, of which `first` has come.
     #[must_use]
-    pub fn stream(incoming: Incoming, progress: Arc<BodyProgress>, idle: Duration) -> Self {
-        if incoming.is_end_stream() {
-            progress.set_ended();
-        }
-        let remaining = incoming.size_hint().exact();
-        Self::Stream { incoming, progress, remaining, idle: IdleTimer::new(idle) }
+    pub fn stream(
+        first: Frame<Bytes>,
+        incoming: Incoming,
+        progress: Arc<BodyProgress>,
+        idle: Duration,
+    ) -> Self {
+        let here = first.data_ref().map_or(0, |data| data.len() as u64);
+        let remaining = incoming.size_hint().exact().map(|rest| rest.saturating_add(here));
+        Self::Stream { first: Some(first), incoming, progress, remaining, idle: IdleTimer::new(idle) }
     }
 }
 
@@ -195,13 +200,19 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let (incoming, progress, remaining, idle) = match self.get_mut() {
+        let (first, incoming, progress, remaining, idle) = match self.get_mut() {
             Self::Empty => return Poll::Ready(None),
             Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream { incoming, progress, remaining, idle } => (incoming, progress, remaining, idle),
+            Self::Stream { first, incoming, progress, remaining, idle } => {
+                (first, incoming, progress, remaining, idle)
+            }
         };
         progress.polled.store(true, Ordering::Release);
-        match Pin::new(&mut *incoming).poll_frame(cx) {
+        let next = match first.take() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => Pin::new(&mut *incoming).poll_frame(cx),
+        };
+        match next {
             Poll::Pending => match idle.poll_idle(cx) {
                 Poll::Ready(()) => {
                     progress.broken.store(true, Ordering::Release);
@@ -236,7 +247,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Self::Stream { incoming, .. } => incoming.is_end_stream(),
+            Self::Stream { first, incoming, .. } => first.is_none() && incoming.is_end_stream(),
         }
     }
 
@@ -244,7 +255,8 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Stream { incoming, .. } => incoming.size_hint(),
+            Self::Stream { remaining: Some(remaining), .. } => SizeHint::with_exact(*remaining),
+            Self::Stream { .. } => SizeHint::default(),
         }
     }
 }
