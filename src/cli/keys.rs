@@ -17,6 +17,9 @@ use crate::reload::retention;
 /// How long keys of a directory without a configuration count as retired, in seconds.
 const RETENTION_UNKNOWN: u64 = 24 * 3600;
 
+/// Whoever makes a key for later than this has mistyped.
+const ACTIVATE_AFTER_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Keys {
     /// Make the first keys; every replica is given the same files
@@ -81,7 +84,8 @@ struct Places {
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
-    Duration::try_from(span).map_err(|error| error.to_string())
+    let duration = Duration::try_from(span).map_err(|error| error.to_string())?;
+    if duration > ACTIVATE_AFTER_MAX { Err("longer than a year".to_owned()) } else { Ok(duration) }
 }
 
 pub(super) fn run(command: &Keys) -> ExitCode {
