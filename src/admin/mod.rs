@@ -67,6 +67,9 @@ impl Readiness {
     }
 }
 
+/// Until when the tokens of a subject are refused.
+pub type RevokedUntil = dyn Fn(&str) -> Option<u64> + Send + Sync;
+
 /// What the admin listener shows.
 pub struct Admin {
     /// The members.
@@ -82,7 +85,7 @@ pub struct Admin {
     /// Reloads.
     pub reloads: Arc<Reloads>,
     /// Until when the tokens of a subject (`provider/name`) are refused, in seconds since the epoch.
-    pub revoked_until: Box<dyn Fn(&str) -> Option<u64> + Send + Sync>,
+    pub revoked_until: Box<RevokedUntil>,
 }
 
 impl Admin {

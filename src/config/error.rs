@@ -124,7 +124,10 @@ fn without_passwords(text: &str) -> (String, Vec<Taken>) {
         // A quoted URL may hold anything up to its quote.
         let word = before.trim_end_matches(|c: char| c.is_ascii_alphanumeric() || "+-.".contains(c));
         let quote = word.chars().next_back().filter(|last| matches!(last, '"' | '\''));
-        let is_end = |c: char| quote.map_or(c.is_whitespace() || "\"'<>,]}".contains(c), |quote| c == quote);
+        let is_end = |c: char| match quote {
+            Some(quote) => c == quote,
+            None => c.is_whitespace() || "\"'<>,]}".contains(c),
+        };
         let url = &url[..url.find(is_end).unwrap_or(url.len())];
         let hidden = url.rfind('@').unwrap_or(0);
         if hidden > 0 {

@@ -72,7 +72,7 @@ impl<'de> Deserialize<'de> for HumanDuration {
 /// Whether a text is one number with the unit of a time.
 fn is_of_duration_form(text: &str) -> bool {
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
-    unit.len() < text.len() && SpanParser::new().parse_unsigned_duration(&format!("1{unit}")).is_ok()
+    unit.len() < text.len() && SpanParser::new().parse_unsigned_duration(format!("1{unit}")).is_ok()
 }
 
 impl<'de> Deserialize<'de> for Size {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::body::{Body as _, Frame, Incoming};
+use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Gateway;
@@ -53,7 +53,7 @@ async fn begun(
     body: &mut Option<Incoming>,
     deadline: Instant,
     ctx: &mut RequestContext,
-) -> Result<Option<(Frame<Bytes>, Incoming)>, GatewayError> {
+) -> Result<Option<(Bytes, Incoming)>, GatewayError> {
     let Some(mut incoming) = body.take().filter(|incoming| !incoming.is_end_stream()) else {
         return Ok(None);
     };
@@ -61,10 +61,9 @@ async fn begun(
     let first = timeout_at(deadline, incoming.frame()).await.map_err(|_| GatewayError::BodyLate)?;
     // The client's time, not the members'.
     ctx.body_awaited = asked.elapsed();
-    match first {
-        Some(first) => Ok(Some((first.map_err(|_| GatewayError::ClientBody)?, incoming))),
-        None => Ok(None),
-    }
+    let Some(first) = first.transpose().map_err(|_| GatewayError::ClientBody)? else { return Ok(None) };
+    // What begins with trailers has no bytes.
+    Ok(first.into_data().ok().map(|data| (data, incoming)))
 }
 
 /// A login form as a whole, so that nothing waits for its turn but what is here.
@@ -128,15 +127,14 @@ impl Gateway {
 
 /// Reads a body of at most `max` bytes. What is refused is given back to be read away.
 async fn read_whole(
-    first: Frame<Bytes>,
+    first: Bytes,
     mut incoming: Incoming,
     (max, idle): (usize, Duration),
     refused: &mut Option<Incoming>,
 ) -> Result<Bytes, GatewayError> {
     let mut bytes = BytesMut::new();
     let mut next = Some(first);
-    while let Some(frame) = next {
-        let data = frame.into_data().unwrap_or_default();
+    while let Some(data) = next {
         if bytes.len() + data.len() > max {
             *refused = Some(incoming);
             return Err(GatewayError::ManifestTooLarge(max));
@@ -146,7 +144,8 @@ async fn read_whole(
             .await
             .map_err(|_| GatewayError::ClientBody)?
             .transpose()
-            .map_err(|_| GatewayError::ClientBody)?;
+            .map_err(|_| GatewayError::ClientBody)?
+            .map(|frame| frame.into_data().unwrap_or_default());
     }
     Ok(bytes.freeze())
 }

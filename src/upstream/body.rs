@@ -155,7 +155,7 @@ pub enum RequestBody {
     /// The client's body, as it comes.
     Stream {
         /// What has come of it already.
-        first: Option<Frame<Bytes>>,
+        first: Option<Bytes>,
         /// Where the rest comes from.
         incoming: Incoming,
         /// How far it is.
@@ -180,13 +180,8 @@ impl RequestBody {
 
     /// Streams the client's body, of which `first` has come.
     #[must_use]
-    pub fn stream(
-        first: Frame<Bytes>,
-        incoming: Incoming,
-        progress: Arc<BodyProgress>,
-        idle: Duration,
-    ) -> Self {
-        let here = first.data_ref().map_or(0, |data| data.len() as u64);
+    pub fn stream(first: Bytes, incoming: Incoming, progress: Arc<BodyProgress>, idle: Duration) -> Self {
+        let here = first.len() as u64;
         let remaining = incoming.size_hint().exact().map(|rest| rest.saturating_add(here));
         Self::Stream { first: Some(first), incoming, progress, remaining, idle: IdleTimer::new(idle) }
     }
@@ -209,7 +204,7 @@ impl Body for RequestBody {
         };
         progress.polled.store(true, Ordering::Release);
         let next = match first.take() {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
             None => Pin::new(&mut *incoming).poll_frame(cx),
         };
         match next {
