@@ -314,6 +314,7 @@ mod tests {
             ("${group}/x", InvalidPattern::Placeholder("${group}".to_owned())),
             ("Team/x", InvalidPattern::Character('T')),
             ("a?b", InvalidPattern::Character('?')),
+            (&"a".repeat(513), InvalidPattern::Long),
         ] {
             assert_eq!(Pattern::repository(text), Err(expected), "{text:?}");
         }
