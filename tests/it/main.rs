@@ -18,6 +18,7 @@ mod lifecycle;
 mod members;
 mod observability;
 mod ownership;
+mod passwords;
 mod protocol;
 mod reload;
 mod reload_members;
