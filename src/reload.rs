@@ -175,9 +175,13 @@ impl Reloader {
             tracing::warn!(%error, "that users were removed is forgotten with this process: should one of them come back after a restart, its earlier tokens count until they end");
         }
         self.gateway.state.store(Arc::new(state.snapshot));
-        if let Some(topology) = topology {
-            self.members.apply(topology, self.gateway.tokens.logins());
-            self.config = config;
+        match topology {
+            Some(topology) => {
+                self.members.apply(topology, self.gateway.tokens.logins());
+                self.config = config;
+            }
+            // The newest secrets are what stays where a file cannot be read next time.
+            None => self.config.secret_files = config.secret_files,
         }
         self.seen = seen;
         self.gateway.metrics.count_reload(ReloadResult::Applied);

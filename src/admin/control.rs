@@ -264,7 +264,12 @@ impl Control {
         let topology = self.admin.topology.load();
         let pools = &topology.pools;
         match (request.method(), request.uri().path()) {
-            (&Method::GET, "/status") => json_response(&self.admin.status()),
+            (&Method::GET, "/status") => {
+                // Texts that may show lines of files are for whoever may read those.
+                let mut status = self.admin.status();
+                status["reload_errors"] = json!(*self.admin.reloads.refused());
+                json_response(&status)
+            }
             (&Method::GET, "/member") => of_member(pools.named(&name).map(|(_, member)| member)),
             (&Method::GET, "/revocation") => {
                 let subject = parameter("subject").unwrap_or_default();

@@ -129,7 +129,7 @@ fn render(status: &Value, colour: Colour) -> String {
         field(status, "connections"),
         field(status, "requests_in_flight"),
     );
-    for refused in list(status, "reload_refused") {
+    for refused in list(status, "reload_errors") {
         let head = colour.paint("31", &format!("reload refused: {}", field(refused, "section")));
         line(&mut text, &head);
         wrapped(&mut text, &field(refused, "error"));

@@ -58,12 +58,21 @@ async fn begun(
         return Ok(None);
     };
     let asked = Instant::now();
-    let first = timeout_at(deadline, incoming.frame()).await.map_err(|_| GatewayError::BodyLate)?;
+    let reading = async {
+        while let Some(frame) = incoming.frame().await {
+            // What is empty is no beginning, and trailers are the end.
+            match frame.map_err(|_| GatewayError::ClientBody)?.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => return Ok(Some(data)),
+                Err(_) => break,
+            }
+        }
+        Ok::<_, GatewayError>(None)
+    };
+    let first = timeout_at(deadline, reading).await.map_err(|_| GatewayError::BodyLate)?;
     // The client's time, not the members'.
     ctx.body_awaited = asked.elapsed();
-    let Some(first) = first.transpose().map_err(|_| GatewayError::ClientBody)? else { return Ok(None) };
-    // What begins with trailers has no bytes.
-    Ok(first.into_data().ok().map(|data| (data, incoming)))
+    Ok(first?.map(|data| (data, incoming)))
 }
 
 /// A login form as a whole, so that nothing waits for its turn but what is here.
