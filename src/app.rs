@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking};
 
-use crate::admin::{Admin, Readiness};
+use crate::admin::{Admin, Readiness, Reloads};
 use crate::auth::keys::{Ring, SigningKey};
 use crate::config::Config;
 use crate::handover::{Estate, Inheritance, PROCESS_ENDS, notify_manager, ready_text};
@@ -37,7 +37,7 @@ use crate::proxy::{
     ConnectionInfo, ContentChecks, Flights, Gateway, GatewayLimits, OpenUploads, UploadChecks,
 };
 use crate::random::unix_now;
-use crate::reload::{Fingerprint, Members, Reloader, build_state, fingerprint};
+use crate::reload::{Fingerprint, Members, Reloader, build_state};
 use crate::server::{Accepted, Acceptor, Certificates, Listener, ListenerKind, raise_descriptor_limit};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::token_service::{Logins, TokenService};
@@ -127,7 +127,7 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
         tracing::info!(path = %path.display(), "made a key");
     }
     // Taken first, so that nothing that changes from here on is missed.
-    let seen = fingerprint(surroundings.config_path.as_deref(), config);
+    let seen = Fingerprint::of(surroundings.config_path.as_deref(), config);
     let (snapshot, member_ring) = build_state(config, 1)?;
     metrics.generation.set(1);
     let state = Arc::new(ArcSwap::from_pointee(snapshot));
@@ -275,7 +275,8 @@ async fn supervise(
     let metrics = Arc::clone(&parts.gateway.metrics);
     let mut maintenance: JoinSet<String> = JoinSet::new();
     let mut signals = Signals::new()?;
-    let shown = what_is_shown(&parts.gateway, access_dropped);
+    let (reloads, asked_reloads) = Reloads::new();
+    let shown = what_is_shown(&parts.gateway, access_dropped, Arc::clone(&reloads));
     let mut admin = AdminSide::open(&config, Arc::clone(&shown), &mut inheritance, &mut estate)?;
     let alone = !inheritance.has_predecessor();
     if alone {
@@ -294,8 +295,9 @@ async fn supervise(
         certificates: parts.certificates.clone(),
         members,
         seen: parts.seen.clone(),
+        reloads,
     };
-    maintenance.spawn(reloader.run(Arc::clone(&reload)));
+    maintenance.spawn(reloader.run(Arc::clone(&reload), asked_reloads));
     maintenance.spawn(sweep_uploads(Arc::clone(&parts.gateway)));
     maintenance.spawn(settle_stand_ins(Arc::clone(&parts.gateway)));
     parts.go.cancel();
@@ -339,8 +341,11 @@ async fn supervise(
     Ok(())
 }
 
-fn what_is_shown(gateway: &Gateway, access_log_dropped: ErrorCounter) -> Arc<Admin> {
+fn what_is_shown(gateway: &Gateway, access_log_dropped: ErrorCounter, reloads: Arc<Reloads>) -> Arc<Admin> {
+    let state = Arc::clone(&gateway.state);
     Arc::new(Admin {
+        reloads,
+        revoked_until: Box::new(move |subject| state.load().revocations.get(subject).copied()),
         topology: Arc::clone(&gateway.topology),
         metrics: Arc::clone(&gateway.metrics),
         readiness: Readiness::default(),

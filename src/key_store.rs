@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,12 +18,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::keys::{Algorithm, KeyError, KeyState, Ring, RingEntry, SigningKey};
 use crate::auth::seal::{SECRET_BYTES, SealKey};
+use crate::files;
 
 /// Years that a member key's certificate is valid; registries check it on every token.
 const CERTIFICATE_YEARS: i32 = 10;
 
+/// Only the owner may read what is in a key directory.
+const FILE_MODE: u32 = 0o600;
+
 /// The file of revocations in a key directory. It ends otherwise than key files do.
 const REVOCATIONS_FILE: &str = "revocations";
+
+/// The file of users who were removed, which the gateway itself writes.
+const REMOVALS_FILE: &str = "removals";
 
 /// When each subject's earlier tokens ended, in seconds since the epoch.
 pub type Revocations = BTreeMap<String, u64>;
@@ -100,6 +107,14 @@ pub enum KeyStoreError {
         "no {purpose} key in {directory}, and with `replicas` above 1 keys are never made by themselves: run `tidegate keys generate --config FILE` once with this configuration, and give every replica the same files"
     )]
     NoKeys {
+        /// What for.
+        purpose: &'static str,
+        /// Where.
+        directory: String,
+    },
+    /// There were some, and there are none any more.
+    #[error("no {purpose} key in {directory} any more")]
+    KeysGone {
         /// What for.
         purpose: &'static str,
         /// Where.
@@ -304,9 +319,28 @@ pub fn revoke(directory: &Path, subject: &str, now: u64) -> Result<(), KeyStoreE
 /// # Errors
 /// [`KeyStoreError`] when the file is broken.
 pub fn revocations(directory: &Path) -> Result<Revocations, KeyStoreError> {
-    let path = directory.join(REVOCATIONS_FILE);
-    match fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text).map_err(|error| broken(&path, error.to_string())),
+    read_times(&directory.join(REVOCATIONS_FILE))
+}
+
+/// The users who were removed, and when.
+///
+/// # Errors
+/// [`KeyStoreError`] when the file is broken.
+pub fn removals(directory: &Path) -> Result<Revocations, KeyStoreError> {
+    read_times(&directory.join(REMOVALS_FILE))
+}
+
+/// Keeps the users who were removed beyond the end of the process.
+///
+/// # Errors
+/// [`KeyStoreError`] when the file cannot be written.
+pub fn keep_removals(directory: &Path, removals: &Revocations) -> Result<(), KeyStoreError> {
+    write_file(directory, REMOVALS_FILE, removals).map(drop)
+}
+
+fn read_times(path: &Path) -> Result<Revocations, KeyStoreError> {
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|error| broken(path, error.to_string())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Revocations::new()),
         Err(source) => Err(KeyStoreError::Io { path: path.display().to_string(), source }),
     }
@@ -336,6 +370,14 @@ pub fn fingerprint(directories: &[&Path]) -> Vec<(PathBuf, Option<std::time::Sys
     let mut seen = Vec::new();
     for directory in directories {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            // What the gateway itself writes there is no change.
+            if entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.trim_start_matches('.').starts_with(REMOVALS_FILE))
+            {
+                continue;
+            }
             if let Ok(metadata) = fs::metadata(entry.path()) {
                 seen.push((entry.path(), metadata.modified().ok(), metadata.len()));
             }
@@ -417,20 +459,10 @@ fn self_signed(private_key: &str, now: u64) -> Result<String, KeyStoreError> {
 
 fn write_file(directory: &Path, name: &str, content: &impl Serialize) -> Result<PathBuf, KeyStoreError> {
     let io_error = |path: &Path, source| KeyStoreError::Io { path: path.display().to_string(), source };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|error| io_error(directory, error))?;
+    files::make_directory(directory).map_err(|error| io_error(directory, error))?;
     let path = directory.join(name);
-    let temporary = directory.join(format!(".{name}.{}", std::process::id()));
-    let write = || -> io::Result<()> {
-        let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        out.write_all(&serde_json::to_vec_pretty(content)?)?;
-        out.sync_all()?;
-        fs::rename(&temporary, &path)
-    };
-    write().map_err(|error| io_error(&path, error))?;
+    let text = serde_json::to_vec_pretty(content).map_err(|error| io_error(&path, error.into()))?;
+    files::write(&path, &text, FILE_MODE).map_err(|error| io_error(&path, error))?;
     Ok(path)
 }
 

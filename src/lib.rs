@@ -2,7 +2,7 @@
 //!
 //! Pure modules decide ([`registry`], [`auth`], [`balance`], [`forwarding`], [`pin`], [`routing`], [`pace`]),
 //! IO modules do ([`server`], [`proxy`], [`upstream`], [`identity`], [`token_service`], [`admin`],
-//! [`harbor`], [`doctor`], [`key_store`], [`handover`], [`reload`]), and [`app`] wires them from the [`config`].
+//! [`harbor`], [`doctor`], [`files`], [`key_store`], [`handover`], [`reload`]), and [`app`] wires them from the [`config`].
 
 pub mod pace;
 pub mod registry;
@@ -19,6 +19,7 @@ pub mod config;
 pub mod random;
 pub mod telemetry;
 
+pub mod files;
 pub mod identity;
 pub mod key_store;
 pub mod upstream;

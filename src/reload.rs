@@ -1,49 +1,34 @@
 //! Reload on SIGHUP and on change of the files: users, policy, keys, certificates, pools, members
-//! and routes. What is broken is refused as a whole and what was in force stays.
+//! and routes. A broken configuration file changes nothing; a section whose other files cannot be
+//! used stays as it is while the rest comes into force. What was refused is tried until it works.
 
+mod fingerprint;
 mod members;
+mod state;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
+use crate::admin::{RefusedSection, ReloadAsker, Reloads};
 use crate::auth::keys::{Ring, SigningKey};
-use crate::auth::token::ClientTokens;
-use crate::config::{self, Config};
-use crate::identity::{Identity, IdentityError, IdentitySettings, ProviderSettings};
-use crate::key_store::{self, KeyStoreError, Retention};
+use crate::config::{self, Config, ConfigError, ConfigErrors, Loaded};
+use crate::identity::{IdentitySettings, ProviderSettings};
+use crate::key_store;
 use crate::proxy::Gateway;
 use crate::server::{Certificates, raise_descriptor_limit};
-use crate::snapshot::Snapshot;
 use crate::telemetry::{CertificateLabel, ReloadResult};
-use crate::upstream::BuildError;
+use crate::upstream::Topology;
+use state::{State, rebuild_state};
 
-pub use members::Members;
+pub use fingerprint::Fingerprint;
+pub use members::{Members, MembersError};
+pub use state::{StateError, build_state, retention};
 
-/// Why the new state is not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum ReloadError {
-    /// The configuration file is broken.
-    #[error("{0}")]
-    Config(#[from] config::ConfigErrors),
-    /// A file of a provider is broken.
-    #[error("{0}")]
-    Identity(#[from] IdentityError),
-    /// A key file is broken, or there is none.
-    #[error("{0}")]
-    Keys(#[from] KeyStoreError),
-    /// A member cannot be built.
-    #[error("{0}")]
-    Members(#[from] BuildError),
-    /// The pool that identities stand on is not there any more.
-    #[error(
-        "the pool that `identity: - harbor:` names at start is not in the file any more; restart to have another"
-    )]
-    HarborPoolGone,
-}
+/// The certificates of listeners, as a section.
+const CERTIFICATES: &str = "certificates";
 
 /// What a reload changes, and from where.
 pub struct Reloader {
@@ -61,92 +46,117 @@ pub struct Reloader {
     pub members: Members,
     /// The files as they were before the state in force was built.
     pub seen: Fingerprint,
+    /// Where reloads are asked for, and where it is told what was refused.
+    pub reloads: Arc<Reloads>,
 }
 
-/// Files with their times and sizes.
-pub type Fingerprint = Vec<(PathBuf, Option<SystemTime>, u64)>;
-
-/// Builds identities, policy and keys from a configuration.
-///
-/// # Errors
-/// [`ReloadError`], naming the file.
-pub fn build_state(config: &Config, generation: u64) -> Result<(Snapshot, Ring<SigningKey>), ReloadError> {
-    let identity = Identity::build(&config.identity.providers)?;
-    let keys = key_store::load(&config.tokens.keys, &config.uploads.seal_keys, retention(config))?;
-    let (issuer, audience) = (config.tokens.issuer.clone(), config.tokens.service.clone());
-    let tokens = ClientTokens::new(keys.client, issuer, audience);
-    let entries_max = config.tokens.cache_entries_max;
-    let mut snapshot = Snapshot::new(identity, config.policy.clone(), (tokens, keys.seal), entries_max);
-    snapshot.generation = generation;
-    snapshot.revocations = key_store::revocations(&config.tokens.keys)?;
-    Ok((snapshot, keys.member))
+/// Why it is looked at the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// Somebody asks for it, or a file has changed.
+    News,
+    /// The last time something was refused, and it may work now.
+    Again,
 }
 
-/// How long old keys are of use with these settings.
-#[must_use]
-pub fn retention(config: &Config) -> Retention {
-    let grace = config.uploads.grace.as_secs();
-    let token = config.tokens.lifetime.as_secs() + config.tokens.expiry_margin.as_secs();
-    // Passwords are sealed for as long as their token counts, pins for the grace.
-    Retention { client: token + grace, seal: token + grace }
+/// What can come into force, all of it.
+struct Attempt {
+    /// What the file says.
+    wanted: Config,
+    /// The same, with what runs in the place of what needs a restart.
+    config: Config,
+    harbor_changed: bool,
+    state: State,
+    /// `None` where the members stay as they are.
+    topology: Option<Topology>,
+    seen: Fingerprint,
 }
 
 impl Reloader {
     /// Probes the members, watches the files, and reloads when they change or somebody asks for it.
     /// Never returns unless a prober ends, which none does.
-    pub async fn run(mut self, asked: Arc<Notify>) -> String {
+    pub async fn run(mut self, hangup: Arc<Notify>, mut asks: mpsc::Receiver<ReloadAsker>) -> String {
         self.publish_expiries();
         let mut poll = tokio::time::interval(self.config.reload_interval);
         loop {
             tokio::select! {
-                () = asked.notified() => self.reload().await,
-                _ = poll.tick() => self.reload_if_changed().await,
+                () = hangup.notified() => self.reload(Reason::News).await,
+                Some(asker) = asks.recv() => {
+                    self.reload(Reason::News).await;
+                    // Whoever has hung up meanwhile needs no word.
+                    asker.send(()).unwrap_or(());
+                }
+                _ = poll.tick() => self.look().await,
                 ended = self.members.prober_ended() => return ended,
             }
         }
     }
 
-    /// Reloads if any file has changed since the last look.
-    async fn reload_if_changed(&mut self) {
-        if self.fingerprint() != self.seen {
-            self.reload().await;
+    /// Reloads if any file has changed since the last look, or if something was refused then: what
+    /// was in the way may be gone without a trace in the files.
+    async fn look(&mut self) {
+        if self.seen.again() != self.seen {
+            self.reload(Reason::News).await;
+        } else if !self.reloads.refused().is_empty() {
+            self.reload(Reason::Again).await;
         }
     }
 
-    /// Reloads, and says how it went. Certificates and the rest do not wait for each other.
-    async fn reload(&mut self) {
+    /// Reloads, and says how it went. No section waits for another one.
+    async fn reload(&mut self, reason: Reason) {
         // Before anything is read: what changes meanwhile is seen at the next look.
-        let seen = self.fingerprint();
-        self.reload_certificates();
-        match self.reload_state(seen.clone()).await {
-            Ok((generation, seen)) => {
-                self.gateway.metrics.count_reload(ReloadResult::Applied);
-                self.gateway.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
-                self.seen = seen;
-                tracing::info!(generation, "reloaded");
-            }
-            Err(error) => {
-                self.gateway.metrics.count_reload(ReloadResult::Refused);
-                self.seen = seen;
-                tracing::error!(error = %error, "reload refused: what was in force stays");
-            }
+        let seen = self.seen.again();
+        let mut refused = self.reload_certificates();
+        let attempt = self.attempt(seen.clone(), &mut refused).await;
+        if !refused.is_empty() {
+            self.gateway.metrics.count_reload(ReloadResult::Refused);
+        }
+        if reason == Reason::Again && refused == *self.reloads.refused() {
+            return;
+        }
+        tell(&refused);
+        self.reloads.note(refused);
+        match attempt {
+            Some(attempt) => self.apply(attempt),
+            None => self.seen = seen,
         }
     }
 
-    /// Builds everything anew, and only then lets it come into force.
-    async fn reload_state(&mut self, mut seen: Fingerprint) -> Result<(u64, Fingerprint), ReloadError> {
-        let mut wanted = self.load()?;
-        let (mut config, mut harbor_changed) = self.with_running_parts(&wanted);
-        let now_watched = fingerprint(self.path.as_deref(), &config);
-        if !now_watched.iter().map(|file| &file.0).eq(seen.iter().map(|file| &file.0)) {
+    /// Builds everything anew. What cannot be built is added to `refused` and stays as it is.
+    async fn attempt(&self, mut seen: Fingerprint, refused: &mut Vec<RefusedSection>) -> Option<Attempt> {
+        let load = || {
+            let loaded = match &self.path {
+                Some(path) => config::load_for_reload(path, &self.config.secret_files)?,
+                None => Loaded { config: self.config.clone(), warnings: Vec::new(), refused: Vec::new() },
+            };
+            let (config, harbor_changed) = self.with_running_parts(&loaded.config);
+            Ok::<_, ConfigErrors>((loaded, config, harbor_changed))
+        };
+        let mut loaded = load();
+        if let Ok((_, config, _)) = &loaded
+            && !seen.is_of(self.path.as_deref(), config)
+        {
             // It names other files: they are to be read after their times.
-            seen = now_watched;
-            wanted = self.load()?;
-            (config, harbor_changed) = self.with_running_parts(&wanted);
+            seen = Fingerprint::of(self.path.as_deref(), config);
+            loaded = load();
         }
-        let generation = self.gateway.state.load().generation + 1;
-        let (snapshot, member_ring) = build_state(&config, generation)?;
-        let topology = self.members.prepare(&config).await?;
+        let (loaded, config, harbor_changed) = match loaded {
+            Ok(loaded) => loaded,
+            Err(errors) => {
+                refused.push(refusal("configuration", &errors));
+                return None;
+            }
+        };
+        refused.extend(loaded.refused.iter().map(|error| refusal(section_of(error), error)));
+        let state = rebuild_state(&config, &self.gateway.state.load(), refused);
+        let topology = self.members.prepare(&config).await;
+        let topology = topology.map_err(|error| refused.push(refusal("members", &error))).ok();
+        Some(Attempt { wanted: loaded.config, config, harbor_changed, state, topology, seen })
+    }
+
+    /// Brings it into force. Nothing of this can fail.
+    fn apply(&mut self, attempt: Attempt) {
+        let Attempt { wanted, config, harbor_changed, state, topology, seen } = attempt;
         let harbor = harbor_changed.then_some("identity: harbor");
         for changed in restart_only_changes(&self.config, &wanted).into_iter().chain(harbor) {
             tracing::warn!(
@@ -155,18 +165,28 @@ impl Reloader {
             );
         }
         raise_descriptor_limit(config.connections_max());
-        self.member_ring.store(Arc::new(member_ring));
-        self.gateway.state.store(Arc::new(snapshot));
-        self.members.apply(topology, self.gateway.tokens.logins());
-        self.config = config;
-        Ok((generation, seen))
-    }
-
-    fn load(&self) -> Result<Config, ReloadError> {
-        match &self.path {
-            Some(path) => Ok(config::load_for_reload(path)?.config),
-            None => Ok(self.config.clone()),
+        if let Some(ring) = state.member_ring {
+            self.member_ring.store(Arc::new(ring));
         }
+        let generation = state.snapshot.generation;
+        if state.removals_grew
+            && let Err(error) = key_store::keep_removals(&config.tokens.keys, &state.snapshot.removals)
+        {
+            tracing::warn!(%error, "that users were removed is forgotten with this process: should one of them come back after a restart, its earlier tokens count until they end");
+        }
+        self.gateway.state.store(Arc::new(state.snapshot));
+        match topology {
+            Some(topology) => {
+                self.members.apply(topology, self.gateway.tokens.logins());
+                self.config = config;
+            }
+            // The newest secrets are what stays where a file cannot be read next time.
+            None => self.config.secret_files = config.secret_files,
+        }
+        self.seen = seen;
+        self.gateway.metrics.count_reload(ReloadResult::Applied);
+        self.gateway.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        tracing::info!(generation, "reloaded");
     }
 
     /// What is wanted where it can be had without a restart, else what runs; and whether Harbor as
@@ -184,14 +204,11 @@ impl Reloader {
         (config, harbor_changed)
     }
 
-    fn reload_certificates(&self) {
-        for certificates in &self.certificates {
-            if let Err(error) = certificates.reload() {
-                self.gateway.metrics.count_reload(ReloadResult::Refused);
-                tracing::error!(error = %error, "certificate refused: the one in use stays");
-            }
-        }
+    fn reload_certificates(&self) -> Vec<RefusedSection> {
+        let errors = self.certificates.iter().filter_map(|certificates| certificates.reload().err());
+        let refused = errors.map(|error| refusal(CERTIFICATES, &error)).collect();
         self.publish_expiries();
+        refused
     }
 
     fn publish_expiries(&self) {
@@ -199,26 +216,33 @@ impl Reloader {
             self.gateway.metrics.set_certificate_expiry(&CertificateLabel(name), expires_at);
         }
     }
+}
 
-    fn fingerprint(&self) -> Fingerprint {
-        fingerprint(self.path.as_deref(), &self.config)
+fn refusal(section: &'static str, error: &impl std::fmt::Display) -> RefusedSection {
+    RefusedSection { section, error: error.to_string() }
+}
+
+/// The section whose files the key names.
+fn section_of(error: &ConfigError) -> &'static str {
+    match error.key.split(['.', '[']).next() {
+        Some("identity") => "identity",
+        Some("pools") => "members",
+        Some(_) | None => "configuration",
     }
 }
 
-/// What the state is built from: every file with its time and size.
-#[must_use]
-pub fn fingerprint(path: Option<&Path>, config: &Config) -> Fingerprint {
-    let mut files = config.watched_files();
-    files.extend(path.map(Path::to_owned));
-    let mut seen: Fingerprint = files.into_iter().map(|path| stat(&path)).collect();
-    seen.extend(key_store::fingerprint(&[&config.tokens.keys, &config.uploads.seal_keys]));
-    seen
-}
-
-fn stat(path: &Path) -> (PathBuf, Option<SystemTime>, u64) {
-    let metadata = std::fs::metadata(path).ok();
-    let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
-    (path.to_owned(), modified, metadata.map_or(0, |metadata| metadata.len()))
+fn tell(refused: &[RefusedSection]) {
+    for RefusedSection { section, error } in refused {
+        match *section {
+            CERTIFICATES => tracing::error!(error, "certificate refused: the one in use stays"),
+            "configuration" => tracing::error!(error, "reload refused: what was in force stays"),
+            section => tracing::error!(
+                section,
+                error,
+                "reload refused for this section: what was in force there stays, and it is tried again"
+            ),
+        }
+    }
 }
 
 /// The new providers, but for Harbor's, which stands on what is made at start: its pool is known by

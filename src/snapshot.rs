@@ -32,8 +32,10 @@ pub struct Snapshot {
     pub tokens: ClientTokens,
     /// Keys of upload pins.
     pub seals: Ring<SealKey>,
-    /// Whose earlier tokens have ended.
+    /// Whose earlier tokens have ended because somebody said so.
     pub revocations: Revocations,
+    /// Whose earlier tokens have ended because the user was removed, even if it is there again.
+    pub removals: Revocations,
     verified: Cache<String, Arc<VerifiedToken>>,
 }
 
@@ -81,19 +83,22 @@ impl Snapshot {
         (tokens, seals): (ClientTokens, Ring<SealKey>),
         entries_max: u64,
     ) -> Self {
-        let (generation, revocations) = (1, Revocations::new());
-        Self { generation, identity, policy, tokens, seals, revocations, verified: Cache::new(entries_max) }
+        let (revocations, removals) = (Revocations::new(), Revocations::new());
+        let verified = Cache::new(entries_max);
+        Self { generation: 1, identity, policy, tokens, seals, revocations, removals, verified }
     }
 
-    /// Whether the token was issued before its subject's tokens were revoked.
+    /// Whether the token was issued before its subject's tokens were revoked, or before the user
+    /// was removed.
     #[must_use]
     pub fn is_revoked(&self, token: &VerifiedToken) -> bool {
-        // Without revocations, which is nearly always, nothing is built.
-        !self.revocations.is_empty()
-            && self
-                .revocations
-                .get(&token.subject.to_string())
-                .is_some_and(|before| token.issued_at <= *before)
+        // Without either, which is nearly always, nothing is built.
+        if self.revocations.is_empty() && self.removals.is_empty() {
+            return false;
+        }
+        let subject = token.subject.to_string();
+        let ended_at = |ends: &Revocations| ends.get(&subject).is_some_and(|at| token.issued_at <= *at);
+        ended_at(&self.revocations) || ended_at(&self.removals)
     }
 
     /// Checks a token, all but its end; what was verified once is remembered.

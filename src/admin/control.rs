@@ -208,8 +208,17 @@ impl Control {
         match (request.method(), request.uri().path()) {
             (&Method::POST, "/upgrade") => self.upgrade().await,
             (&Method::POST, "/take-over") => self.take_over(request),
+            (&Method::POST, "/reload") => self.reload().await,
             _ => self.answer_at_once(&request),
         }
+    }
+
+    /// Waits for the end, and tells what was refused.
+    async fn reload(&self) -> Response<Full<Bytes>> {
+        if !self.admin.reloads.reload().await {
+            return refusal(StatusCode::CONFLICT, "too many reloads are asked for, or the process ends");
+        }
+        json_response(&json!({ "refused": *self.admin.reloads.refused() }))
     }
 
     /// Waits for the outcome.
@@ -255,15 +264,25 @@ impl Control {
         let topology = self.admin.topology.load();
         let pools = &topology.pools;
         match (request.method(), request.uri().path()) {
-            (&Method::GET, "/status") => json_response(&self.admin.status()),
+            (&Method::GET, "/status") => {
+                // Texts that may show lines of files are for whoever may read those.
+                let mut status = self.admin.status();
+                status["reload_errors"] = json!(*self.admin.reloads.refused());
+                json_response(&status)
+            }
             (&Method::GET, "/member") => of_member(pools.named(&name).map(|(_, member)| member)),
+            (&Method::GET, "/revocation") => {
+                let subject = parameter("subject").unwrap_or_default();
+                json_response(&json!({ "revoked_until": (self.admin.revoked_until)(&subject) }))
+            }
             (&Method::POST, "/drain") => {
                 of_member(pools.drain(&name, parameter("force").as_deref() == Some("true")))
             }
             (&Method::POST, "/undrain") => of_member(pools.undrain(&name)),
-            _ => {
-                refusal(StatusCode::NOT_FOUND, "not here: GET /status /member, POST /drain /undrain /upgrade")
-            }
+            _ => refusal(
+                StatusCode::NOT_FOUND,
+                "not here: GET /status /member /revocation, POST /drain /undrain /reload /upgrade",
+            ),
         }
     }
 }

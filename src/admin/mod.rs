@@ -2,6 +2,7 @@
 //! is asked for at the control socket.
 
 mod control;
+mod reloads;
 mod settings;
 mod status;
 
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use control::{Control, ControlError, ControlSocket};
+pub use reloads::{RefusedSection, ReloadAsker, Reloads};
 pub use settings::*;
 
 use crate::telemetry::Metrics;
@@ -65,6 +67,9 @@ impl Readiness {
     }
 }
 
+/// Until when the tokens of a subject are refused.
+pub type RevokedUntil = dyn Fn(&str) -> Option<u64> + Send + Sync;
+
 /// What the admin listener shows.
 pub struct Admin {
     /// The members.
@@ -77,6 +82,10 @@ pub struct Admin {
     pub started: Instant,
     /// Lines that the access log dropped.
     pub access_log_dropped: tracing_appender::non_blocking::ErrorCounter,
+    /// Reloads.
+    pub reloads: Arc<Reloads>,
+    /// Until when the tokens of a subject (`provider/name`) are refused, in seconds since the epoch.
+    pub revoked_until: Box<RevokedUntil>,
 }
 
 impl Admin {

@@ -11,6 +11,7 @@ impl Admin {
     pub(super) fn status(&self) -> Value {
         let topology = self.topology.load();
         let pools: Vec<Value> = topology.pools.all().iter().map(|pool| pool_status(pool)).collect();
+        let refused: Vec<&str> = self.reloads.refused().iter().map(|refused| refused.section).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
@@ -20,6 +21,7 @@ impl Admin {
             "draining": self.readiness.is_ending(),
             "connections": self.metrics.connections.get(),
             "requests_in_flight": self.metrics.requests_in_flight.get(),
+            "reload_refused": refused,
             "pools": pools,
         })
     }

@@ -3,7 +3,10 @@
 use data_encoding::BASE64;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
+
+/// Longest account name in bytes.
+const USER_BYTES_MAX: usize = 255;
 
 /// Longest `Authorization` value in bytes.
 const AUTHORIZATION_BYTES_MAX: usize = 16 * 1024;
@@ -62,9 +65,21 @@ impl Credentials {
     }
 }
 
+/// Whether an account can have this name and this password at all: both are there, neither holds a
+/// control character (RFC 7617 2) or what is no UTF-8. Nobody needs to be asked about any other: it
+/// is wrong. An empty password is none: a directory takes it for a client that does not log in.
+#[must_use]
+pub fn can_be_an_account(user: &str, password: &SecretString) -> bool {
+    let is_text = |text: &str| {
+        !text.is_empty() && !text.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER)
+    };
+    user.len() <= USER_BYTES_MAX && !user.contains(':') && is_text(user) && is_text(password.expose_secret())
+}
+
 fn parse_basic(encoded: &str) -> Option<Credentials> {
     let decoded = BASE64.decode(encoded.as_bytes()).ok()?;
-    let text = String::from_utf8(decoded).ok()?;
+    // What is no UTF-8 is marked, and is nobody's name or password.
+    let text = String::from_utf8_lossy(&decoded);
     let (user, password) = text.split_once(':')?;
     // Registry clients send an empty pair for "anonymous".
     if user.is_empty() && password.is_empty() {
@@ -75,8 +90,6 @@ fn parse_basic(encoded: &str) -> Option<Credentials> {
 
 #[cfg(test)]
 mod tests {
-    use secrecy::ExposeSecret;
-
     use super::*;
 
     fn read(values: &[&str]) -> Result<String, CredentialsError> {
@@ -108,5 +121,33 @@ mod tests {
         ] {
             assert_eq!(read(values), expected.map(str::to_owned), "{values:?}");
         }
+    }
+
+    #[test]
+    fn what_no_account_can_have_is_told_apart_from_what_is_wrong() {
+        let long = "a".repeat(256);
+        for (user, password, expected) in [
+            ("alice", "secret", true),
+            ("robot$team+ci", "p:w with spaces", true),
+            ("ÄÖÜ", "pässword", true),
+            (&long[1..], "x", true),
+            (&long, "x", false),
+            ("", "x", false),
+            ("alice", "", false),
+            ("a:b", "x", false),
+            ("al\0ice", "x", false),
+            ("alice\r\n", "x", false),
+            ("alice", "pass\0word", false),
+            ("alice", "pass\u{7f}", false),
+            ("al\u{fffd}ce", "x", false),
+            ("alice", "p\u{fffd}", false),
+        ] {
+            assert_eq!(
+                can_be_an_account(user, &SecretString::from(password)),
+                expected,
+                "{user:?} {password:?}"
+            );
+        }
+        assert_eq!(read(&["Basic YfxpY2U6cPw="]).as_deref(), Ok("a\u{fffd}ice p\u{fffd}"), "Latin-1");
     }
 }

@@ -312,6 +312,12 @@ pub struct Ring<K> {
     retention: u64,
 }
 
+impl<K> Clone for Ring<K> {
+    fn clone(&self) -> Self {
+        Self { entries: self.entries.clone(), retention: self.retention }
+    }
+}
+
 impl<K> Ring<K> {
     /// A ring of these keys.
     #[must_use]

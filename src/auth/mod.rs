@@ -3,6 +3,7 @@
 pub mod challenge;
 pub mod credentials;
 pub mod keys;
+pub mod pattern;
 pub mod policy;
 pub mod seal;
 pub mod subject;

@@ -18,6 +18,11 @@ use crate::registry::ResourceAccess;
 const CLOCK_LEEWAY: u64 = 60;
 /// How long before now a token begins to be valid, in seconds, for members whose clock is behind.
 const NOT_BEFORE_MARGIN: u64 = 10;
+/// Bytes of a signature with ES256.
+const ES256_BYTES: usize = 64;
+/// Fewest and most bytes of a signature with RS256: keys of 2048 to 8192 bits.
+const RS256_BYTES_MIN: usize = 256;
+const RS256_BYTES_MAX: usize = 1024;
 /// `use` of client tokens.
 const USE_CLIENT: &str = "client";
 /// `use` of member tokens.
@@ -173,7 +178,7 @@ pub enum TokenError {
 }
 
 /// Makes and checks the tokens of clients.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ClientTokens {
     ring: Ring<SigningKey>,
     issuer: String,
@@ -227,14 +232,14 @@ impl ClientTokens {
     /// [`TokenError`], whose text is for the log.
     pub fn verify(&self, token: &str, now: u64) -> Result<VerifiedToken, TokenError> {
         let mut parts = token.split('.');
-        let (Some(header), Some(payload), Some(_), None) =
+        let (Some(header), Some(payload), Some(signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(TokenError::Malformed);
         };
         let header: StrictHeader = decode_part(header)?;
         let key = self.ring.verifying(now).find(|key| key.thumbprint() == header.kid);
-        let Some(key) = key else { return Err(self.foreign(payload, header.kid)) };
+        let Some(key) = key else { return Err(self.foreign((&header, payload, signature), now)) };
         if header.alg != key.algorithm().as_str() || header.typ != "JWT" {
             return Err(TokenError::Malformed);
         }
@@ -277,14 +282,30 @@ impl ClientTokens {
         validation
     }
 
-    fn foreign(&self, payload: &str, kid: String) -> TokenError {
-        #[derive(Deserialize)]
-        struct Issuer {
-            iss: String,
+    /// A token under an unknown key. Only what is a client token of ours in every way but the key is
+    /// told apart from what anybody can make up: the form of the key's id, the algorithm, the length
+    /// of the signature, and every claim.
+    fn foreign(&self, (header, payload, signature): (&StrictHeader, &str, &str), now: u64) -> TokenError {
+        let signature_bytes = BASE64URL_NOPAD.decode(signature.as_bytes()).map_or(0, |bytes| bytes.len());
+        let is_signed = match header.alg.as_str() {
+            "ES256" => signature_bytes == ES256_BYTES,
+            "RS256" => (RS256_BYTES_MIN..=RS256_BYTES_MAX).contains(&signature_bytes),
+            _ => false,
+        };
+        let is_thumbprint = BASE64URL_NOPAD.decode(header.kid.as_bytes()).is_ok_and(|id| id.len() == 32);
+        if header.typ != "JWT" || !is_signed || !is_thumbprint {
+            return TokenError::UnknownKey;
         }
-        match decode_part::<Issuer>(payload) {
-            Ok(claims) if claims.iss == self.issuer => TokenError::ForeignKey { kid },
-            _ => TokenError::UnknownKey,
+        match decode_part::<Claims>(payload) {
+            Ok(claims)
+                if claims.iss == self.issuer
+                    && claims.aud == self.audience
+                    && claims.purpose == USE_CLIENT
+                    && claims.exp > now =>
+            {
+                TokenError::ForeignKey { kid: header.kid.clone() }
+            }
+            Ok(_) | Err(_) => TokenError::UnknownKey,
         }
     }
 }

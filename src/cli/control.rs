@@ -1,6 +1,6 @@
 //! Asking a running gateway at its control socket: one question, one JSON answer.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -61,13 +61,25 @@ impl Running {
             return Ok(socket.clone());
         }
         // Certificates do not matter here, and broken ones are no reason to do nothing.
-        let loaded = config::load_for_reload(&self.config).map_err(|errors| {
+        let loaded = config::load_for_reload(&self.config, &[]).map_err(|errors| {
             format!("{errors}the configuration cannot be used; name the control socket with --socket")
         })?;
         let socket = loaded.config.admin.and_then(|admin| admin.socket);
         socket.ok_or_else(|| {
             format!("{}: `admin.socket` is none, so there is nobody to ask", self.config.display())
         })
+    }
+}
+
+/// Whether a gateway listens at its control socket.
+pub(super) fn is_running(socket: &Path) -> Result<bool, String> {
+    match UnixStream::connect(socket) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(false),
+        Err(error) => Err(format!(
+            "the control socket {} cannot be asked: {error}; run this as root or as the gateway's user",
+            socket.display()
+        )),
     }
 }
 

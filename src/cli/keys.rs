@@ -9,12 +9,16 @@ use clap::{Subcommand, ValueEnum};
 use super::{UNUSABLE, complain, fail, say};
 use crate::auth::keys::Algorithm;
 use crate::config;
+use crate::files;
 use crate::key_store::{self, KeyStoreError, KeyUse, Retention};
 use crate::random::unix_now;
 use crate::reload::retention;
 
 /// How long keys of a directory without a configuration count as retired, in seconds.
 const RETENTION_UNKNOWN: u64 = 24 * 3600;
+
+/// Whoever makes a key for later than this has mistyped.
+const ACTIVATE_AFTER_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Keys {
@@ -80,7 +84,8 @@ struct Places {
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
-    Duration::try_from(span).map_err(|error| error.to_string())
+    let duration = Duration::try_from(span).map_err(|error| error.to_string())?;
+    if duration > ACTIVATE_AFTER_MAX { Err("longer than a year".to_owned()) } else { Ok(duration) }
 }
 
 pub(super) fn run(command: &Keys) -> ExitCode {
@@ -136,7 +141,7 @@ fn generate(places: &Places) -> Result<(), KeyStoreError> {
         say("every key is there already; `tidegate keys rotate` makes new ones");
     }
     for path in made {
-        say(format_args!("made {}", path.display()));
+        tell_of(&path);
     }
     Ok(())
 }
@@ -167,7 +172,7 @@ fn rotate(places: &Places, arguments: &Rotate) -> Result<(), KeyStoreError> {
         let purpose = which.purpose();
         let directory: &Path = if purpose == KeyUse::Seal { &places.seal_keys } else { &places.keys };
         let path = key_store::generate(directory, purpose, places.algorithm, now, activate_at)?;
-        say(format_args!("made {}", path.display()));
+        tell_of(&path);
     }
     say(format_args!("The new keys sign in {} s. Give every replica the files before.", activate_at - now));
     if arguments.only.is_none_or(|only| matches!(only, Which::Member)) {
@@ -176,4 +181,17 @@ fn rotate(places: &Places, arguments: &Rotate) -> Result<(), KeyStoreError> {
         );
     }
     Ok(())
+}
+
+/// Names a key that was made, and says where the gateway may not be able to read it.
+fn tell_of(path: &Path) {
+    say(format_args!("made {}", path.display()));
+    if files::is_of_another_owner(path) {
+        complain(format_args!(
+            "warning: {} belongs to another user than its directory; if the gateway runs as that one, give it the file: chown --reference={} {}",
+            path.display(),
+            path.parent().unwrap_or_else(|| Path::new(".")).display(),
+            path.display()
+        ));
+    }
 }

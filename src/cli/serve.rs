@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use crate::admin::AdminSettings;
 use crate::app::{self, StartedAs, Surroundings};
 use crate::config::{self, Config, ConfigErrors};
+use crate::files;
 use crate::handover::{InheritError, Inheritance};
 use crate::server::{CertificateFiles, ListenerKind, generate_self_signed};
 use crate::telemetry::init_logging;
@@ -21,6 +22,8 @@ const DEFAULT_DATA_DIRECTORY: &str = "tidegate-data";
 
 /// The whole configuration with a first user, written for people who started with member URLs.
 const FIRST_USER_FILE: &str = "first-user.yaml";
+/// It holds no secret yet.
+const FIRST_USER_MODE: u32 = 0o644;
 /// Names the configuration file where no argument does.
 const CONFIG_VARIABLE: &str = "TIDEGATE_CONFIG";
 
@@ -127,13 +130,19 @@ fn load(path: Option<&PathBuf>, arguments: &Serve) -> Result<Config, ConfigError
 fn prepare_quick_start(config: &Config, arguments: &Serve) -> Result<(), String> {
     let listener = config.server.listeners.first().ok_or("there is no listener")?;
     let ListenerKind::Tls(tls) = &listener.kind else { return Err("the listener has no TLS".to_owned()) };
-    let files = tls.certificates.first().ok_or("the listener has no certificate")?;
-    if generate_self_signed(&config.hosts.names(), files).map_err(|error| error.to_string())? {
-        tracing::warn!(cert = %files.cert.display(), "made a self-signed certificate; docker trusts it from /etc/docker/certs.d/HOST:PORT/ca.crt");
+    let pair = tls.certificates.first().ok_or("the listener has no certificate")?;
+    let because = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
+    let directory = &arguments.data_dir;
+    files::make_directory(directory).map_err(|error| because(directory, error))?;
+    if generate_self_signed(&config.hosts.names(), pair).map_err(|error| error.to_string())? {
+        for file in [&pair.cert, &pair.key] {
+            files::give_to_owner_of_directory(file).map_err(|error| because(file, error))?;
+        }
+        tracing::warn!(cert = %pair.cert.display(), "made a self-signed certificate; docker trusts it from /etc/docker/certs.d/HOST:PORT/ca.crt");
     }
-    let yaml = first_user_yaml(config, files, arguments);
-    let file = arguments.data_dir.join(FIRST_USER_FILE);
-    std::fs::write(&file, &yaml).map_err(|error| format!("{}: {error}", file.display()))?;
+    let yaml = first_user_yaml(config, pair, arguments);
+    let file = directory.join(FIRST_USER_FILE);
+    files::write(&file, yaml.as_bytes(), FIRST_USER_MODE).map_err(|error| because(&file, error))?;
     let file = file.display();
     tracing::warn!(
         "all access is denied: there are no users. To add the first one, put the output of `tidegate hash-password` into {file} and run `tidegate serve --config {file}`. The file says:\n{yaml}"

@@ -129,6 +129,11 @@ fn render(status: &Value, colour: Colour) -> String {
         field(status, "connections"),
         field(status, "requests_in_flight"),
     );
+    for refused in list(status, "reload_errors") {
+        let head = colour.paint("31", &format!("reload refused: {}", field(refused, "section")));
+        line(&mut text, &head);
+        wrapped(&mut text, &field(refused, "error"));
+    }
     for pool in list(status, "pools") {
         let problem = match (&pool["serves"], &pool["account_refused"]) {
             (Value::Bool(false), _) => Some("no member serves"),

@@ -18,7 +18,7 @@ use super::document::{Document, KeyPath, Problem, Spot};
 use super::error::{ConfigError, ConfigErrors, Fix};
 use super::file::{Admin, File, Log, LogForm, Shutdown};
 use super::value::{HumanDuration, OrNone, Secret, Size};
-use super::{Config, Loaded, ShutdownSettings};
+use super::{Config, Loaded, SecretFile, ShutdownSettings};
 use crate::admin::AdminSettings;
 use crate::secret::{ExposeSecret as _, SecretString};
 use crate::telemetry::{LogFormat, LogSettings};
@@ -41,27 +41,40 @@ const SOCKET_BYTES_MAX: usize = 107;
 /// Largest secret file, htpasswd file or certificate file that is read.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// What to do about a file that cannot be read.
+const READABLE_FILE: &str =
+    "name a file that Tidegate's user can read; relative paths start at the directory of this file";
+
 /// What conversions share: the document for places, and what they find.
 pub(super) struct Context<'a> {
     document: &'a Document,
-    scope: Scope,
+    scope: Scope<'a>,
     /// Relative paths start here.
     base: &'a Path,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     /// Mistakes in other files, such as htpasswd.
     elsewhere: Vec<ConfigError>,
-    secret_files: Vec<PathBuf>,
+    secret_files: Vec<SecretFile>,
+    /// Mistakes in other files, each of which holds up its own section alone.
+    refused: Vec<ConfigError>,
 }
 
 /// What is checked besides the file itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scope {
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Scope<'a> {
     /// Every file that it names.
     Start,
-    /// All but the listeners' certificates, which are reloaded on their own: a broken one must
-    /// not keep a change of policy from taking effect.
-    Reload,
+    /// All but the listeners' certificates, which are reloaded on their own. No other file that
+    /// cannot be read may keep a change of policy from taking effect: a secret stays what it was.
+    Reload(&'a [SecretFile]),
+}
+
+/// What a usable file comes with.
+pub(super) struct Findings {
+    warnings: Vec<ConfigError>,
+    secret_files: Vec<SecretFile>,
+    refused: Vec<ConfigError>,
 }
 
 /// Converts a whole file.
@@ -69,7 +82,7 @@ pub(super) fn convert(
     file: &File,
     document: &Document,
     base: &Path,
-    scope: Scope,
+    scope: Scope<'_>,
 ) -> Result<Loaded, ConfigErrors> {
     let mut cx = Context::new(document, base);
     cx.scope = scope;
@@ -93,7 +106,7 @@ pub(super) fn convert(
     let reload_interval =
         cx.duration(&root.key("reload_interval"), file.reload_interval, Duration::from_secs(2));
     listeners::warn_of_plaintext(&mut cx, file);
-    let (warnings, secret_files) = cx.finish()?;
+    let Findings { warnings, secret_files, refused } = cx.finish()?;
     let Some(hosts) = hosts else {
         return Err(ConfigErrors(Vec::new()));
     };
@@ -114,7 +127,7 @@ pub(super) fn convert(
         reload_interval,
         secret_files,
     };
-    Ok(Loaded { config, warnings })
+    Ok(Loaded { config, warnings, refused })
 }
 
 fn admin(cx: &mut Context<'_>, path: &KeyPath, file: &File, keys: &Path) -> Option<AdminSettings> {
@@ -202,17 +215,25 @@ impl<'a> Context<'a> {
             warnings: Vec::new(),
             elsewhere: Vec::new(),
             secret_files: Vec::new(),
+            refused: Vec::new(),
         }
     }
 
-    /// The warnings and the files of secrets, or what is wrong.
-    pub(super) fn finish(self) -> Result<(Vec<ConfigError>, Vec<PathBuf>), ConfigErrors> {
-        if self.problems.is_empty() && self.elsewhere.is_empty() {
-            return Ok((self.document.describe(self.warnings), self.secret_files));
-        }
+    /// What was found in a usable file, or what is wrong.
+    pub(super) fn finish(self) -> Result<Findings, ConfigErrors> {
+        let mut refused = self.refused;
         let mut errors = self.document.describe(self.problems);
-        errors.extend(self.elsewhere);
-        Err(ConfigErrors(errors))
+        // At start every mistake counts; a reload goes on without the section.
+        if matches!(self.scope, Scope::Reload(_)) {
+            refused.extend(self.elsewhere);
+        } else {
+            errors.extend(self.elsewhere);
+        }
+        if !errors.is_empty() {
+            return Err(ConfigErrors(errors));
+        }
+        let warnings = self.document.describe(self.warnings);
+        Ok(Findings { warnings, secret_files: self.secret_files, refused })
     }
 
     fn error(&mut self, path: &KeyPath, problem: impl Into<String>, fix: Fix) {
@@ -239,6 +260,10 @@ impl<'a> Context<'a> {
 
     /// The content of a file that a key names; an unreadable one is an error of that key.
     fn read(&mut self, path: &KeyPath, file: &Path) -> Option<Vec<u8>> {
+        self.content_of(file).map_err(|problem| self.refuse_file(path, problem)).ok()
+    }
+
+    fn content_of(&self, file: &Path) -> Result<Vec<u8>, String> {
         let file = self.resolve(file);
         let content = std::fs::metadata(&file).and_then(|metadata| {
             if metadata.len() > FILE_BYTES_MAX || !metadata.is_file() {
@@ -246,15 +271,17 @@ impl<'a> Context<'a> {
             }
             std::fs::read(&file)
         });
-        match content {
-            Ok(content) => Some(content),
-            Err(error) => {
-                let problem = format!("the file {} cannot be read: {error}", file.display());
-                let fix = "name a file that Tidegate's user can read; relative paths start at the directory of this file";
-                self.error(path, problem, Fix::advice(fix));
-                None
-            }
+        content.map_err(|error| format!("the file {} cannot be read: {error}", file.display()))
+    }
+
+    /// At start an error; a reload goes on without the section.
+    fn refuse_file(&mut self, path: &KeyPath, problem: String) {
+        if !matches!(self.scope, Scope::Reload(_)) {
+            return self.error(path, problem, Fix::advice(READABLE_FILE));
         }
+        let fix = Fix::advice(READABLE_FILE);
+        let problem = Problem { path: path.clone(), spot: Spot::Value, problem, fix };
+        self.refused.extend(self.document.describe(vec![problem]));
     }
 
     /// The secret itself, wherever it is kept.
@@ -263,20 +290,10 @@ impl<'a> Context<'a> {
             Secret::Plain(secret) => (path.clone(), secret.expose_secret().to_owned()),
             Secret::File(file) => {
                 let path = path.key("file");
-                let content = self.read(&path, file)?;
-                self.secret_files.push(self.resolve(file));
-                let Ok(text) = String::from_utf8(content) else {
-                    self.error(
-                        &path,
-                        "the file with the secret is not UTF-8 text",
-                        Fix::advice("write the secret alone into it, as text"),
-                    );
-                    return None;
-                };
-                let text = text
-                    .strip_suffix('\n')
-                    .map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
-                (path, text.to_owned())
+                let secret = self.secret_in(&path, file)?;
+                let text = secret.expose_secret().to_owned();
+                self.secret_files.push(SecretFile { path: self.resolve(file), secret });
+                (path, text)
             }
             Secret::Env(name) => {
                 let path = path.key("env");
@@ -303,6 +320,37 @@ impl<'a> Context<'a> {
             return None;
         }
         Some(SecretString::from(text))
+    }
+
+    /// The secret in a file, without the line break at its end. For a reload it is the one that is in
+    /// force where the file cannot be read.
+    fn secret_in(&mut self, path: &KeyPath, file: &Path) -> Option<SecretString> {
+        let content = match self.content_of(file) {
+            Ok(content) => content,
+            Err(problem) => {
+                let Scope::Reload(known) = self.scope else {
+                    self.refuse_file(path, problem);
+                    return None;
+                };
+                let file = self.resolve(file);
+                let Some(known) = known.iter().find(|known| known.path == file) else {
+                    self.error(path, problem, Fix::advice(READABLE_FILE));
+                    return None;
+                };
+                self.refuse_file(path, problem);
+                return Some(known.secret.clone());
+            }
+        };
+        let Ok(text) = String::from_utf8(content) else {
+            self.error(
+                path,
+                "the file with the secret is not UTF-8 text",
+                Fix::advice("write the secret alone into it, as text"),
+            );
+            return None;
+        };
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        Some(SecretString::from(line.strip_suffix('\r').unwrap_or(line)))
     }
 
     /// A duration above zero.

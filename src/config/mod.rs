@@ -23,6 +23,7 @@ use crate::auth::policy::Policy;
 use crate::forwarding::hosts::Hosts;
 use crate::identity::{IdentitySettings, ProviderSettings};
 use crate::routing::RouteTable;
+use crate::secret::SecretString;
 use crate::server::{ListenerKind, ServerSettings};
 use crate::telemetry::LogSettings;
 use crate::token_service::{TokenSettings, UploadSettings};
@@ -66,7 +67,16 @@ pub struct Config {
     /// How often files are looked at for changes.
     pub reload_interval: Duration,
     /// The files of secrets given as `{ file: PATH }`; their content is already in the settings.
-    pub secret_files: Vec<PathBuf>,
+    pub secret_files: Vec<SecretFile>,
+}
+
+/// A file that holds a secret.
+#[derive(Debug, Clone)]
+pub struct SecretFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it held when it was last read.
+    pub secret: SecretString,
 }
 
 /// A configuration that can be used, and what is questionable in it.
@@ -76,6 +86,8 @@ pub struct Loaded {
     pub config: Config,
     /// What is probably not meant as it is written.
     pub warnings: Vec<ConfigError>,
+    /// Other files that cannot be used, for a reload: each holds up its own section alone.
+    pub refused: Vec<ConfigError>,
 }
 
 /// Reads, resolves and checks a configuration file.
@@ -86,15 +98,16 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
     load_scope(path, Scope::Start)
 }
 
-/// The same for a reload: the listeners' certificates are not looked into.
+/// The same for a reload: the listeners' certificates are not looked into, and no other file holds up
+/// what does not stand on it. `known` are the secrets in force, for files that cannot be read now.
 ///
 /// # Errors
 /// Everything that is wrong, with places and remedies.
-pub fn load_for_reload(path: &Path) -> Result<Loaded, ConfigErrors> {
-    load_scope(path, Scope::Reload)
+pub fn load_for_reload(path: &Path, known: &[SecretFile]) -> Result<Loaded, ConfigErrors> {
+    load_scope(path, Scope::Reload(known))
 }
 
-fn load_scope(path: &Path, scope: Scope) -> Result<Loaded, ConfigErrors> {
+fn load_scope(path: &Path, scope: Scope<'_>) -> Result<Loaded, ConfigErrors> {
     let source = read_source(path).map_err(|error| {
         let problem = format!("cannot be read: {error}");
         let fix = Fix::advice(
@@ -121,7 +134,7 @@ fn read_source(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
 }
 
-fn parse(path: &Path, source: String, scope: Scope) -> Result<Loaded, ConfigErrors> {
+fn parse(path: &Path, source: String, scope: Scope<'_>) -> Result<Loaded, ConfigErrors> {
     let document = Document::parse(path.to_owned(), source)?;
     let file: file::File =
         decode::decode(&document).map_err(|problems| ConfigErrors(document.describe(problems)))?;
@@ -159,7 +172,7 @@ impl Config {
     /// The files besides the configuration file whose content it stands on, each once.
     #[must_use]
     pub fn watched_files(&self) -> Vec<PathBuf> {
-        let mut files = self.secret_files.clone();
+        let mut files: Vec<PathBuf> = self.secret_files.iter().map(|file| file.path.clone()).collect();
         for listener in &self.server.listeners {
             if let ListenerKind::Tls(tls) = &listener.kind {
                 files.extend(tls.certificates.iter().flat_map(|pair| [pair.cert.clone(), pair.key.clone()]));

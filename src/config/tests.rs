@@ -93,6 +93,8 @@ const SHAPE: &[Case] = &[
     ("", "workers: many", 8, "workers", &["\"many\" is not a whole number", "write instead: a number"]),
     ("", "workers: 99999999999", 8, "workers", &["too large", "write instead: a smaller number"]),
     ("", "limits: { keep_alive: 75 }", 8, "limits.keep_alive", &["\"75\" has no unit", "write instead: 75s"]),
+    ("", "limits: { keep_alive: 8785h }", 8, "limits.keep_alive", &["longer than a year", "write instead: 8760h"]),
+    ("", "limits: { keep_alive: 99999999999999999999h }", 8, "limits.keep_alive", &["longer than a year", "write instead: 8760h"]),
     ("", "limits: { keep_alive: soon }", 8, "limits.keep_alive", &["is not a duration", "write instead: 30s"]),
     ("", "limits: { header_bytes_max: big }", 8, "limits.header_bytes_max", &["is not a size", "64KiB"]),
     ("", "limits: { keep_alive: 5s, keep_alive: 6s }", 8, "limits.keep_alive", &["second time", "line 8", "remove one"]),
@@ -331,6 +333,25 @@ fn questionable_configurations_are_warned_of_but_taken() {
         let [warning] = loaded.warnings.as_slice() else { panic!("{text}: {:?}", loaded.warnings) };
         assert_eq!(warning.key, key, "{text}");
         assert!(warning.to_string().contains(expected), "{text}: {warning}");
+    }
+}
+
+#[test]
+fn hashes_of_different_costs_and_costly_ones_are_warned_of() {
+    let dir = directory();
+    let hash = |cost: &str| format!("$2b${cost}${}", ".".repeat(53));
+    for (costs, expected) in [
+        (["10", "10"], None),
+        (["04", "12"], Some("costs from 4 to 12")),
+        (["16", "16"], Some("the cost 16")),
+    ] {
+        let [first, second] = costs.map(hash);
+        std::fs::write(dir.path().join("mixed"), format!("alice:{first}\nbob:{second}\n")).expect("a file");
+        let loaded = load_text(dir.path(), &broken("", "identity: [{ htpasswd: mixed }]"));
+        let warnings = loaded.unwrap_or_else(|errors| panic!("{errors}")).warnings;
+        let of_hashes = warnings.iter().find(|warning| warning.key == "identity").map(ToString::to_string);
+        assert_eq!(of_hashes.is_some(), expected.is_some(), "{costs:?}: {warnings:?}");
+        assert!(of_hashes.unwrap_or_default().contains(expected.unwrap_or_default()), "{costs:?}");
     }
 }
 

@@ -13,6 +13,9 @@ use super::decode::{FIX_SEPARATOR, SECTION_OR_NONE};
 use super::file::Admin;
 use crate::secret::SecretString;
 
+/// Longest time that can be written. Sums of a few of these fit wherever times are added.
+const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// A length of time, written `5s`, `10m` or `1h30m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct HumanDuration(pub(super) Duration);
@@ -45,7 +48,14 @@ impl<'de> Deserialize<'de> for HumanDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         match SpanParser::new().parse_unsigned_duration(&text) {
-            Ok(duration) => Ok(Self(duration)),
+            Ok(duration) if duration <= DURATION_MAX => Ok(Self(duration)),
+            // A number that is too large for the parser itself is no other mistake.
+            Ok(_) => {
+                Err(D::Error::custom(format_args!("{text:?} is longer than a year{FIX_SEPARATOR}8760h")))
+            }
+            Err(_) if is_of_duration_form(&text) => {
+                Err(D::Error::custom(format_args!("{text:?} is longer than a year{FIX_SEPARATOR}8760h")))
+            }
             Err(_) => {
                 let number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
                 let (problem, fix) = if number {
@@ -57,6 +67,12 @@ impl<'de> Deserialize<'de> for HumanDuration {
             }
         }
     }
+}
+
+/// Whether a text is one number with the unit of a time.
+fn is_of_duration_form(text: &str) -> bool {
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    unit.len() < text.len() && SpanParser::new().parse_unsigned_duration(format!("1{unit}")).is_ok()
 }
 
 impl<'de> Deserialize<'de> for Size {

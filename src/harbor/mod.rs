@@ -21,6 +21,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use crate::auth::credentials::can_be_an_account;
 use crate::auth::subject::Subject;
 use crate::identity::{HARBOR, HarborProviderSettings, VerifyLimits};
 use crate::random::unix_now;
@@ -152,8 +153,8 @@ impl HarborIdentity {
         wanted: &[ResourceAccess],
         source: IpAddr,
     ) -> Answer {
-        // Basic ends the name at the first colon, so no account has one; a form could say so.
-        if name.contains(':') {
+        // A node would fail at some of them, which says nothing about the node.
+        if !can_be_an_account(name, password) {
             return Answer::Wrong;
         }
         let secret = ClientSecret::new(name, password);

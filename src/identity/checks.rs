@@ -9,6 +9,7 @@ use moka::sync::Cache;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
+use super::htpasswd::bcrypt_cost;
 use super::settings::VerifyLimits;
 
 /// Longest wait for a turn: docker gives a token request 15 s and tries no second time.
@@ -51,8 +52,14 @@ impl PasswordChecks {
         }
     }
 
-    /// Whether `password` belongs to `hash`; `None` when too many checks wait already.
-    pub(super) async fn matches(&self, name: &str, password: &SecretString, hash: &Arc<str>) -> Option<bool> {
+    /// Whether `password` belongs to `hash`; `None` when too many checks wait already. A wrong one
+    /// takes as long as a check against a hash of `cost_max`, so that no time tells hashes apart.
+    pub(super) async fn matches(
+        &self,
+        name: &str,
+        password: &SecretString,
+        (hash, cost_max): (&Arc<str>, u32),
+    ) -> Option<bool> {
         let fingerprint = self.fingerprint(name, password, hash);
         if let Some(known) = self.known(&fingerprint) {
             return Some(known);
@@ -76,6 +83,12 @@ impl PasswordChecks {
         let (password, hash) = (password.clone(), Arc::clone(hash));
         let checked = tokio::task::spawn_blocking(move || {
             let matches = bcrypt::verify(password.expose_secret(), &hash).unwrap_or(false);
+            if !matches {
+                for cost in missing_costs(bcrypt_cost(&hash), cost_max) {
+                    // What comes of it says nothing; it is done for its time.
+                    drop(bcrypt::verify(password.expose_secret(), &dummy_hash(cost)));
+                }
+            }
             drop(permit);
             matches
         });
@@ -104,9 +117,34 @@ impl PasswordChecks {
     }
 }
 
+/// A well-formed hash that no password has.
+pub(super) fn dummy_hash(cost: u32) -> String {
+    format!("$2b${cost:02}${}", ".".repeat(53))
+}
+
+/// The costs of the checks that are as much work, together with one of cost `done`, as one of cost
+/// `wanted`: each step up doubles the work.
+fn missing_costs(done: Option<u32>, wanted: u32) -> std::ops::Range<u32> {
+    done.map_or(wanted..wanted, |done| done..wanted)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrong_password_is_as_much_work_whatever_its_hash_costs() {
+        let work = |cost: u32| 1_u64 << cost;
+        for (own, costliest) in [(4, 4), (4, 12), (11, 12), (12, 12), (5, 31)] {
+            let more: u64 = missing_costs(Some(own), costliest).map(work).sum();
+            assert_eq!(work(own) + more, work(costliest), "{own} {costliest}");
+        }
+    }
+
+    #[test]
+    fn the_check_of_an_unknown_name_really_hashes() {
+        assert!(matches!(bcrypt::verify("x", &dummy_hash(4)), Ok(false)));
+    }
 
     #[tokio::test]
     async fn checks_beyond_the_queue_are_unavailable_not_wrong() {
@@ -120,12 +158,16 @@ mod tests {
         let hash = Arc::from(bcrypt::hash("right", 4).expect("hashed"));
         let (right, wrong) = (SecretString::from("right"), SecretString::from("wrong"));
         let running = Arc::clone(&checks.running).try_acquire_owned().expect("nothing runs yet");
-        assert_eq!(checks.matches("eve", &right, &hash).await, None);
+        assert_eq!(checks.matches("eve", &right, (&hash, 4)).await, None);
         drop(running);
-        assert_eq!(checks.matches("eve", &right, &hash).await, Some(true));
-        assert_eq!(checks.matches("eve", &wrong, &hash).await, Some(false));
+        assert_eq!(checks.matches("eve", &right, (&hash, 4)).await, Some(true));
+        assert_eq!(checks.matches("eve", &wrong, (&hash, 4)).await, Some(false));
         let _running = Arc::clone(&checks.running).try_acquire_owned().expect("both have ended");
-        assert_eq!(checks.matches("eve", &right, &hash).await, Some(true), "what is known needs no turn");
-        assert_eq!(checks.matches("eve", &wrong, &hash).await, Some(false));
+        assert_eq!(
+            checks.matches("eve", &right, (&hash, 4)).await,
+            Some(true),
+            "what is known needs no turn"
+        );
+        assert_eq!(checks.matches("eve", &wrong, (&hash, 4)).await, Some(false));
     }
 }

@@ -1,7 +1,7 @@
 //! Who a client is: an ordered chain of providers, asked one after the other.
 //!
-//! The first provider that knows a name decides: a wrong password there ends the search. Unknown
-//! names cost the same time as known ones.
+//! The first provider that knows a name decides: a wrong password there ends the search. A wrong
+//! password costs the same time for unknown names and for known ones, whatever their hashes cost.
 
 mod checks;
 pub mod htpasswd;
@@ -16,10 +16,11 @@ pub use checks::PasswordChecks;
 pub use settings::*;
 
 use crate::auth::subject::Subject;
+use checks::dummy_hash;
 use htpasswd::{HtpasswdError, bcrypt_cost};
 
-/// Cost of the check for an unknown name where no known one has a higher cost.
-const DUMMY_COST_MIN: u32 = 10;
+/// Cost of the check for an unknown name where there is no known one.
+const DUMMY_COST: u32 = 10;
 
 /// What the chain says of a name and password.
 #[derive(Debug, Clone)]
@@ -56,10 +57,12 @@ pub enum IdentityError {
 }
 
 /// The chain, with what the files held when it was built.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Identity {
-    providers: Vec<UserTable>,
+    providers: Vec<Arc<UserTable>>,
     dummy_hash: Arc<str>,
+    /// What every wrong password costs: as much as one against the costliest hash.
+    cost: u32,
     /// Whether Harbor nodes know everybody else.
     harbor: bool,
 }
@@ -85,15 +88,53 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`], naming the file and line.
     pub fn build(providers: &[ProviderSettings]) -> Result<Self, IdentityError> {
+        let (identity, refused) = Self::build_beside(providers, None);
+        refused.into_iter().next().map_or(Ok(identity), Err)
+    }
+
+    /// The same for a reload: where a provider's file cannot be used, the users that the provider had
+    /// before stay, and what is wrong with the file is returned. Where it had none, the whole chain
+    /// stays: without the provider, others would be asked about its users.
+    #[must_use]
+    pub fn rebuild(&self, providers: &[ProviderSettings]) -> (Self, Vec<IdentityError>) {
+        let (rebuilt, refused) = Self::build_beside(providers, Some(self));
+        let is_there = |settings: &ProviderSettings| {
+            let name = name_of(settings);
+            name == HARBOR || rebuilt.providers.iter().any(|table| table.provider == name)
+        };
+        let chain = if providers.iter().all(is_there) { rebuilt } else { self.clone() };
+        (chain, refused)
+    }
+
+    fn build_beside(providers: &[ProviderSettings], before: Option<&Self>) -> (Self, Vec<IdentityError>) {
         let harbor = providers.iter().any(|provider| matches!(provider, ProviderSettings::Harbor(_)));
-        let providers = providers
-            .iter()
-            .filter_map(|settings| build_table(settings).transpose())
-            .collect::<Result<Vec<_>, _>>()?;
-        let hashes = providers.iter().flat_map(|table| table.users.values()).map(|user| &user.hash);
-        let cost = hashes.filter_map(|hash| bcrypt_cost(hash)).max().unwrap_or(0).max(DUMMY_COST_MIN);
+        let (mut tables, mut refused) = (Vec::new(), Vec::new());
+        for settings in providers {
+            match build_table(settings) {
+                Ok(table) => tables.extend(table.map(Arc::new)),
+                Err(error) => {
+                    let old = before.iter().flat_map(|before| &before.providers);
+                    tables.extend(old.filter(|table| table.provider == name_of(settings)).cloned());
+                    refused.push(error);
+                }
+            }
+        }
+        let hashes = tables.iter().flat_map(|table| table.users.values()).map(|user| &user.hash);
+        let cost = hashes.filter_map(|hash| bcrypt_cost(hash)).max().unwrap_or(DUMMY_COST);
         let dummy_hash = Arc::from(dummy_hash(cost));
-        Ok(Self { providers, dummy_hash, harbor })
+        (Self { providers: tables, dummy_hash, cost, harbor }, refused)
+    }
+
+    /// The users of the files of `before` that are in no file any more.
+    pub fn gone_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = Subject> + 'a {
+        let names =
+            before.providers.iter().flat_map(|table| table.users.keys().map(move |name| (table, name)));
+        let is_known = |provider: &str, name: &str| {
+            self.providers.iter().any(|table| table.provider == provider && table.users.contains_key(name))
+        };
+        names
+            .filter(move |(table, name)| !is_known(table.provider, name))
+            .filter_map(|(table, name)| Subject::new(table.provider, name).ok())
     }
 
     /// The groups of a subject, if its provider still knows it.
@@ -130,7 +171,7 @@ impl Identity {
             return Verdict::AskHarbor;
         }
         let hash = known.map_or(&self.dummy_hash, |(_, user)| &user.hash);
-        match (checks.matches(name, password, hash).await, known) {
+        match (checks.matches(name, password, (hash, self.cost)).await, known) {
             (None, _) => Verdict::Unavailable,
             (Some(true), Some((provider, _))) => {
                 Subject::new(provider, name).map_or(Verdict::Wrong, Verdict::Known)
@@ -140,9 +181,13 @@ impl Identity {
     }
 }
 
-/// A well-formed hash that no password has.
-fn dummy_hash(cost: u32) -> String {
-    format!("$2b${cost:02}${}", ".".repeat(53))
+/// The name of a provider, as policy rules and tokens know it.
+fn name_of(settings: &ProviderSettings) -> &'static str {
+    match settings {
+        ProviderSettings::Users(_) => "users",
+        ProviderSettings::Htpasswd { .. } => "htpasswd",
+        ProviderSettings::Harbor(_) => HARBOR,
+    }
 }
 
 /// The users that a provider of the file names; `None` for one that is asked elsewhere.
@@ -153,7 +198,7 @@ fn build_table(settings: &ProviderSettings) -> Result<Option<UserTable>, Identit
                 let hash = Arc::from(user.password_hash.as_str());
                 (user.name.clone(), User { hash, groups: user.groups.clone().into() })
             };
-            Ok(Some(UserTable { provider: "users", users: users.iter().map(entry).collect() }))
+            Ok(Some(UserTable { provider: name_of(settings), users: users.iter().map(entry).collect() }))
         }
         ProviderSettings::Htpasswd { path } => {
             let name = path.display().to_string();
@@ -164,7 +209,10 @@ fn build_table(settings: &ProviderSettings) -> Result<Option<UserTable>, Identit
             let entry = |(name, hash): (String, String)| {
                 (name, User { hash: Arc::from(hash), groups: Arc::from([]) })
             };
-            Ok(Some(UserTable { provider: "htpasswd", users: entries.into_iter().map(entry).collect() }))
+            Ok(Some(UserTable {
+                provider: name_of(settings),
+                users: entries.into_iter().map(entry).collect(),
+            }))
         }
         ProviderSettings::Harbor(_) => Ok(None),
     }
@@ -188,11 +236,6 @@ mod tests {
             failure_ttl: day,
             cache_entries_max: 10,
         }
-    }
-
-    #[test]
-    fn the_check_of_an_unknown_name_really_hashes() {
-        assert!(matches!(bcrypt::verify("x", &dummy_hash(4)), Ok(false)));
     }
 
     #[tokio::test]

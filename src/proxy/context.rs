@@ -67,6 +67,8 @@ pub struct RequestContext {
     pub phases: Phases,
     /// How far its body is.
     pub progress: Arc<BodyProgress>,
+    /// How long it took the client to begin its body; not counted against the members.
+    pub body_awaited: std::time::Duration,
     /// What was decided on its way, for the log.
     pub decisions: Decisions,
     /// Why it was refused.
@@ -144,6 +146,7 @@ impl RequestContext {
             tries: 0,
             phases: Phases::default(),
             progress: Arc::default(),
+            body_awaited: std::time::Duration::ZERO,
             decisions: Decisions::default(),
             error: None,
             leader: None,

@@ -177,6 +177,12 @@ pub enum GatewayError {
     /// Something of our own failed.
     #[error("internal: {0}")]
     Internal(&'static str),
+    /// A body did not begin, or a form did not come as a whole, in its time.
+    #[error("the client's body did not come in time")]
+    BodyLate,
+    /// A login form that is larger than any.
+    #[error("a form of more than {0} bytes")]
+    FormTooLarge(usize),
 }
 
 /// An answer without the parts that all errors share.
@@ -267,6 +273,7 @@ impl GatewayError {
             | Self::BrokenAnswer { .. }
             | Self::CorruptContent { .. } => ErrorKind::Upstream,
             Self::Internal(_) => ErrorKind::Internal,
+            Self::BodyLate | Self::FormTooLarge(_) => ErrorKind::Client,
         }
     }
 
@@ -394,6 +401,8 @@ impl GatewayError {
             Self::UploadBody => (400, ErrorCode::BlobUploadInvalid, "the body did not arrive as a whole; ask for the state of the upload and go on from there".to_owned()),
             Self::NoMemory => (503, ErrorCode::Unavailable, "the gateway has too much to do; try again".to_owned()),
             Self::Internal(_) => (500, ErrorCode::Unknown, "the gateway failed; the request id is in its log".to_owned()),
+            Self::BodyLate => (408, ErrorCode::Unsupported, "the body of the request did not come in time; send it again".to_owned()),
+            Self::FormTooLarge(max) => (413, ErrorCode::SizeInvalid, format!("the form is larger than the {max} bytes that are taken here")),
         };
         Refusal {
             status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),

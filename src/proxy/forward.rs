@@ -176,7 +176,7 @@ pub(super) async fn forward(
     ctx: &mut RequestContext,
 ) -> Result<Settled, GatewayError> {
     outgoing.pool.count_request();
-    let head_deadline = ctx.started + head_time(outgoing);
+    let head_deadline = ctx.started + ctx.body_awaited + head_time(outgoing);
     let mut last = GatewayError::Internal("no candidate was tried");
     let (mut missing, mut suspects) = (None, Suspects(Vec::new()));
     let mut failed = false;

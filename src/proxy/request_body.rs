@@ -2,10 +2,11 @@
 //! that it can be sent again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HeaderMap};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
 
@@ -18,30 +19,86 @@ use crate::pace::LeastRate;
 use crate::registry::{ManifestMethod, RegistryRequest, RouteKind};
 use crate::upstream::{Pool, RequestBody};
 
-/// The body for the member. Taken from `body` only here, after every decision: reading it is what
-/// makes hyper answer `100 Continue`.
-pub(super) fn streamed(
+/// Largest login form; Harbor's have a name, a password and little else.
+const FORM_BYTES_MAX: usize = 64 * 1024;
+/// A login form comes as a whole within this.
+const FORM_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The body for the member, once it has begun to come: until then it takes no member's connection,
+/// and no memory. Taken from `body` only here, after every decision: reading it is what makes hyper
+/// answer `100 Continue`.
+pub(super) async fn streamed(
     headers: &HeaderMap,
     body: &mut Option<Incoming>,
-    ctx: &RequestContext,
+    ctx: &mut RequestContext,
     (pool, body_rate_min): (&Pool, u64),
-) -> RequestBody {
-    let ended = body.as_ref().is_none_or(Incoming::is_end_stream);
-    let reads = is_read(&ctx.method);
-    if ended
-        || reads
+) -> Result<RequestBody, GatewayError> {
+    if is_read(&ctx.method)
         || ctx.route == RouteKind::Ping
         || headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
     {
-        return RequestBody::Empty;
+        return Ok(RequestBody::Empty);
     }
-    match body.take() {
-        Some(incoming) => {
-            let window = pool.limits.body_idle_timeout;
-            let least = LeastRate { bytes_per_second: body_rate_min, window };
-            RequestBody::stream(incoming, Arc::clone(&ctx.progress), least)
+    let idle = pool.limits.body_idle_timeout;
+    let Some((first, incoming)) = begun(body, Instant::now() + idle, ctx, GatewayError::UploadBody).await?
+    else {
+        return Ok(RequestBody::Empty);
+    };
+    let least = LeastRate { bytes_per_second: body_rate_min, window: idle };
+    Ok(RequestBody::stream(first, incoming, Arc::clone(&ctx.progress), least))
+}
+
+/// The first of a body with the rest of it; `None` where there is none.
+async fn begun(
+    body: &mut Option<Incoming>,
+    deadline: Instant,
+    ctx: &mut RequestContext,
+    broken: GatewayError,
+) -> Result<Option<(Bytes, Incoming)>, GatewayError> {
+    let Some(mut incoming) = body.take().filter(|incoming| !incoming.is_end_stream()) else {
+        return Ok(None);
+    };
+    let asked = Instant::now();
+    let reading = async {
+        while let Some(frame) = incoming.frame().await {
+            // What is empty is no beginning, and trailers are the end.
+            let Ok(frame) = frame else { return Err(broken) };
+            match frame.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => return Ok(Some(data)),
+                Err(_) => break,
+            }
         }
-        None => RequestBody::Empty,
+        Ok::<_, GatewayError>(None)
+    };
+    let first = timeout_at(deadline, reading).await.map_err(|_| GatewayError::BodyLate)?;
+    // The client's time, not the members'.
+    ctx.body_awaited = asked.elapsed();
+    Ok(first?.map(|data| (data, incoming)))
+}
+
+/// A login form as a whole, so that nothing waits for its turn but what is here.
+pub(super) async fn form(
+    body: &mut Option<Incoming>,
+    ctx: &RequestContext,
+) -> Result<RequestBody, GatewayError> {
+    let Some(incoming) = body.take().filter(|incoming| !incoming.is_end_stream()) else {
+        return Ok(RequestBody::Empty);
+    };
+    let too_large = GatewayError::FormTooLarge(FORM_BYTES_MAX);
+    if incoming.size_hint().lower() > FORM_BYTES_MAX as u64 {
+        *body = Some(incoming);
+        return Err(too_large);
+    }
+    let reading = Limited::new(incoming, FORM_BYTES_MAX).collect();
+    match tokio::time::timeout(FORM_TIMEOUT, reading).await {
+        Ok(Ok(form)) => {
+            let form = form.to_bytes();
+            ctx.progress.add(form.len() as u64);
+            Ok(RequestBody::Whole(Some(form)))
+        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large),
+        Ok(Err(_)) | Err(_) => Err(GatewayError::BodyLate),
     }
 }
 
@@ -55,17 +112,19 @@ impl Gateway {
         ctx: &mut RequestContext,
     ) -> Result<RequestBody, GatewayError> {
         if !matches!(target, RegistryRequest::Manifest { method: ManifestMethod::Put, .. }) {
-            return Ok(streamed(headers, body, ctx, (pool, self.limits.body_rate_min)));
+            return streamed(headers, body, ctx, (pool, self.limits.body_rate_min)).await;
         }
-        let Some(incoming) = body.take() else { return Ok(RequestBody::Empty) };
         let max = pool.limits.manifest_bytes_max;
-        let announced = incoming.size_hint().exact();
+        let announced = body.as_ref().and_then(|body| body.size_hint().exact());
         if announced.is_some_and(|length| length > max as u64) {
-            *body = Some(incoming);
             return Err(GatewayError::ManifestTooLarge(max));
         }
+        let deadline = Instant::now() + pool.limits.head_timeout;
+        let Some((first, incoming)) = begun(body, deadline, ctx, GatewayError::ClientBody).await? else {
+            return Ok(RequestBody::Empty);
+        };
         let reading = ManifestReading { max, pool, client, memory: &self.checks.manifests };
-        let (bytes, memory) = reading.read(incoming, body).await?;
+        let (bytes, memory) = reading.read((first, incoming), deadline, body).await?;
         ctx.progress.add(bytes.len() as u64);
         ctx.memory = Some(memory);
         Ok(RequestBody::Whole(Some(bytes)))
@@ -85,27 +144,22 @@ impl ManifestReading<'_> {
     /// read away.
     async fn read(
         &self,
-        mut incoming: Incoming,
+        (first, mut incoming): (Bytes, Incoming),
+        deadline: Instant,
         refused: &mut Option<Incoming>,
     ) -> Result<(Bytes, ManifestReservation), GatewayError> {
-        let deadline = Instant::now() + self.pool.limits.head_timeout;
-        let announced = incoming.size_hint().exact().unwrap_or(self.max as u64);
+        let rest = incoming.size_hint().exact();
+        let announced = rest.map_or(self.max as u64, |rest| rest.saturating_add(first.len() as u64));
         let mut bytes = BytesMut::new();
         let mut reserved: Option<(u64, ManifestReservation)> = None;
-        loop {
-            let idle = deadline.min(Instant::now() + self.pool.limits.body_idle_timeout);
-            let frame = timeout_at(idle, incoming.frame()).await.map_err(|_| GatewayError::ClientBody)?;
-            let data = match frame {
-                Some(frame) => frame.map_err(|_| GatewayError::ClientBody)?.into_data().unwrap_or_default(),
-                None if reserved.is_some() => break,
-                None => Bytes::new(),
-            };
+        let mut next = Some(first);
+        while let Some(data) = next {
             let length = bytes.len() + data.len();
             if length > self.max {
                 *refused = Some(incoming);
                 return Err(GatewayError::ManifestTooLarge(self.max));
             }
-            // Only now: a client that sends nothing holds nothing.
+            // As it arrives: a client that sends little holds little.
             let so_far = reserved.as_ref().map_or(0, |(bytes, _)| *bytes);
             if reserved.is_none() || length as u64 > so_far {
                 let more = async {
@@ -123,6 +177,10 @@ impl ManifestReading<'_> {
                 };
             }
             bytes.extend_from_slice(&data);
+            let idle = deadline.min(Instant::now() + self.pool.limits.body_idle_timeout);
+            let frame = timeout_at(idle, incoming.frame()).await.map_err(|_| GatewayError::ClientBody)?;
+            let frame = frame.transpose().map_err(|_| GatewayError::ClientBody)?;
+            next = frame.map(|frame| frame.into_data().unwrap_or_default());
         }
         let (_, memory) = reserved.ok_or(GatewayError::Internal("a manifest has no memory"))?;
         Ok((bytes.freeze(), memory))

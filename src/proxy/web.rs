@@ -13,15 +13,14 @@ use super::content::{Settled, SettledBody};
 use super::context::RequestContext;
 use super::error::{GatewayError, READ_ONLY, is_read};
 use super::forward::{Outgoing, Target, forward};
-use super::request_body::streamed;
-use super::{Downstream, Gateway};
+use super::{Downstream, Gateway, request_body};
 use crate::auth::credentials::Credentials;
 use crate::auth::seal::{self, Purpose};
 use crate::auth::subject::Subject;
 use crate::forwarding::readable::text;
 use crate::forwarding::request::Via;
 use crate::forwarding::web::{affinities, affinity_cookie, client_headers, node_headers};
-use crate::harbor::{self, Turn};
+use crate::harbor::{self, HarborIdentity, Turn};
 use crate::random::{nonce, unix_now};
 use crate::registry::{ParseError, WebKind, WebRequest};
 use crate::snapshot::Snapshot;
@@ -60,7 +59,13 @@ impl Gateway {
         let Some(secret) = self.password_for_node(pool, credentials, ctx).await? else {
             return Ok(wrong_password());
         };
-        let turn = self.form_turn(down, &request, ctx).await?;
+        // Whole before its turn: nobody waits for a form that is still on its way.
+        let harbor = self.tokens.logins().harbor.as_ref().filter(|_| is_form(&request, &down.head.method));
+        let form = if harbor.is_some() { Some(request_body::form(body, ctx).await?) } else { None };
+        let turn = match harbor {
+            Some(harbor) => Some(form_turn(harbor, ctx).await?),
+            None => None,
+        };
         let candidates = candidates(pool, &request, (&down.head.method, node.as_deref()))?;
         if candidates.is_empty() {
             return Err(GatewayError::NoMember(pool.name.clone()));
@@ -84,7 +89,10 @@ impl Gateway {
             confirmations: 0,
             copies: false,
         };
-        let request_body = streamed(&headers, body, ctx, (pool, self.limits.body_rate_min));
+        let request_body = match form {
+            Some(form) => form,
+            None => request_body::streamed(&headers, body, ctx, (pool, self.limits.body_rate_min)).await?,
+        };
         let answer = forward(&outgoing, candidates, request_body, &self.checks, ctx).await?;
         if let Some(mut turn) = turn.filter(|_| answer.head.status == StatusCode::UNAUTHORIZED) {
             turn.was_wrong();
@@ -113,19 +121,6 @@ impl Gateway {
         }
     }
 
-    /// A login form's password is seen by the node alone; how many are tried is still ours to say.
-    async fn form_turn(
-        &self,
-        down: &Downstream,
-        request: &WebRequest,
-        ctx: &RequestContext,
-    ) -> Result<Option<Turn>, GatewayError> {
-        let is_form = request.kind() == WebKind::Session && down.head.method == Method::POST;
-        let Some(harbor) = self.tokens.logins().harbor.as_ref().filter(|_| is_form) else { return Ok(None) };
-        let turn = harbor.form_turn(ctx.connection.peer.ip()).await;
-        turn.map(Some).ok_or(GatewayError::IdentityUnavailable)
-    }
-
     fn parse_web(&self, pool: &Pool, head: &request::Parts) -> Result<WebRequest, GatewayError> {
         let is_first = |member: &Arc<Member>| {
             member.harbor.as_ref().is_some_and(|node| node.version() == HarborVersion::One)
@@ -152,6 +147,15 @@ impl Gateway {
         let sealed = seal::seal(&state.seals, Purpose::Affinity, &context, name, (unix_now(), nonce()))?;
         affinity_cookie(&sealed, https)
     }
+}
+
+/// A login form's password is seen by the node alone; how many are tried is still ours to say.
+fn is_form(request: &WebRequest, method: &Method) -> bool {
+    request.kind() == WebKind::Session && *method == Method::POST
+}
+
+async fn form_turn(harbor: &HarborIdentity, ctx: &RequestContext) -> Result<Turn, GatewayError> {
+    harbor.form_turn(ctx.connection.peer.ip()).await.ok_or(GatewayError::IdentityUnavailable)
 }
 
 /// The pool whose pages a host shows: the first of its routes that leads to Harbor nodes.

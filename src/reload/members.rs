@@ -9,9 +9,21 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::config::Config;
 use crate::harbor::HarborIdentity;
 use crate::random::unix_now;
-use crate::reload::ReloadError;
 use crate::token_service::Logins;
-use crate::upstream::{Member, Shared, Topology, prober};
+use crate::upstream::{BuildError, Member, Shared, Topology, prober};
+
+/// Why the members stay as they are.
+#[derive(Debug, thiserror::Error)]
+pub enum MembersError {
+    /// A member cannot be built.
+    #[error("{0}")]
+    Build(#[from] BuildError),
+    /// The pool that identities stand on is not there any more.
+    #[error(
+        "the pool that `identity: - harbor:` names at start is not in the file any more; restart to have another"
+    )]
+    HarborPoolGone,
+}
 
 /// The members in force, and the tasks that probe them.
 pub struct Members {
@@ -42,7 +54,7 @@ impl Members {
 
     /// What the configuration makes of the running members. New ones are probed once, so that none
     /// gets work of which nothing is known.
-    pub(super) async fn prepare(&self, config: &Config) -> Result<Topology, ReloadError> {
+    pub(super) async fn prepare(&self, config: &Config) -> Result<Topology, MembersError> {
         let before = self.topology.load_full();
         let now = unix_now();
         let until = now.saturating_add(config.uploads.grace.as_secs());
@@ -50,7 +62,7 @@ impl Members {
         if let Some(harbor) = &self.harbor
             && !pools.all().iter().any(|pool| harbor.is_of(Some(pool)))
         {
-            return Err(ReloadError::HarborPoolGone);
+            return Err(MembersError::HarborPoolGone);
         }
         let is_new = |member: &&Arc<Member>| {
             let running = before.pools.member(member.name.as_str()).map(|placed| placed.member);

@@ -16,7 +16,7 @@ use serde::Serialize;
 pub use request::{TokenParameters, TokenRequestError};
 pub use settings::*;
 
-use crate::auth::credentials::Credentials;
+use crate::auth::credentials::{Credentials, can_be_an_account};
 use crate::auth::keys::KeyError;
 use crate::auth::subject::Subject;
 use crate::auth::token::{TokenAccess, Validity};
@@ -78,6 +78,9 @@ impl Logins {
         wanted: &[ResourceAccess],
         source: IpAddr,
     ) -> Result<Login, LoginError> {
+        if !can_be_an_account(user, password) {
+            return Err(LoginError::Wrong);
+        }
         match snapshot.identity.check(&self.checks, user, password).await {
             Verdict::Known(subject) => return Ok(Login { subject, grant: Grant::Policy, pair: None }),
             Verdict::Wrong => return Err(LoginError::Wrong),

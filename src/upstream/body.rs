@@ -161,7 +161,9 @@ pub enum RequestBody {
     Whole(Option<Bytes>),
     /// The client's body, as it comes.
     Stream {
-        /// Where it comes from.
+        /// What has come of it already.
+        first: Option<Bytes>,
+        /// Where the rest comes from.
         incoming: Incoming,
         /// How far it is.
         progress: Arc<BodyProgress>,
@@ -185,15 +187,14 @@ impl RequestBody {
         }
     }
 
-    /// Streams the client's body. It ends when no byte moves for the window of `least`, or too few do.
+    /// Streams the client's body, of which `first` has come. It ends when no byte moves for the window of `least`, or
+    /// too few do.
     #[must_use]
-    pub fn stream(incoming: Incoming, progress: Arc<BodyProgress>, least: LeastRate) -> Self {
-        if incoming.is_end_stream() {
-            progress.set_ended();
-        }
-        let remaining = incoming.size_hint().exact();
+    pub fn stream(first: Bytes, incoming: Incoming, progress: Arc<BodyProgress>, least: LeastRate) -> Self {
+        let here = first.len() as u64;
+        let remaining = incoming.size_hint().exact().map(|rest| rest.saturating_add(here));
         let (idle, pace) = (IdleTimer::new(least.window), (Pace::new(least), Instant::now()));
-        Self::Stream { incoming, progress, remaining, idle, pace }
+        Self::Stream { first: Some(first), incoming, progress, remaining, idle, pace }
     }
 }
 
@@ -205,15 +206,19 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let (incoming, progress, remaining, (idle, pace)) = match self.get_mut() {
+        let (first, incoming, progress, remaining, (idle, pace)) = match self.get_mut() {
             Self::Empty => return Poll::Ready(None),
             Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream { incoming, progress, remaining, idle, pace } => {
-                (incoming, progress, remaining, (idle, pace))
+            Self::Stream { first, incoming, progress, remaining, idle, pace } => {
+                (first, incoming, progress, remaining, (idle, pace))
             }
         };
         progress.polled.store(true, Ordering::Release);
-        match Pin::new(&mut *incoming).poll_frame(cx) {
+        let next = match first.take() {
+            Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            None => Pin::new(&mut *incoming).poll_frame(cx),
+        };
+        match next {
             Poll::Pending => {
                 pace.0.waits(pace.1.elapsed());
                 std::task::ready!(idle.poll_idle(cx));
@@ -251,7 +256,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Self::Stream { incoming, .. } => incoming.is_end_stream(),
+            Self::Stream { first, incoming, .. } => first.is_none() && incoming.is_end_stream(),
         }
     }
 
@@ -259,7 +264,8 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Stream { incoming, .. } => incoming.size_hint(),
+            Self::Stream { remaining: Some(remaining), .. } => SizeHint::with_exact(*remaining),
+            Self::Stream { .. } => SizeHint::default(),
         }
     }
 }

@@ -113,3 +113,39 @@ fn a_good_configuration_is_confirmed() {
     assert!(output.status.success(), "{said}");
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("ok: "), "{output:?}");
 }
+
+#[test]
+fn passwords_in_urls_are_not_shown_and_limits_are_called_limits() {
+    let dir = tempfile::tempdir().expect("a directory");
+    write_files(dir.path());
+    let config = dir.path().join("tidegate.yaml");
+    let mut deep = String::from("log: ");
+    deep.push_str(&"[".repeat(40));
+    deep.push_str(&"]".repeat(40));
+    let aliases = "x0: &x0 [a, b, c, d, e, f, g, h, i, j]\nx1: &x1 [*x0, *x0, *x0, *x0, *x0, *x0, *x0, *x0, *x0, *x0]\nx2: &x2 [*x1, *x1, *x1, *x1, *x1, *x1, *x1, *x1, *x1, *x1]\nx3: &x3 [*x2, *x2, *x2, *x2, *x2, *x2, *x2, *x2, *x2, *x2]\nx4: [*x3, *x3, *x3, *x3, *x3, *x3, *x3, *x3, *x3, *x3]\n";
+    for (find, replacement, expected) in [
+        // The mistake is beside the URL, in it, and in what is no URL at all.
+        ("name: a, url: \"http://10", "name: A_b!, url: \"http://ci:hunter2@10", "pools[0].members[0].name"),
+        ("5000\" }", "5000\", wieght: 1, url: \"http://ci:hunter2@10.0.0.9\" }", "***"),
+        ("https://hub.example.com", "https://ci:hunter2@hub.example.com", "external_url"),
+        ("    members:", "    kind: \"http://ci:hunter2@10.0.0.2/\"\n    members:", "pools[0].kind"),
+        ("external_url", &format!("{deep}\nexternal_url"), "too much for one file"),
+        ("external_url", &format!("{aliases}external_url"), "too much for one file"),
+        (
+            "external_url",
+            "reload_interval: 999999999999h\nexternal_url",
+            "reload_interval: \"999999999999h\" is longer than a year",
+        ),
+        ("external_url", "tokens: { lifetime: 99999999999999999999999s }\nexternal_url", "tokens.lifetime"),
+        ("external_url", "uploads: { grace: 8800h }\nexternal_url", "write instead: 8760h"),
+    ] {
+        assert!(GOOD.contains(find), "{find}");
+        std::fs::write(&config, GOOD.replacen(find, replacement, 1)).expect("written");
+        let output = check(&config);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{replacement}: {said}");
+        assert!(said.contains(expected), "{replacement}: {said}");
+        assert!(!said.contains("hunter2"), "{replacement}: {said}");
+        assert!(!said.contains("document begins here"), "{replacement}: {said}");
+    }
+}

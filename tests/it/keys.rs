@@ -183,10 +183,39 @@ async fn replicas_with_different_keys_say_so_in_words() {
     assert_eq!(line["kid"].as_str(), Some(kid_of(&token).expect("a kid").as_str()));
     let metrics = second.metrics().await.expect("metrics");
     assert!((metrics.sum("tidegate_foreign_key_tokens_total", &[]) - 1.0).abs() < f64::EPSILON);
-    // A token of nobody we know is refused without that alarm.
-    let junk = second.client(&site.endpoint.ca_file).with_bearer("a.b.c");
-    junk.get("/v2/").await.expect("sent").expect(401).expect("refused");
+    // What anybody can make up is refused without that alarm, and leaves nothing in the log.
+    for made_up in made_up_tokens(&token) {
+        let junk = second.client(&site.endpoint.ca_file).with_bearer(&made_up);
+        junk.get("/v2/").await.expect("sent").expect(401).expect("refused");
+    }
     assert_eq!(second.log_lines().iter().filter(|line| says(line)).count(), 1);
+    let metrics = second.metrics().await.expect("metrics");
+    assert!((metrics.sum("tidegate_foreign_key_tokens_total", &[]) - 1.0).abs() < f64::EPSILON);
+    let longest = second.log_lines().iter().map(|line| line.to_string().len()).max().expect("lines");
+    assert!(longest < 4096, "a line of {longest} bytes");
     second.stop().await;
     site.stop_gateway().await;
+}
+
+/// Tokens without a signature, or with something in its place, that name our issuer and all else as `token` does.
+fn made_up_tokens(token: &str) -> Vec<String> {
+    let parts: Vec<&str> = token.split('.').collect();
+    let [header, claims, signature] = parts.as_slice() else { panic!("three parts") };
+    let kid = kid_of(token).expect("a kid");
+    let header_of = |alg: &str, kid: &str| {
+        BASE64URL_NOPAD
+            .encode(serde_json::json!({ "alg": alg, "kid": kid, "typ": "JWT" }).to_string().as_bytes())
+    };
+    let other = BASE64URL_NOPAD.encode(&[7; 32]);
+    let issuer_alone = BASE64URL_NOPAD.encode(br#"{"iss":"tidegate"}"#);
+    vec![
+        "a.b.c".to_owned(),
+        format!("{}.{claims}.", header_of("none", &other)),
+        format!("{}.{claims}.{signature}", header_of("none", &other)),
+        format!("{}.{claims}.{signature}", header_of("ES256", &"k".repeat(8000))),
+        format!("{}.{claims}.{signature}", header_of("ES256", &format!("{kid}x"))),
+        format!("{}.{claims}.c2hvcnQ", header_of("ES256", &other)),
+        format!("{}.{issuer_alone}.{signature}", header_of("ES256", &other)),
+        format!("{header}.{issuer_alone}."),
+    ]
 }

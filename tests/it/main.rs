@@ -18,6 +18,8 @@ mod large_blobs;
 mod lifecycle;
 mod members;
 mod observability;
+mod ownership;
+mod passwords;
 mod protocol;
 mod reload;
 mod reload_members;

@@ -98,3 +98,58 @@ async fn a_broken_configuration_replaces_nothing_and_sections_that_need_a_restar
     assert_eq!(named.expect("logged")["level"], "WARN");
     site.stop_gateway().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_was_removed_and_comes_back_gets_no_earlier_token_back() {
+    let mut site = Site::start_with(&[MemberKind::Open], |config| {
+        config.user("bob", "bobs password").extra("reload_interval: 1h")
+    })
+    .await;
+    let all = site.config.render();
+    let without_bob: String =
+        all.lines().filter(|line| !line.contains("name: bob")).map(|line| format!("{line}\n")).collect();
+    let (login, tags) = (("bob", "bobs password"), "/v2/a/b/tags/list");
+    let log_in = async |site: &Site| {
+        site.client().token(login.0, login.1, &["repository:a/b:pull"]).await.expect("a token")
+    };
+    let token = log_in(&site).await;
+    let before = site.client().with_bearer(&token);
+    let alice = site.authorized(&["repository:a/b:pull"]).await;
+    before.get(tags).await.expect("sent").expect(404).expect("allowed, and not there");
+    assert_eq!(site.gateway.reload_with(&without_bob).await["message"], "reloaded");
+    before.get(tags).await.expect("sent").expect(401).expect("removed");
+    assert_eq!(site.gateway.reload_with(&all).await["message"], "reloaded");
+    let answer = before.get(tags).await.expect("sent").expect(401).expect("that was before the removal");
+    assert!(answer.header("www-authenticate").expect("a challenge").contains("invalid_token"));
+    // A new login is another one: it counts from the second after the removal on.
+    wait::until("bob to be back", async || {
+        let client = site.client().with_bearer(&log_in(&site).await);
+        (client.get(tags).await.expect("sent").status == 404).then_some(())
+    })
+    .await;
+    alice.get(tags).await.expect("sent").expect(404).expect("nobody else is concerned");
+    // It is remembered beyond the end of the process.
+    site.stop_gateway().await;
+    site.gateway = Gateway::start(&all, site.dir()).await;
+    let before = site.client().with_bearer(&token);
+    before.get(tags).await.expect("sent").expect(401).expect("still before the removal");
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pattern_with_many_wildcards_holds_up_nobody() {
+    let pattern = format!("x/{}b", "*a".repeat(24));
+    let mut site = Site::start_with(&[MemberKind::Open], |config| {
+        config
+            .rule(&format!("{{ everybody: true, repository: \"{pattern}\", allow: [pull] }}"))
+            .rule("{ everybody: true, repository: \"x/**\", allow: [pull] }")
+    })
+    .await;
+    // Trying every way in which the name could match would outlast any client.
+    let name = format!("x/{}", "a".repeat(250));
+    let answer = site.client().get(&format!("/service/token?scope=repository:{name}:pull")).await;
+    let answer = answer.expect("sent").expect(200).expect("a token");
+    let client = site.client().with_bearer(answer.json().expect("JSON")["token"].as_str().expect("a token"));
+    client.get(&format!("/v2/{name}/tags/list")).await.expect("sent").expect(404).expect("by the next rule");
+    site.stop_gateway().await;
+}

@@ -15,7 +15,7 @@ use crate::harness::client::{TestClient, whole};
 use crate::harness::clients::COMMAND_LIMIT;
 use crate::harness::fake_member::{FakeMember, Recorded, Reply, answer};
 use crate::harness::gateway::Gateway;
-use crate::harness::image::Blob;
+use crate::harness::image::{Blob, Image};
 use crate::harness::site::{MemberKind, Site};
 use crate::harness::{Result, wait};
 
@@ -305,5 +305,50 @@ async fn a_session_whose_member_is_out_is_unknown_at_once_so_that_the_client_sta
     };
     assert_eq!(methods(&members[holder]), ["POST"]);
     assert_eq!(methods(&members[1 - holder]), ["POST", "PATCH"]);
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_begin_takes_no_connection_and_no_memory() {
+    let mut site = Site::start_with(&[MemberKind::Open], |config| {
+        config
+            .extra("upstream: { connections_max: 4, pulls_max: 3, uploads_max: 1, queue_timeout: 1s }")
+            .extra("verify: { buffer_bytes_max: 8MiB }")
+    })
+    .await;
+    let client = site.authorized(&["repository:a/b:pull,push"]).await;
+    let start = async || {
+        let started = client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202);
+        location(&started.expect("accepted")).expect("a Location")
+    };
+    // More of each than there is room for: the one connection for uploads, and the memory of a few manifests.
+    let mut hanging = Vec::new();
+    for _ in 0..3 {
+        let target = start().await;
+        let octets = "content-type: application/octet-stream\r\ncontent-length: 5\r\n";
+        let one = client.hang(Method::PATCH, &target, octets).await.expect("asked for its body");
+        hanging.push(one);
+    }
+    let mut manifests = Vec::new();
+    for _ in 0..8 {
+        let head = "content-type: application/vnd.oci.image.manifest.v1+json\r\ncontent-length: 2097152\r\n";
+        let target = "/v2/a/b/manifests/late";
+        manifests.push(client.hang(Method::PUT, target, head).await.expect("asked for its body"));
+    }
+    let image = Image::random(&[2000]);
+    for blob in image.blobs() {
+        let finish = format!("{}&digest={}", start().await, blob.digest);
+        let put = client.put(&finish, "application/octet-stream", blob.bytes.clone()).await.expect("sent");
+        put.expect(201).expect("pushed while the others hang");
+    }
+    let manifest = client.put("/v2/a/b/manifests/now", image.manifest_type(), image.manifest.bytes.clone());
+    manifest.await.expect("sent").expect(201).expect("pushed while the others hang");
+    for one in &mut hanging {
+        one.send(b"bytes").await.expect("sent");
+    }
+    for one in hanging {
+        assert_eq!(one.status().await.expect("an answer"), 202, "the bytes that came late");
+    }
+    drop(manifests);
     site.stop_gateway().await;
 }

@@ -19,6 +19,9 @@ use crate::secret::ExposeSecret as _;
 const ACCOUNT_NAME_RULE: &str =
     "a name of 1 to 255 printable characters without / * ? [ ] \\ $ : \" and space";
 
+/// Cost of a bcrypt hash beyond which a check takes seconds.
+const COST_MAX: u32 = 14;
+
 /// Longest time for which a password check may be remembered.
 const TTL_MAX: Duration = Duration::from_hours(24);
 
@@ -26,6 +29,7 @@ const TTL_MAX: Duration = Duration::from_hours(24);
 pub(super) fn settings(cx: &mut Context<'_>, root: &KeyPath, file: &File) -> IdentitySettings {
     let path = root.key("identity");
     let mut providers = Vec::new();
+    let mut costs = Vec::new();
     for (at, provider) in file.identity.iter().enumerate() {
         let path = path.index(at);
         let before = &file.identity[..at];
@@ -35,10 +39,10 @@ pub(super) fn settings(cx: &mut Context<'_>, root: &KeyPath, file: &File) -> Ide
         }
         match provider {
             Provider::Users(list) => {
-                providers.push(ProviderSettings::Users(users(cx, &path.key("users"), list)))
+                providers.push(ProviderSettings::Users(users(cx, &path.key("users"), list, &mut costs)))
             }
             Provider::Htpasswd(file) => {
-                htpasswd(cx, &path.key("htpasswd"), file);
+                htpasswd(cx, &path.key("htpasswd"), file, &mut costs);
                 providers.push(ProviderSettings::Htpasswd { path: cx.resolve(file) });
             }
             Provider::Harbor(keys) => {
@@ -51,10 +55,31 @@ pub(super) fn settings(cx: &mut Context<'_>, root: &KeyPath, file: &File) -> Ide
             }
         }
     }
+    warn_of_costs(cx, &path, &costs);
     IdentitySettings {
         providers,
         limits: verify_limits(cx, &root.key("password_checks"), &file.password_checks),
     }
+}
+
+/// One costly hash makes every wrong password as costly.
+fn warn_of_costs(cx: &mut Context<'_>, path: &KeyPath, costs: &[u32]) {
+    let (Some(least), Some(most)) = (costs.iter().min(), costs.iter().max()) else { return };
+    if least < most {
+        let problem = format!(
+            "password hashes have costs from {least} to {most}, so a wrong password for any name takes as long as for cost {most}: {} times that of cost {least}",
+            1_u64 << (most - least)
+        );
+        cx.warn(path, problem, Fix::advice("make all of them with one cost; 10 is a good one"));
+    } else if *most > COST_MAX {
+        let problem = format!("password hashes have the cost {most}: a check takes seconds");
+        cx.warn(path, problem, Fix::advice("make them with `tidegate hash-password`, whose cost is 10"));
+    }
+}
+
+/// The cost of a bcrypt hash.
+fn cost_of(hash: &str) -> Option<u32> {
+    hash.get(4..6).and_then(|cost| cost.parse().ok())
 }
 
 fn kind(provider: &Provider) -> &'static str {
@@ -65,7 +90,7 @@ fn kind(provider: &Provider) -> &'static str {
     }
 }
 
-fn users(cx: &mut Context<'_>, path: &KeyPath, list: &[User]) -> Vec<UserSettings> {
+fn users(cx: &mut Context<'_>, path: &KeyPath, list: &[User], costs: &mut Vec<u32>) -> Vec<UserSettings> {
     let mut users: Vec<UserSettings> = Vec::new();
     for (at, user) in list.iter().enumerate() {
         let path = path.index(at);
@@ -99,6 +124,7 @@ fn users(cx: &mut Context<'_>, path: &KeyPath, list: &[User]) -> Vec<UserSetting
                 Fix::advice(fix),
             );
         }
+        costs.extend(cost_of(hash).filter(|_| is_bcrypt(hash)));
         users.push(UserSettings {
             name: user.name.clone(),
             password_hash: hash.to_owned(),
@@ -110,16 +136,15 @@ fn users(cx: &mut Context<'_>, path: &KeyPath, list: &[User]) -> Vec<UserSetting
 
 fn is_bcrypt(hash: &str) -> bool {
     let version = ["$2a$", "$2b$", "$2y$"].iter().any(|version| hash.starts_with(version));
-    let cost = hash.get(4..6).and_then(|cost| cost.parse::<u32>().ok());
     version
         && hash.len() == 60
         && hash.is_ascii()
-        && cost.is_some_and(|cost| (4..=31).contains(&cost))
+        && cost_of(hash).is_some_and(|cost| (4..=31).contains(&cost))
         && HashParts::from_str(hash).is_ok()
 }
 
 /// Checks every line; the errors are about the htpasswd file itself.
-fn htpasswd(cx: &mut Context<'_>, path: &KeyPath, file: &Path) {
+fn htpasswd(cx: &mut Context<'_>, path: &KeyPath, file: &Path, costs: &mut Vec<u32>) {
     let Some(content) = cx.read(path, file) else {
         return;
     };
@@ -152,6 +177,7 @@ fn htpasswd(cx: &mut Context<'_>, path: &KeyPath, file: &Path) {
             cx.elsewhere.push(error);
         }
         names.push(name);
+        costs.extend(cost_of(hash.trim_end()).filter(|_| is_bcrypt(hash.trim_end())));
     }
     if names.is_empty() {
         cx.warn(path, "the file holds no user", Fix::advice("add one with `htpasswd -B FILE NAME`"));

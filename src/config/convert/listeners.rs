@@ -147,7 +147,7 @@ pub(in crate::config) fn certificate_pair(
     pair: &CertificatePair,
 ) -> CertificateFiles {
     let files = CertificateFiles { cert: cx.resolve(&pair.cert), key: cx.resolve(&pair.key) };
-    if cx.scope == Scope::Reload {
+    if matches!(cx.scope, Scope::Reload(_)) {
         return files;
     }
     let (cert_path, key_path) = (path.key("cert"), path.key("key"));

@@ -10,13 +10,20 @@ use serde_saphyr::{MessageFormatter as _, NonFiniteFloatPolicy, Spanned, UserMes
 use super::{Entry, Node, Place, SECRET_KEY_WORDS, Value, snippet};
 use crate::config::error::{ConfigError, Fix};
 
+/// Levels of sections in each other.
+const DEPTH_MAX: usize = 32;
+/// Keys and values.
+const VALUES_MAX: usize = 200_000;
+/// Keys and values that stand in the file once and count wherever an alias repeats them.
+const ALIASED_MAX: usize = 20_000;
+
 /// The tree of one document.
 pub(super) fn tree(source: &str) -> Result<Node, serde_saphyr::Error> {
     let options = serde_saphyr::options! {
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
-        budget: serde_saphyr::budget! { max_depth: 32, max_nodes: 200_000 },
-        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 20_000, max_replay_stack_depth: 8 },
+        budget: serde_saphyr::budget! { max_depth: DEPTH_MAX, max_nodes: VALUES_MAX },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: ALIASED_MAX, max_replay_stack_depth: 8 },
     };
     let raw = serde_saphyr::from_str_with_options::<Spanned<Raw>>(source, options)?;
     Ok(Node::new(raw, source))
@@ -146,7 +153,13 @@ impl<'de> Visitor<'de> for RawVisitor {
 pub(super) fn syntax_error(file: PathBuf, source: &str, error: &serde_saphyr::Error) -> ConfigError {
     let (line, column) = error.location().map_or((1, 1), |at| (saturate(at.line()), saturate(at.column())));
     let message = UserMessageFormatter.format_message(error.without_snippet()).escape_debug().to_string();
-    let (problem, fix) = if message.contains("YAML document") {
+    let is_limit = message.contains("too large or too complex");
+    let (problem, fix) = if is_limit {
+        (
+            format!("more than {VALUES_MAX} values, {DEPTH_MAX} levels or {ALIASED_MAX} values by aliases"),
+            "write out what aliases (`*NAME`) stand for, and keep large lists, such as users, in files of their own",
+        )
+    } else if message.contains("YAML document") {
         ("a second YAML document begins here".to_owned(), "keep one document in the file: remove this `---`")
     } else if message.contains("tab") {
         (message, "indent with spaces, never with tabs")
@@ -165,7 +178,7 @@ pub(super) fn syntax_error(file: PathBuf, source: &str, error: &serde_saphyr::Er
     let secret =
         near.map(str::to_ascii_lowercase).any(|line| SECRET_KEY_WORDS.iter().any(|word| line.contains(word)));
     let snippet = if secret { None } else { snippet(source, line, column, &[]) };
-    let problem = format!("not valid YAML: {problem}");
+    let problem = format!("{}: {problem}", if is_limit { "too much for one file" } else { "not valid YAML" });
     ConfigError {
         file: Some(file),
         line,

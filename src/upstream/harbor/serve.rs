@@ -1,6 +1,8 @@
 //! What a client's request to a node is sent with: a token of the node, or the client's password.
 
-use std::sync::Arc;
+use std::hash::Hash;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderValue;
 use moka::future::Cache;
@@ -31,6 +33,13 @@ pub(super) struct Exchanged {
 
 /// Tokens that are fetched from one node at once; a node signs some hundred a second.
 const FETCHES_MAX: usize = 32;
+
+/// Why there is no token, and whether the time of the one who asked was over.
+#[derive(Debug)]
+struct NotFetched {
+    error: CredentialError,
+    late: bool,
+}
 
 #[derive(Debug, Clone)]
 struct Held {
@@ -71,15 +80,16 @@ impl HarborNode {
             }
             self.exchanged.tokens.invalidate(&key).await;
         }
-        let fetch = async {
-            // As many as fit; the rest waits within its time.
-            let _permit = timeout_at(deadline, self.exchanged.fetches.acquire()).await;
-            let token = self.fetch(member, asking, deadline).await?;
-            Ok::<_, CredentialError>(Held::new(token, now))
-        };
         // Rare, and large: kept off the future of every request.
-        let held = Box::pin(self.exchanged.tokens.try_get_with(key, fetch)).await;
-        held.map(|held| held.authorization).map_err(|error: Arc<CredentialError>| (*error).clone())
+        let fetch = || -> Fetching<'_, Held> {
+            Box::pin(async move {
+                // As many as fit; the rest waits within its time.
+                let _permit = timeout_at(deadline, self.exchanged.fetches.acquire()).await;
+                self.fetch(member, asking, deadline).await.map(|token| Held::new(token, now))
+            })
+        };
+        let held = Box::pin(once(&self.exchanged.tokens, &key, deadline, &fetch)).await;
+        held.map(|held| held.authorization)
     }
 
     /// The client's own password, or the node's token for clients without one.
@@ -172,6 +182,48 @@ impl HarborNode {
     }
 }
 
+/// A question for a token that is under way.
+type Fetching<'a, V> = Pin<Box<dyn Future<Output = Result<V, CredentialError>> + Send + 'a>>;
+
+/// Asks once for all who want the same, each of whom waits within its own time: no longer than until
+/// its own deadline, and not only until another's. `fetch` ends by `deadline` of itself.
+async fn once<'a, K, V>(
+    cache: &Cache<K, V>,
+    key: &K,
+    deadline: Instant,
+    fetch: &(dyn Fn() -> Fetching<'a, V> + Send + Sync),
+) -> Result<V, CredentialError>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    loop {
+        let asks = AtomicBool::new(false);
+        let asking = cache.try_get_with(key.clone(), async {
+            asks.store(true, Ordering::Relaxed);
+            let fetched = fetch().await;
+            let late = Instant::now() >= deadline;
+            fetched.map_err(|error| NotFetched { error, late })
+        });
+        tokio::pin!(asking);
+        let fetched = match timeout_at(deadline, &mut asking).await {
+            Ok(fetched) => fetched,
+            // Its own question has its own deadline, and says what was wrong.
+            Err(_) if asks.load(Ordering::Relaxed) => asking.await,
+            Err(_) => {
+                let reason = "another request has asked for the same token and has no answer yet";
+                return Err(CredentialError::NotNow(reason.to_owned()));
+            }
+        };
+        match fetched {
+            Ok(fetched) => return Ok(fetched),
+            // The other had no more time; this one has.
+            Err(failed) if failed.late && Instant::now() < deadline => {}
+            Err(failed) => return Err(failed.error.clone()),
+        }
+    }
+}
+
 /// Names of Harbor and of directories differ by case only where they are the same.
 fn is_of(token: &NodeToken, subject: &Subject) -> bool {
     token.subject.as_deref().is_some_and(|name| name.to_lowercase() == subject.name().to_lowercase())
@@ -190,5 +242,62 @@ fn failed(login: &Login) -> CredentialError {
         Login::NotNow(reason) => CredentialError::NotNow(reason.clone()),
         Login::NodeFault(problem) => CredentialError::Member(problem.clone()),
         Login::Silent => CredentialError::Member("no answer in time".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    /// A token service that answers from `answers_at` on, and whoever asks it.
+    struct Service {
+        tokens: Cache<&'static str, usize>,
+        asked: AtomicUsize,
+        answers_at: Instant,
+    }
+
+    impl Service {
+        async fn token(self: Arc<Self>, deadline: Instant) -> (Result<usize, CredentialError>, Duration) {
+            let begun = Instant::now();
+            let service = &*self;
+            let fetch = || -> Fetching<'_, usize> {
+                Box::pin(async move {
+                    let number = service.asked.fetch_add(1, Ordering::SeqCst);
+                    let silent = || CredentialError::Member("no answer in time".to_owned());
+                    let answer = tokio::time::sleep_until(service.answers_at);
+                    timeout_at(deadline, answer).await.map(|()| number).map_err(|_| silent())
+                })
+            };
+            (once(&service.tokens, &"key", deadline, &fetch).await, begun.elapsed())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_anothers_question_waits_by_its_own_deadline() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let service = |answers_after: u32| {
+            let (tokens, asked) = (Cache::new(10), AtomicUsize::new(0));
+            Arc::new(Service { tokens, asked, answers_at: now + second * answers_after })
+        };
+        // The first has 30 s, the second 5 s: the second does not wait for the first.
+        let slow = service(20);
+        let first = Arc::clone(&slow).token(now + second * 30);
+        let second_one = Arc::clone(&slow).token(now + second * 5);
+        let (first, (short, waited)) = tokio::join!(first, second_one);
+        assert_eq!(first.0.ok(), Some(0));
+        assert!(matches!(short, Err(CredentialError::NotNow(_))), "{short:?}");
+        assert_eq!(waited.as_secs(), 5);
+        assert_eq!(slow.asked.load(Ordering::SeqCst), 1, "one question for both");
+        // The first has 5 s, the second 30 s: the second asks again when the first has given up.
+        let slow = service(40);
+        let first = Arc::clone(&slow).token(Instant::now() + second * 5);
+        let second_one = Arc::clone(&slow).token(Instant::now() + second * 30);
+        let (first, (long, _)) = tokio::join!(first, second_one);
+        assert!(matches!(first.0, Err(CredentialError::Member(_))), "{:?}", first.0);
+        assert_eq!(long.ok(), Some(1));
+        assert_eq!(slow.asked.load(Ordering::SeqCst), 2);
     }
 }

@@ -1,7 +1,11 @@
 //! Who gets in: users, robots, guests, strangers, and what each may do.
 
+use http::Method;
+
 use super::content::{pull, push};
 use super::fixture::{CREDENTIAL_KINDS, CredentialKind, HarborSite};
+use crate::harness::client::{basic, whole};
+use crate::harness::harbor::{HarborNode, SeenRequest};
 use crate::harness::image::Image;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,4 +61,52 @@ async fn whoever_may_not_is_refused_as_registry_clients_expect() {
             );
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_no_account_can_have_is_wrong_and_asked_of_nobody() {
+    let site =
+        HarborSite::start_with(2, CredentialKind::Token, |node| node, |config| config.user("carl", "x"))
+            .await;
+    site.nodes.iter().for_each(HarborNode::clear_requests);
+    let long = "a".repeat(300);
+    let latin1 = data_encoding::BASE64.encode(b"al\xefce:secret");
+    for authorization in [
+        basic("al\0ice", "secret"),
+        basic("carl\0", "x"),
+        basic("alice\n", "secret"),
+        basic("alice", "sec\0ret"),
+        // bcrypt would take it for "x".
+        basic("carl", "x\0x"),
+        basic("alice", ""),
+        basic("", "secret"),
+        basic(&long, "secret"),
+        format!("Basic {latin1}"),
+    ] {
+        let token = "/service/token?service=tidegate-test&scope=repository:team/app:pull";
+        for target in ["/v2/", "/v2/team/app/tags/list", token, "/api/v2.0/users/current"] {
+            let client = site.client();
+            let request = client.request(Method::GET, target).header("authorization", &authorization);
+            let answer = client.send(request.body(whole("")).expect("a request")).await.expect("an answer");
+            assert_eq!(answer.status, 401, "{authorization} {target}: {}", answer.text());
+        }
+    }
+    let form = "grant_type=password&username=al%00ice&password=secret&service=tidegate-test&scope=repository:team/app:pull";
+    let client = site.client();
+    let request = client.request(Method::POST, "/service/token");
+    let request = request.header("content-type", "application/x-www-form-urlencoded").body(whole(form));
+    let answer = client.send(request.expect("a request")).await.expect("an answer");
+    assert_eq!(answer.status, 401, "{}", answer.text());
+    let probe = basic("robot$probe", &site.accounts.probe);
+    let of_others = |request: &SeenRequest| {
+        request.header("authorization").is_some_and(|value| value.starts_with("Basic ") && value != probe)
+    };
+    for node in &site.nodes {
+        let seen: Vec<_> = node.requests().into_iter().filter(of_others).collect();
+        assert!(seen.is_empty(), "{}: {seen:?}", node.name());
+    }
+    let alarm = site
+        .gateway
+        .find_log(|line| line["message"].as_str().is_some_and(|text| text.contains("cannot be judged")));
+    assert!(alarm.is_none(), "{alarm:?}");
 }

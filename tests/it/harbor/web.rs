@@ -285,3 +285,29 @@ async fn the_api_takes_basic_and_needs_no_cookie() {
         client.get("/api/v2.0/users/current").await.expect("an answer").expect(200).expect("alice");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_that_does_not_come_keeps_nobodys_login_waiting() {
+    let site = HarborSite::start(1, CredentialKind::Token).await;
+    let form = "content-type: application/x-www-form-urlencoded\r\ncontent-length: 60\r\n";
+    let mut hanging = Vec::new();
+    for target in ["/c/anything", "/c/login", "/c/reset"] {
+        let mut one = site.client().hang(Method::POST, target, form).await.expect("asked for its body");
+        one.send(b"principal=al").await.expect("sent");
+        hanging.push(one);
+    }
+    assert_eq!(nodes_asked(&site), Vec::<String>::new(), "no node has a form before it is whole");
+    for _ in 0..2 {
+        let mut browser = Browser::new(site.client());
+        assert_eq!(browser.log_in("alice", &site.accounts.alice).await.status, 200, "from the same address");
+    }
+    // One that comes after all is a form like any other.
+    let mut late = hanging.remove(0);
+    late.send("x".repeat(48).as_bytes()).await.expect("sent");
+    assert_eq!(late.status().await.expect("an answer"), 403, "for want of a CSRF token");
+    // And none is larger than a form can be.
+    let large = format!("principal={}&password=x", "a".repeat(70_000));
+    let mut browser = Browser::new(site.client());
+    let refused = browser.send(Method::POST, "/c/login", ("application/x-www-form-urlencoded", &large)).await;
+    assert_eq!(refused.status, 413, "{}", refused.text());
+}

@@ -18,6 +18,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -290,6 +291,49 @@ impl TestClient {
             format!("{}?{}", realm.path(), query.finish())
         };
         self.clone().with_basic(user, password).get(&target).await
+    }
+}
+
+/// A request whose head has gone and whose body waits for the test. The gateway has asked for the body: what it does before that is done.
+#[derive(Debug)]
+pub(crate) struct Hanging {
+    socket: TlsStream<TcpStream>,
+}
+
+impl TestClient {
+    /// Sends the head of a request with `Expect: 100-continue`, and waits until its body is asked for.
+    pub(crate) async fn hang(&self, method: Method, target: &str, headers: &str) -> Result<Hanging> {
+        let mut socket = self.raw_tls().await?;
+        let credential = self.authorization.as_ref();
+        let credential = credential.map(|value| format!("authorization: {value}\r\n")).unwrap_or_default();
+        let head = format!(
+            "{method} {target} HTTP/1.1\r\nhost: {}\r\n{credential}{headers}expect: 100-continue\r\nconnection: close\r\n\r\n",
+            self.authority
+        );
+        socket.write_all(head.as_bytes()).await?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(tokio::time::timeout(HANG, socket.read_u8()).await.context("no 100 Continue")??);
+        }
+        ensure!(answer.starts_with(b"HTTP/1.1 100 "), "{}", String::from_utf8_lossy(&answer));
+        Ok(Hanging { socket })
+    }
+}
+
+impl Hanging {
+    /// Sends bytes of the body.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.socket.write_all(bytes).await?)
+    }
+
+    /// The status of the answer.
+    pub(crate) async fn status(mut self) -> Result<u16> {
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') {
+            line.push(tokio::time::timeout(HANG, self.socket.read_u8()).await.context("no answer")??);
+        }
+        let line = String::from_utf8(line)?;
+        line.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status line")
     }
 }
 
