@@ -13,18 +13,12 @@ use super::error::GatewayError;
 use super::rest::Plan;
 use super::resume::ContentBody;
 use super::{Admitted, Asked, Gateway};
-use crate::balance::blame::ClientKey;
 use crate::forwarding::response::{MemberLocation, client_headers, member_location};
 use crate::pin::Pin;
 use crate::registry::{Digest, RegistryRequest};
-use crate::upstream::{Member, client_key};
+use crate::upstream::Member;
 
 impl Admitted {
-    /// Whose request it is.
-    pub(super) fn key(&self) -> ClientKey {
-        client_key(self.client.source, &self.client.subject)
-    }
-
     /// Whether this reads a blob or manifest.
     fn reads_content(&self) -> bool {
         let content = matches!(self.target, RegistryRequest::Blob { .. } | RegistryRequest::Manifest { .. });
@@ -167,7 +161,7 @@ impl Gateway {
             target: Plan::target_of(admitted.target.clone(), digest),
             headers: Plan::headers_of(headers, answer, digest),
             subject: admitted.client.subject.clone(),
-            client: admitted.key(),
+            client: admitted.key,
             access,
             secret,
             checks: Arc::clone(&self.checks),

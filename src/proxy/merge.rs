@@ -151,7 +151,7 @@ async fn ask_for_list(
         method: &Method::GET,
         headers: &asked.headers,
         subject: &admitted.client.subject,
-        client: admitted.key(),
+        client: admitted.key,
         access: &asked.access,
         secret: asked.secret.as_ref(),
         pool: &asked.pool,

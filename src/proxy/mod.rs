@@ -43,6 +43,7 @@ pub use error::GatewayError;
 pub use upload_check::UploadChecks;
 pub use uploads::OpenUploads;
 
+use crate::balance::blame::ClientKey;
 use crate::forwarding::content_type::member_content_type;
 use crate::forwarding::hosts::{Authority, Hosts};
 use crate::forwarding::readable::{keep_readable, text};
@@ -55,7 +56,7 @@ use crate::snapshot::{AuthenticatedClient, Snapshot};
 use crate::telemetry::{AccessLog, Metrics};
 use crate::token_service::{Place, TOKEN_PATHS, TokenRequestError, TokenService};
 use crate::upstream::harbor::ClientSecret;
-use crate::upstream::{MemberAccess, Pool, Storage, Topology};
+use crate::upstream::{MemberAccess, Pool, Storage, Topology, client_key};
 use coalesce::Joined;
 use forward::{Outgoing, Target, forward};
 use merge::catalog_order;
@@ -123,6 +124,8 @@ struct Admitted {
     state: Arc<Snapshot>,
     down: Downstream,
     client: AuthenticatedClient,
+    /// Whose request it is, for shares and for blame.
+    key: ClientKey,
     target: RegistryRequest,
 }
 
@@ -176,9 +179,11 @@ impl Gateway {
         if target == RegistryRequest::Ping {
             return Ok(local::pong());
         }
-        let admitted = Admitted { state, down, client, target };
+        let key = client_key(client.source, &client.subject);
+        let admitted = Admitted { state, down, client, key, target };
         let Plan { pool, candidates, confirmations, pin } = self.plan(&admitted).await?;
-        let sends_body = body.as_ref().is_some_and(|body| !body.is_end_stream());
+        let sends_body =
+            body.as_ref().is_some_and(|body| !body.is_end_stream() && body.size_hint().exact() != Some(0));
         let headers = Self::outgoing_headers(&admitted, sends_body, ctx)?;
         let access = member_access(&admitted.target);
         let secret = self.secret_for(&admitted, &pool);
@@ -209,7 +214,7 @@ impl Gateway {
             }
         }
         let request_body =
-            self.request_body((&admitted.target, &headers), body, (&pool, admitted.key()), ctx).await?;
+            self.request_body((&admitted.target, &headers), body, (&pool, admitted.key), ctx).await?;
         let said = self.upload_checks.begin((&admitted.target, &headers), &request_body, pin.as_ref());
         let outgoing = outgoing(&admitted, (&headers, &access), (&pool, secret.as_ref()), confirmations);
         match forward(&outgoing, candidates, request_body, &self.checks, ctx).await {
@@ -328,7 +333,7 @@ fn outgoing<'a>(
         method: &admitted.down.head.method,
         headers,
         subject: &admitted.client.subject,
-        client: admitted.key(),
+        client: admitted.key,
         access,
         secret,
         pool,

@@ -34,7 +34,7 @@ async fn site_with(members: &[&FakeMember]) -> Site {
             .rule("{ everybody: true, repository: \"**\", allow: [pull] }")
             .extra("coalesce: { enabled: false }")
             .extra(&format!(
-                "upstream: {{ connections_max: {PULLS_MAX}, pulls_max: {PULLS_MAX}, queue_timeout: 60s, head_timeout: 60s, first_byte_timeout: 60s, body_idle_timeout: 1h }}"
+                "upstream: {{ connections_max: {PULLS_MAX}, pulls_max: {PULLS_MAX}, queue_timeout: 1h, head_timeout: 1h, first_byte_timeout: 1h, body_idle_timeout: 1h }}"
             ))
     })
     .await
