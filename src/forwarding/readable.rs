@@ -5,8 +5,9 @@
 //! [`keep_readable`] before anything looks at them.
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, COOKIE, ETAG, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    LINK, LOCATION, RANGE, SET_COOKIE, TRANSFER_ENCODING, WWW_AUTHENTICATE,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION,
+    CONTENT_RANGE, CONTENT_TYPE, COOKIE, ETAG, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, LINK,
+    LOCATION, RANGE, SET_COOKIE, TRANSFER_ENCODING, WWW_AUTHENTICATE,
 };
 
 use super::request::is_hop_by_hop;
@@ -62,10 +63,15 @@ pub fn keep_readable(headers: &mut HeaderMap) -> Result<(), UnreadableHeader> {
 
 /// Whether a message means something else without this header.
 fn decides(name: &HeaderName) -> bool {
-    const DECIDING: [HeaderName; 12] = [
+    const DECIDING: [HeaderName; 17] = [
         ACCEPT,
         ACCEPT_ENCODING,
         AUTHORIZATION,
+        CONTENT_ENCODING,
+        CONTENT_LENGTH,
+        CONTENT_LOCATION,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
         ETAG,
         EXPECT,
         HOST,
@@ -77,7 +83,7 @@ fn decides(name: &HeaderName) -> bool {
         WWW_AUTHENTICATE,
     ];
     let text = name.as_str();
-    let families = ["content-", "docker-", "oci-", "if-", "x-harbor-", "x-forwarded-"];
+    let families = ["docker-", "oci-", "if-"];
     is_hop_by_hop(name) || DECIDING.contains(name) || families.iter().any(|family| text.starts_with(family))
 }
 
@@ -116,6 +122,7 @@ mod tests {
             ("authorization", true),
             ("location", true),
             ("docker-content-digest", true),
+            ("content-disposition", false),
             ("user-agent", false),
             ("referer", false),
             ("x-anything", false),
