@@ -1,16 +1,41 @@
 //! Whose turn it is at a member that has no room for all: while others wait, one client holds no more than its share.
 
+use std::collections::HashMap;
+
 use super::blame::ClientKey;
 
-/// How much one client holds: the larger of what its network and what its account holds.
-#[must_use]
-pub fn held_by(client: ClientKey, holders: impl Iterator<Item = ClientKey>) -> usize {
-    let (mut network, mut subject) = (0, 0);
-    for holder in holders {
-        network += usize::from(holder.network == client.network);
-        subject += usize::from(client.subject.is_some() && holder.subject == client.subject);
+/// How much each client holds.
+#[derive(Debug, Default)]
+pub struct Holdings {
+    networks: HashMap<u64, usize>,
+    subjects: HashMap<u64, usize>,
+}
+
+impl Holdings {
+    /// One more of this client.
+    pub fn add(&mut self, client: ClientKey) {
+        *self.networks.entry(client.network).or_default() += 1;
+        if let Some(subject) = client.subject {
+            *self.subjects.entry(subject).or_default() += 1;
+        }
     }
-    network.max(subject)
+
+    /// The larger of what a client's network and what its account holds.
+    #[must_use]
+    pub fn of(&self, client: ClientKey) -> usize {
+        let network = self.networks.get(&client.network).copied().unwrap_or_default();
+        let subject =
+            client.subject.and_then(|subject| self.subjects.get(&subject)).copied().unwrap_or_default();
+        network.max(subject)
+    }
+}
+
+impl FromIterator<ClientKey> for Holdings {
+    fn from_iter<I: IntoIterator<Item = ClientKey>>(clients: I) -> Self {
+        let mut holdings = Self::default();
+        clients.into_iter().for_each(|client| holdings.add(client));
+        holdings
+    }
 }
 
 /// The part of `most` that one client may hold while others wait; at least one.
@@ -20,23 +45,15 @@ pub fn share_of(most: usize, percent: u32) -> usize {
 }
 
 /// Which of those that wait goes next: the first whose client holds less than its share, or the first of all where
-/// every one of them holds its share. `held` is asked once for each client.
-pub fn next_turn(
-    waiting: impl Iterator<Item = ClientKey>,
-    share: usize,
-    mut held: impl FnMut(ClientKey) -> usize,
-) -> Option<usize> {
-    let mut at_their_share: Vec<ClientKey> = Vec::new();
+/// every one of them holds its share.
+#[must_use]
+pub fn next_turn(waiting: impl Iterator<Item = ClientKey>, share: usize, held: &Holdings) -> Option<usize> {
     let mut first = None;
     for (at, client) in waiting.enumerate() {
         first.get_or_insert(at);
-        if at_their_share.contains(&client) {
-            continue;
-        }
-        if held(client) < share {
+        if held.of(client) < share {
             return Some(at);
         }
-        at_their_share.push(client);
     }
     first
 }
@@ -45,18 +62,10 @@ pub fn next_turn(
 /// most there, if the newcomer's client would have fewer.
 #[must_use]
 pub fn gives_way(waiting: &[ClientKey], newcomer: ClientKey) -> Option<usize> {
-    let of = |client: ClientKey| held_by(client, waiting.iter().copied());
-    let mut counted: Vec<(ClientKey, usize)> = Vec::new();
-    for client in waiting {
-        if !counted.iter().any(|(known, _)| known == client) {
-            counted.push((*client, of(*client)));
-        }
-    }
-    let (largest, number) = counted.into_iter().max_by_key(|(_, number)| *number)?;
-    if of(newcomer).saturating_add(1) >= number {
-        return None;
-    }
-    waiting.iter().rposition(|client| *client == largest)
+    let places: Holdings = waiting.iter().copied().collect();
+    let (at, client) = waiting.iter().enumerate().max_by_key(|(_, client)| places.of(**client))?;
+    let last = waiting.iter().rposition(|other| other == client).unwrap_or(at);
+    (places.of(newcomer).saturating_add(1) < places.of(*client)).then_some(last)
 }
 
 #[cfg(test)]
@@ -84,14 +93,8 @@ mod tests {
             ("aabb", "aabb", 2, Some(0)),
             ("aa", "aaaaab", 1, Some(5)),
         ] {
-            let holding = clients(holding);
-            let mut asked = Vec::new();
-            let held = |client| {
-                assert!(!asked.contains(&client), "each client is counted once");
-                asked.push(client);
-                held_by(client, holding.iter().copied())
-            };
-            let turn = next_turn(clients(waiting).into_iter(), share, held);
+            let held = clients(holding).into_iter().collect();
+            let turn = next_turn(clients(waiting).into_iter(), share, &held);
             assert_eq!(turn, expected, "{holding:?} {waiting:?}");
         }
     }
@@ -103,7 +106,8 @@ mod tests {
         for (client, expected) in
             [(key(5, Some(9)), 2), (key(1, None), 1), (key(5, None), 0), (key(3, Some(8)), 1)]
         {
-            assert_eq!(held_by(client, holders.into_iter()), expected, "{client:?}");
+            let held: Holdings = holders.into_iter().collect();
+            assert_eq!(held.of(client), expected, "{client:?}");
         }
         for (most, percent, expected) in [(192, 25, 48), (1, 25, 1), (3, 25, 1), (8, 100, 8), (8, 0, 1)] {
             assert_eq!(share_of(most, percent), expected);

@@ -129,7 +129,15 @@ impl HarborIdentity {
         let pool = self.pool.load();
         match pool.storage {
             Storage::Shared => pool.candidates(Request::change()),
-            Storage::Replicated => pool.candidates_from_home(&home_key(wanted)),
+            Storage::Replicated => {
+                let key = home_key(wanted);
+                let mut candidates = pool.candidates_from_home(&key);
+                // What the home grants counts for its projects, also when requests have ejected it. Stable.
+                if let Some(home) = pool.home(&key).filter(|_| !wanted.is_empty()) {
+                    candidates.sort_by_key(|member| member.name != home.name);
+                }
+                candidates
+            }
         }
     }
 

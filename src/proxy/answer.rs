@@ -16,7 +16,7 @@ use super::{Admitted, Asked, Gateway};
 use crate::forwarding::response::{MemberLocation, client_headers, member_location};
 use crate::pin::Pin;
 use crate::registry::{Digest, RegistryRequest};
-use crate::upstream::Member;
+use crate::upstream::{Member, TakenBack};
 
 impl Admitted {
     /// Whether this reads a blob or manifest.
@@ -71,7 +71,8 @@ impl Gateway {
                 }
                 ResponseBody::held(bytes)
             }
-            SettledBody::Other(body) => {
+            SettledBody::Other(mut body) => {
+                body.allow_reclaim(TakenBack::Ends);
                 if let Some(leader) = leader {
                     leader.share_nothing();
                 }

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use super::context::{BodyEnd, RequestContext};
 use super::resume::ContentBody;
 use super::window::SharedReader;
-use crate::upstream::{BodyError, BodyProgress, IdleTimer, InFlight, Lease, Reclaimable};
+use crate::upstream::{BodyError, BodyProgress, IdleTimer, InFlight, Lease, Reclaimable, TakenBack};
 
 /// The body of an answer.
 pub struct ResponseBody {
@@ -98,16 +98,6 @@ impl Open {
     }
 }
 
-impl Stream {
-    /// Looks at the answer; it is gone when its connection was taken back.
-    fn with<R>(&mut self, look: impl FnOnce(&mut Option<Open>) -> R) -> R {
-        match self {
-            Self::Own(open) => look(open),
-            Self::Reclaimable(place) => place.with(look),
-        }
-    }
-}
-
 impl MemberBody {
     /// Streams `incoming`, ending it when the member stalls for `idle`.
     #[must_use]
@@ -123,10 +113,10 @@ impl MemberBody {
 
     /// From now on the connection can be taken back for a client that waits. The next read then ends with
     /// [`BodyError::Reclaimed`].
-    pub(super) fn allow_reclaim(&mut self) {
+    pub(super) fn allow_reclaim(&mut self, taken: TakenBack) {
         let Stream::Own(open) = &mut self.stream else { return };
         let Some(open) = open.take_if(|open| open.hold.is_some()) else { return };
-        let place = Reclaimable::new(open);
+        let place = Reclaimable::new(open, taken);
         place.with(|open| {
             if let Some(hold) = open.as_ref().and_then(|open| open.hold.as_ref()) {
                 hold.lease.allow_reclaim(&place);
@@ -161,10 +151,7 @@ impl MemberBody {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         let Self { stream, remaining, idle, failed, .. } = self;
-        if let Stream::Reclaimable(place) = &stream {
-            place.is_read();
-        }
-        let polled = stream.with(|open| {
+        let mut poll = |cx: &mut Context<'_>, open: &mut Option<Open>| {
             let Some(Open { incoming, .. }) = open else {
                 return Poll::Ready(Some(Err(BodyError::Reclaimed)));
             };
@@ -188,11 +175,13 @@ impl MemberBody {
                 Some(_) | None => {}
             }
             Poll::Ready(frame)
-        });
-        match (&polled, &stream) {
-            (Poll::Ready(Some(Err(_))), _) => *failed = true,
-            (Poll::Ready(Some(Ok(_))), Stream::Reclaimable(place)) => place.was_given(),
-            _ => {}
+        };
+        let polled = match stream {
+            Stream::Own(open) => poll(cx, open),
+            Stream::Reclaimable(place) => place.poll(cx, poll),
+        };
+        if matches!(polled, Poll::Ready(Some(Err(_)))) {
+            *failed = true;
         }
         polled
     }
@@ -320,10 +309,12 @@ impl Body for ResponseBody {
                 }
             }
             Poll::Ready(Some(Err(error))) => {
-                let end = if matches!(error, BodyError::Corrupt) {
-                    BodyEnd::Corrupt
-                } else {
-                    BodyEnd::MemberClosed
+                let end = match error {
+                    BodyError::Corrupt => BodyEnd::Corrupt,
+                    BodyError::Reclaimed => BodyEnd::Reclaimed,
+                    BodyError::Http(_) | BodyError::Idle | BodyError::Slow | BodyError::Short => {
+                        BodyEnd::MemberClosed
+                    }
                 };
                 if let Some(observer) = self.observer.take() {
                     observer.finish(end);

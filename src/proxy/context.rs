@@ -106,6 +106,8 @@ pub enum BodyEnd {
     ClientClosed,
     /// The member broke off or stalled.
     MemberClosed,
+    /// Its connection was given to a client that waited, and its own turn did not come again.
+    Reclaimed,
     /// The content was not what its digest says.
     Corrupt,
 }
@@ -116,6 +118,7 @@ impl BodyEnd {
             Self::Done => "done",
             Self::ClientClosed => "client_closed",
             Self::MemberClosed => "member_closed",
+            Self::Reclaimed => "reclaimed",
             Self::Corrupt => "corrupt",
         }
     }
@@ -197,6 +200,7 @@ impl RequestContext {
         self.metrics.count_bytes(self.route, Direction::Out, bytes_out);
         let error = match end {
             BodyEnd::MemberClosed | BodyEnd::Corrupt => Some(ErrorKind::Upstream),
+            BodyEnd::Reclaimed => Some(ErrorKind::RateLimited),
             BodyEnd::Done | BodyEnd::ClientClosed => self.error,
         };
         if let Some(kind) = error {

@@ -215,6 +215,12 @@ impl GatewayError {
         matches!(self, Self::Upstream(UpstreamError { source: UpstreamFault::QueueFull, .. }))
     }
 
+    /// Whether nothing was asked of the member, because its turn did not come.
+    #[must_use]
+    pub fn is_queue(&self) -> bool {
+        matches!(self, Self::Upstream(UpstreamError { phase: Phase::Queue, .. }))
+    }
+
     /// The metric's word.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -188,7 +188,8 @@ pub(super) async fn forward(
         }
         let more_follow =
             candidates.peek().is_some_and(|next| next.status().serves()) && is_repeatable(outgoing);
-        let deadline = try_deadline(outgoing, more_follow, head_deadline);
+        let is_last = candidates.peek().is_none() || !is_repeatable(outgoing);
+        let deadline = try_deadline(outgoing, (more_follow, is_last), head_deadline);
         ctx.tries += 1;
         let again = body.again();
         let at = Try { worker: ctx.connection.worker, deadline };
@@ -281,7 +282,16 @@ fn too_late(member: &Member) -> GatewayError {
     UpstreamError { member, phase: Phase::Queue, source }.into()
 }
 
-fn try_deadline(outgoing: &Outgoing<'_>, more_follow: bool, head_deadline: Instant) -> Instant {
+fn try_deadline(
+    outgoing: &Outgoing<'_>,
+    (more_follow, is_last): (bool, bool),
+    head_deadline: Instant,
+) -> Instant {
+    if !more_follow && !is_last {
+        // What follows is asked only before a client is refused, and then has its time.
+        return head_deadline
+            - outgoing.pool.limits.first_byte_timeout.min(outgoing.pool.limits.head_timeout / 2);
+    }
     let patience = match (more_follow, answers_quickly(outgoing)) {
         (true, true) => outgoing.pool.limits.first_byte_timeout,
         // The API may think for long, and still another node may be asked in time.
@@ -357,7 +367,8 @@ pub(super) async fn try_member(
                     return Attempt::Failed(without_credential(outgoing, member, why, again));
                 }
                 Refusal::TryAgain | Refusal::AboutTarget => {
-                    let again = again.filter(|_| outgoing.copies);
+                    // Without the account of the probes a refusal is one node's word.
+                    let again = again.filter(|_| outgoing.copies || member.is_account_refused());
                     return Attempt::Failed(Failed::of_nobody(target_refused(outgoing, member), again));
                 }
             }

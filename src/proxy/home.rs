@@ -100,7 +100,7 @@ impl Gateway {
             // What a push looks for, it looks for where it goes.
             let taken_by =
                 stand_in.and_then(|record| pool.members.iter().find(|it| it.name == record.member));
-            let taken_by = taken_by.filter(|member| member.status().serves());
+            let taken_by = taken_by.filter(|member| member.is_usable());
             return Ok((taken_by.into_iter().chain(Some(home)).take(1).cloned().collect(), 0));
         };
         let previous = pool.previous_home(key).filter(|member| member.status().serves());
@@ -245,7 +245,7 @@ fn writer(
     if let Some(record) = stand_in {
         // What was begun there goes on there, until the home has it all.
         let taken_by = pool.members.iter().find(|member| member.name == record.member);
-        let taken_by = taken_by.filter(|member| member.status().serves() && adds);
+        let taken_by = taken_by.filter(|member| member.is_usable() && adds);
         let has_room = pool.memory.stand_ins.has_room(repository, tag_of(&admitted.target));
         let refused = || match home.status().serves() {
             true => GatewayError::HomeReturning { member: home.name.clone() },

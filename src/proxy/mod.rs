@@ -28,7 +28,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderValue};
+use http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderValue, IF_RANGE, RANGE,
+};
 use http::{Method, Request, Response, request};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -283,6 +285,12 @@ impl Gateway {
             request_id: &ctx.id,
         };
         let mut headers = member_headers(&down.head.headers, via);
+        if headers.get(RANGE).is_some_and(|range| text(range).contains(',')) {
+            // An answer in several parts could be neither verified nor gone on with; the whole may be sent instead
+            // (RFC 9110 14.2).
+            headers.remove(RANGE);
+            headers.remove(IF_RANGE);
+        }
         if let Some(value) = member_content_type(target, &down.head.headers, sends_body)? {
             headers.insert(CONTENT_TYPE, value);
         }

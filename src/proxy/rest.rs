@@ -4,6 +4,7 @@
 //! `Content-Range` is exactly what is missing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
@@ -26,6 +27,9 @@ use crate::upstream::{Member, MemberAccess, MemberName, Pool, Request, RequestBo
 /// Headers that would change what is answered to a request for the rest.
 const CONDITIONS: [HeaderName; 6] =
     [RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE];
+
+/// Before a full queue is tried again.
+const TURN_PAUSE: Duration = Duration::from_millis(500);
 
 /// Everything that is needed to ask another member for the rest.
 pub(super) struct Plan {
@@ -59,6 +63,14 @@ pub(super) struct Continued {
     pub member: Arc<Member>,
     pub body: MemberBody,
     pub end: u64,
+}
+
+/// What came of asking one member for the rest.
+enum Asked {
+    GoesOn(Continued),
+    /// It was not this request's turn there in time.
+    Queued,
+    Failed,
 }
 
 impl Plan {
@@ -106,20 +118,45 @@ impl Plan {
             if !rest.is_free && !self.pool.may_retry() {
                 break;
             }
-            if let Some(continued) = self.ask_for_rest(&member, &digest, rest).await {
+            if let Asked::GoesOn(continued) = self.ask_for_rest(&member, &digest, rest).await {
                 return Some(continued);
             }
         }
         None
     }
 
-    async fn ask_for_rest(&self, member: &Arc<Member>, digest: &Digest, rest: Rest) -> Option<Continued> {
+    /// Asks any member for the rest, for as long as a client is waited for, where all that it lacks is its turn.
+    pub(super) async fn continue_in_turn(self: Arc<Self>, digest: Digest, rest: Rest) -> Option<Continued> {
+        let deadline = Instant::now() + self.pool.limits.body_idle_timeout;
+        loop {
+            let request = Request {
+                choice: self.pool.choice_by(digest.as_str()),
+                reads: true,
+                content: Some((&self.checks.quarantine, &digest)),
+            };
+            let mut lacks_turn = false;
+            for member in self.pool.candidates(request) {
+                match self.ask_for_rest(&member, &digest, rest).await {
+                    Asked::GoesOn(continued) => return Some(continued),
+                    Asked::Queued => lacks_turn = true,
+                    Asked::Failed => {}
+                }
+            }
+            if !lacks_turn || Instant::now() >= deadline {
+                return None;
+            }
+            tokio::time::sleep(TURN_PAUSE).await;
+        }
+    }
+
+    async fn ask_for_rest(&self, member: &Arc<Member>, digest: &Digest, rest: Rest) -> Asked {
         let mut headers = self.headers.clone();
         let range = match rest.end {
             Some(end) => format!("bytes={}-{}", rest.from, end - 1),
             None => format!("bytes={}-", rest.from),
         };
-        headers.insert(RANGE, HeaderValue::try_from(range).ok()?);
+        let Ok(range) = HeaderValue::try_from(range) else { return Asked::Failed };
+        headers.insert(RANGE, range);
         let outgoing = Outgoing {
             target: Target::Registry(&self.target),
             method: &Method::GET,
@@ -141,15 +178,17 @@ impl Plan {
             Attempt::Failed(failed) => {
                 let error = failed.error;
                 tracing::debug!(request_id = self.request_id.as_str(), member = member.name.as_str(), %error, "it does not go on there");
-                return None;
+                return if error.is_queue() { Asked::Queued } else { Asked::Failed };
             }
         };
         let status = answer.head.status;
-        let continued = self.continued(answer, digest, rest, deadline).await;
-        if continued.is_none() {
-            tracing::debug!(request_id = self.request_id.as_str(), member = member.name.as_str(), %status, "its answer is not the rest");
+        match self.continued(answer, digest, rest, deadline).await {
+            Some(continued) => Asked::GoesOn(continued),
+            None => {
+                tracing::debug!(request_id = self.request_id.as_str(), member = member.name.as_str(), %status, "its answer is not the rest");
+                Asked::Failed
+            }
         }
-        continued
     }
 
     /// So many bytes are read away at most. Stock registries know no parts of manifests.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::body::MemberBody;
 use super::content::Content;
 use super::rest::{Continued, Plan, Rest};
-use crate::upstream::{BodyError, IdleTimer, Member, MemberName};
+use crate::upstream::{BodyError, IdleTimer, Member, MemberName, TakenBack};
 
 /// How often and with how much an answer went on from other members, for the log.
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ impl ContentBody {
         held: VecDeque<Bytes>,
     ) -> Self {
         if content.end.is_some() {
-            stream.allow_reclaim();
+            stream.allow_reclaim(TakenBack::GoesOn);
         }
         let stall = IdleTimer::new(plan.pool.limits.body_stall_timeout);
         let (position, tried) = (content.start, vec![member.name.clone()]);
@@ -104,7 +104,7 @@ impl ContentBody {
     pub(super) fn rest(plan: Arc<Plan>, content: Content, member: Arc<Member>, position: u64) -> Self {
         let stall = IdleTimer::new(plan.pool.limits.body_stall_timeout);
         let rest = Rest { from: position, end: content.end, total: content.total, is_free: true };
-        let going_on = Arc::clone(&plan).continue_elsewhere(content.digest.clone(), rest, Vec::new());
+        let going_on = Arc::clone(&plan).continue_in_turn(content.digest.clone(), rest);
         Self {
             contributors: vec![Arc::clone(&member)],
             plan,
@@ -233,7 +233,7 @@ impl ContentBody {
             return None;
         }
         self.position += data.len() as u64;
-        if self.tried.len() > 1 {
+        if self.resumed.switches() > 0 {
             self.resumed.bytes.fetch_add(data.len() as u64, Ordering::AcqRel);
             self.plan.pool.metrics.resumed_bytes.inc_by(data.len() as u64);
         }
@@ -314,13 +314,12 @@ impl ContentBody {
         self.resuming = Some((Box::pin(going_on), error));
     }
 
-    /// Asks for the rest anew, of any member. Nothing has failed.
+    /// Asks for the rest anew, of any member, until its turn comes. Nothing has failed.
     fn wait_for_turn(&mut self) {
         let (end, total) = (self.content.end, self.content.total);
         let rest = Rest { from: self.position, end, total, is_free: true };
         self.plan.pool.metrics.reclaims.inc();
-        let going_on =
-            Arc::clone(&self.plan).continue_elsewhere(self.content.digest.clone(), rest, Vec::new());
+        let going_on = Arc::clone(&self.plan).continue_in_turn(self.content.digest.clone(), rest);
         self.resuming = Some((Box::pin(going_on), BodyError::Reclaimed));
     }
 
@@ -336,9 +335,12 @@ impl ContentBody {
             self.plan.pool.metrics.resumes_failed.inc();
             return Some(if matches!(error, BodyError::Corrupt) { self.corrupt() } else { error });
         };
-        body.allow_reclaim();
+        body.allow_reclaim(TakenBack::GoesOn);
         if matches!(error, BodyError::Reclaimed) {
             if member.name != self.member.name {
+                // The one before has not failed, and may be asked again.
+                self.tried.retain(|tried| *tried != self.member.name);
+                self.tried.push(member.name.clone());
                 self.contributors.push(Arc::clone(&member));
             }
             (self.member, self.stream) = (member, Some(body));

@@ -119,6 +119,9 @@ pub(super) async fn send_once(
     member.metrics.observe_queue(lease.queued());
     let queued = lease.queued();
     let connected = Instant::now();
+    if let Some(progress) = &progress {
+        lease.allow_reclaim_of_body(progress);
+    }
     let again = body.again();
     let header = authorization.header.take();
     let Some(request) = request_for(outgoing, member, body, header) else {

@@ -24,6 +24,7 @@ use crate::harbor::{self, HarborIdentity, Turn};
 use crate::random::{nonce, unix_now};
 use crate::registry::{ParseError, WebKind, WebRequest};
 use crate::snapshot::Snapshot;
+use crate::upstream::TakenBack;
 use crate::upstream::harbor::ClientSecret;
 use crate::upstream::{
     HarborVersion, Member, MemberAccess, Pool, Request as PoolRequest, Storage, Topology, client_key,
@@ -179,11 +180,12 @@ fn candidates(
             // A number is another project at every node.
             let named = |project: &&str| !project.bytes().all(|byte| byte.is_ascii_digit());
             let key = request.project().filter(named).unwrap_or_default();
-            let lost = pool.home(key).filter(|home| !home.is_usable());
-            if let Some(home) = lost.filter(|_| request.kind() == WebKind::Api && !is_read(method)) {
-                return Err(GatewayError::HomeDown { member: home.name.clone() });
+            let writes = request.kind() == WebKind::Api && !is_read(method);
+            match pool.home(key).filter(|_| writes) {
+                Some(home) if home.is_usable() => vec![Arc::clone(home)],
+                Some(home) => return Err(GatewayError::HomeDown { member: home.name.clone() }),
+                None => pool.candidates_from_home(key),
             }
-            pool.candidates_from_home(key)
         }
     };
     candidates.retain(|member| member.harbor.is_some());
@@ -220,7 +222,10 @@ fn web_response(
     }
     // A page has no digest that it could be held to.
     let body = match body {
-        SettledBody::Other(body) | SettledBody::Content(body, ..) => ResponseBody::member(body),
+        SettledBody::Other(mut body) | SettledBody::Content(mut body, ..) => {
+            body.allow_reclaim(TakenBack::Ends);
+            ResponseBody::member(body)
+        }
         SettledBody::Held(bytes) => ResponseBody::held(bytes),
         SettledBody::Shared(reader, _) => ResponseBody::shared(reader),
     };

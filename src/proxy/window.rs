@@ -211,6 +211,8 @@ impl SharedReader {
         if *mine == next {
             return match state.ended {
                 Some(Ending::Done) => Poll::Ready(Some(None)),
+                // What broke off for the client that asked first need not for this one.
+                Some(Ending::Broken) if self.reading.is_some() => Poll::Ready(None),
                 Some(Ending::Broken) => Poll::Ready(Some(Some(Err(BodyError::Short)))),
                 Some(Ending::Corrupt) => Poll::Ready(Some(Some(Err(BodyError::Corrupt)))),
                 None => {

@@ -11,15 +11,31 @@ use crate::balance::health::{Observation, Status};
 use crate::random::monotonic_ms;
 
 impl Member {
-    /// Whether nothing but the account of the probes is refused there.
-    pub(super) fn set_account_refused(&self, refused: bool) {
-        let before = self.state.account_refused_since_ms.load(Ordering::Acquire);
-        if refused && before == 0 {
-            self.state.account_refused_since_ms.store(monotonic_ms(), Ordering::Release);
-        } else if !refused && before != 0 {
-            self.state.account_refused_since_ms.store(0, Ordering::Release);
+    /// A probe saw the account of the probes taken.
+    pub(super) fn account_was_taken(&self) {
+        self.state.account_taken.store(true, Ordering::Release);
+        if self.state.account_refused_since_ms.swap(0, Ordering::AcqRel) != 0 {
             self.forget_problem();
         }
+    }
+
+    /// A probe was refused, the account or something else.
+    pub(super) fn account_is_in_doubt(&self) {
+        self.state.account_taken.store(false, Ordering::Release);
+    }
+
+    fn account_was_refused(&self) {
+        self.account_is_in_doubt();
+        let since = &self.state.account_refused_since_ms;
+        if since.load(Ordering::Acquire) == 0 {
+            since.store(monotonic_ms(), Ordering::Release);
+        }
+    }
+
+    /// Whether the account of the probes is refused there while nothing else is, as far as is known.
+    #[must_use]
+    pub fn is_account_refused(&self) -> bool {
+        self.account_refused_for().is_some()
     }
 
     /// For how long nothing but the account of the probes has been refused there; `None` where it is not.
@@ -36,7 +52,7 @@ impl Pool {
     /// A node is well, takes our tokens, and refuses the account of the probes. While another node takes it, the node
     /// is at fault; else the account is, and the nodes serve.
     pub(super) fn account_refused(&self, member: &Arc<Member>, problem: &str) {
-        member.set_account_refused(true);
+        member.account_was_refused();
         if !self.is_account_refused() {
             member.observe(Observation::CredentialRefused, Some(problem));
             return;
@@ -49,7 +65,11 @@ impl Pool {
             );
         }
         self.metrics.account_refused.set(1);
-        for node in self.members.iter().filter(|node| node.account_refused_for().is_some()) {
+        member.serves_without_account(problem);
+        let others = self.members.iter().filter(|other| other.name != member.name);
+        for node in
+            others.filter(|node| node.is_account_refused() && node.status() == Status::CredentialFault)
+        {
             node.serves_without_account(problem);
         }
     }
@@ -66,11 +86,18 @@ impl Pool {
         }
     }
 
-    /// Whether every node that is well refuses the account of the probes.
+    /// Whether nodes refuse the account of the probes, and none that is well takes it.
     #[must_use]
     pub fn is_account_refused(&self) -> bool {
-        let nodes = self.members.iter().filter(|node| node.harbor.is_some());
-        let mut answering = nodes.filter(|node| node.status() != Status::Unhealthy).peekable();
-        answering.peek().is_some() && answering.all(|node| node.account_refused_for().is_some())
+        let mut nodes = self.members.iter().filter(|node| node.harbor.is_some());
+        let contradicts = |node: &Arc<Member>| match node.status() {
+            Status::Unhealthy => false,
+            Status::Starting => !node.is_account_refused(),
+            Status::Healthy | Status::CredentialFault | Status::Ejected => {
+                node.state.account_taken.load(Ordering::Acquire)
+            }
+        };
+        let refused = self.members.iter().any(|node| node.is_account_refused());
+        refused && !nodes.any(contradicts)
     }
 }

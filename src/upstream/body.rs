@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,8 +12,15 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
+use super::reclaim::TakeBack;
 use crate::pace::{LeastRate, Pace};
+use crate::random::monotonic_ms;
 use crate::registry::ContentHash;
+
+/// While others wait, a body of a client that holds more than its share is not ended before this, in milliseconds, ...
+const SLOW_AFTER_MS: u64 = 10_000;
+/// ... and not if it is as fast as a line of 64 kbit/s, in bytes per second.
+const SLOW_BYTES_PER_SECOND: u64 = 8000;
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +63,12 @@ pub struct BodyProgress {
     broken: AtomicBool,
     bytes: AtomicU64,
     end: Notify,
+    /// When the first byte was asked for, by [`monotonic_ms`].
+    began_ms: AtomicU64,
+    /// It is to end: it is slow, and others wait for the connection.
+    cut: AtomicBool,
+    /// The body, while it waits for the client.
+    waiting: Mutex<Option<Waker>>,
     /// Hashes of the bytes that went by.
     hashes: Mutex<Vec<ContentHash>>,
 }
@@ -102,6 +115,15 @@ impl BodyProgress {
         std::mem::take(&mut *self.hashes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether it is to end now; else its reader is woken when it is.
+    fn is_cut(&self, cx: &Context<'_>) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            *waiting = Some(cx.waker().clone());
+        }
+        self.cut.load(Ordering::Acquire)
+    }
+
     fn hash(&self, data: &[u8]) {
         for hash in self.hashes.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
             hash.update(data);
@@ -118,6 +140,28 @@ impl BodyProgress {
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Acquire)
     }
+}
+
+impl TakeBack for BodyProgress {
+    fn gain(&self, _since_ms: u64, now_ms: u64) -> Option<u64> {
+        let began_ms = self.began_ms.load(Ordering::Acquire);
+        let lasted_ms = now_ms.saturating_sub(began_ms);
+        let is_slow = began_ms > 0 && !self.has_ended() && is_slow(self.bytes(), lasted_ms);
+        is_slow.then_some(lasted_ms)
+    }
+
+    fn take_back(&self) -> bool {
+        let was_cut = self.cut.swap(true, Ordering::AcqRel);
+        if let Some(body) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            body.wake();
+        }
+        !was_cut
+    }
+}
+
+/// Whether a body is too slow to keep its connection from others that wait, for a client that holds more than its share.
+fn is_slow(bytes: u64, lasted_ms: u64) -> bool {
+    lasted_ms >= SLOW_AFTER_MS && bytes.saturating_mul(1000) / lasted_ms < SLOW_BYTES_PER_SECOND
 }
 
 /// A deadline that starts anew whenever bytes move, armed only while nothing moves.
@@ -213,7 +257,9 @@ impl Body for RequestBody {
                 (first, incoming, progress, remaining, (idle, pace))
             }
         };
-        progress.polled.store(true, Ordering::Release);
+        if !progress.polled.swap(true, Ordering::AcqRel) {
+            progress.began_ms.store(monotonic_ms(), Ordering::Release);
+        }
         let next = match first.take() {
             Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
             None => Pin::new(&mut *incoming).poll_frame(cx),
@@ -221,6 +267,10 @@ impl Body for RequestBody {
         match next {
             Poll::Pending => {
                 pace.0.waits(pace.1.elapsed());
+                if progress.is_cut(cx) {
+                    progress.broken.store(true, Ordering::Release);
+                    return Poll::Ready(Some(Err(BodyError::Slow)));
+                }
                 std::task::ready!(idle.poll_idle(cx));
                 progress.broken.store(true, Ordering::Release);
                 Poll::Ready(Some(Err(BodyError::Idle)))

@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
-use super::body::RequestBody;
+use super::body::{BodyProgress, RequestBody};
 use super::error::{Phase, UpstreamError, UpstreamFault};
 use super::name::MemberName;
 use super::permits::{Bounds, NoPermit, Permit, Permits, Work};
@@ -146,6 +146,12 @@ impl Lease {
     pub fn allow_reclaim<T: Send + 'static>(&self, holder: &Arc<Reclaimable<T>>) {
         let holder = Arc::downgrade(holder);
         self.permit.allow_reclaim(holder);
+    }
+
+    /// A request body that is slow can be ended for a client that waits.
+    pub fn allow_reclaim_of_body(&self, progress: &Arc<BodyProgress>) {
+        let progress = Arc::downgrade(progress);
+        self.permit.allow_reclaim(progress);
     }
 
     /// Gives the connection back for the next request. Only after the answer's body has ended.

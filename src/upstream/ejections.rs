@@ -2,15 +2,14 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use super::member::Member;
+use super::member::{Member, MemberState};
 use super::name::MemberName;
 use super::pool::Pool;
 use crate::auth::subject::Subject;
 use crate::balance::blame::{ClientKey, Failures};
 use crate::balance::health::Status;
-use crate::random::monotonic_ms;
 
 /// The members that requests have taken out, and whose requests those were.
 #[derive(Debug, Default)]
@@ -19,7 +18,7 @@ pub struct Ejections(Mutex<Vec<Ejected>>);
 #[derive(Debug)]
 struct Ejected {
     member: MemberName,
-    until_ms: u64,
+    state: Arc<MemberState>,
     failures: Failures,
 }
 
@@ -47,10 +46,9 @@ impl Pool {
     /// pool are. A client that has helped to bring out another member is not listened to until that one is back.
     /// `client` is `None` where no request can bring such a failure about.
     pub fn member_failed(&self, member: &Member, problem: &str, client: Option<ClientKey>) {
-        let now_ms = monotonic_ms();
         // Decided one after the other, so that the bounds hold.
         let mut ejected = self.memory.ejections.lock();
-        ejected.retain(|earlier| earlier.until_ms > now_ms);
+        ejected.retain(|earlier| earlier.state.status() == Status::Ejected);
         let is_spent = |client: &ClientKey| {
             let mut others = ejected.iter().filter(|earlier| earlier.member != member.name);
             others.any(|earlier| earlier.failures.are_also_of(client))
@@ -64,8 +62,8 @@ impl Pool {
         }
         let out = self.members.iter().filter(|member| member.status() == Status::Ejected).count();
         let allowed = member.probe.ejection.allow(self.members.len(), out);
-        if let Some(until_ms) = member.eject(problem, allowed) {
-            ejected.push(Ejected { member: member.name.clone(), until_ms, failures });
+        if member.eject(problem, allowed) {
+            ejected.push(Ejected { member: member.name.clone(), state: Arc::clone(&member.state), failures });
         }
         drop(ejected);
         member.ask_for_probe();

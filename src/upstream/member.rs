@@ -87,6 +87,8 @@ pub struct MemberState {
     missing_credential: AtomicBool,
     /// Since when nothing but the account of the probes is refused, by [`monotonic_ms`]; 0 where it is not.
     pub(super) account_refused_since_ms: AtomicU64,
+    /// Whether the last probe that came so far saw that account taken.
+    pub(super) account_taken: AtomicBool,
 }
 
 /// So many bytes under way weigh as much as one more request.
@@ -118,7 +120,17 @@ impl MemberState {
             draining: AtomicBool::new(false),
             missing_credential: AtomicBool::new(false),
             account_refused_since_ms: AtomicU64::new(0),
+            account_taken: AtomicBool::new(false),
         }
+    }
+}
+
+impl MemberState {
+    /// Where the member stands.
+    #[must_use]
+    pub(super) fn status(&self) -> Status {
+        let number = usize::from(self.status.load(Ordering::Acquire));
+        Status::ALL.get(number).copied().unwrap_or(Status::Unhealthy)
     }
 }
 
@@ -168,8 +180,7 @@ impl Member {
     /// Where it stands.
     #[must_use]
     pub fn status(&self) -> Status {
-        let number = usize::from(self.state.status.load(Ordering::Acquire));
-        Status::ALL.get(number).copied().unwrap_or(Status::Unhealthy)
+        self.state.status()
     }
 
     /// Whether it may get work.
@@ -272,17 +283,17 @@ impl Member {
         self.state.latency.store(after.to_bits(), Ordering::Release);
     }
 
-    /// Ejects it after failed requests, if `allowed`. Returns until when, by [`monotonic_ms`].
-    pub(super) fn eject(&self, problem: &str, allowed: bool) -> Option<u64> {
+    /// Ejects it after failed requests, if `allowed`. Returns whether it was.
+    pub(super) fn eject(&self, problem: &str, allowed: bool) -> bool {
         let mut health = self.state.health.lock().unwrap_or_else(PoisonError::into_inner);
-        let status = health.0.eject(self.probe.ejection, allowed, monotonic_ms())?;
-        let until_ms = health.0.ejected_until_ms();
+        let ejected = health.0.eject(self.probe.ejection, allowed, monotonic_ms());
+        let Some(status) = ejected else { return false };
         self.state.ejected_and_well.store(health.0.is_ejected_and_well(), Ordering::Release);
         self.forget_failures();
         health.1 = Some(problem.to_owned());
         self.metrics.count_ejection();
         self.publish(health, status, problem);
-        until_ms
+        true
     }
 
     /// For how long it has been out; `None` while it serves.

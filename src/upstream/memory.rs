@@ -54,7 +54,12 @@ impl PoolMemory {
         if self.read_your_writes == settings.read_your_writes {
             return Arc::clone(self);
         }
-        Arc::new(Self { stand_ins: Arc::clone(&self.stand_ins), ..Self::new(settings, shared) })
+        let account_alarm = AtomicBool::new(self.account_alarm.load(Ordering::Acquire));
+        Arc::new(Self {
+            account_alarm,
+            stand_ins: Arc::clone(&self.stand_ins),
+            ..Self::new(settings, shared)
+        })
     }
 }
 

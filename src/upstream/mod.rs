@@ -37,7 +37,7 @@ pub use name::{InvalidName, MemberName, PoolName};
 pub use permits::Work;
 pub use pool::{BuildError, Placed, Pool, Pools, Request, Shared};
 pub use quarantine::Quarantine;
-pub use reclaim::Reclaimable;
+pub use reclaim::{Reclaimable, TakenBack};
 pub use settings::*;
 pub use stand_in::{StandIn, StandIns, tag_digest};
 pub use tls::MemberTlsError;

@@ -16,11 +16,11 @@ use tokio::time::{Instant, timeout_at};
 use super::reclaim::TakeBack;
 use super::settings::UpstreamLimits;
 use crate::balance::blame::ClientKey;
-use crate::balance::fair::{gives_way, held_by, next_turn, share_of};
+use crate::balance::fair::{Holdings, gives_way, next_turn, share_of};
 use crate::random::monotonic_ms;
 
 /// Bits of each number in [`Counts`].
-const BITS: u32 = 21;
+const BITS: u32 = 16;
 const MASK: u64 = (1 << BITS) - 1;
 /// No number is larger, whatever is configured.
 const MOST: usize = MASK as usize / 2;
@@ -34,6 +34,17 @@ pub enum Work {
     Pull,
     /// Upload sessions and manifests on their way in.
     Upload,
+}
+
+impl Work {
+    const BOTH: [Self; 2] = [Self::Pull, Self::Upload];
+
+    fn other(self) -> Self {
+        match self {
+            Self::Pull => Self::Upload,
+            Self::Upload => Self::Pull,
+        }
+    }
 }
 
 /// Why there is no permit.
@@ -58,28 +69,43 @@ pub(super) struct Bounds {
     pub client_share_percent: u32,
 }
 
-/// Requests at the member by work, and those that wait, in one word.
+/// Requests at the member and those that wait, each by work, in one word.
 #[derive(Debug, Clone, Copy)]
 struct Counts(u64);
 
 impl Counts {
-    const WAITING: u64 = 1 << (2 * BITS);
-
-    fn one(work: Work) -> u64 {
+    /// One request of this work at the member.
+    fn active(work: Work) -> u64 {
         1 << (BITS * work as u32)
+    }
+
+    /// One request of this work that waits.
+    fn waits(work: Work) -> u64 {
+        Self::active(work) << (2 * BITS)
     }
 
     fn of(self, work: Work) -> usize {
         (self.0 >> (BITS * work as u32) & MASK) as usize
     }
 
-    fn waiting(self) -> usize {
-        (self.0 >> (2 * BITS)) as usize
+    fn waiting(self, work: Work) -> usize {
+        (self.0 >> (BITS * (work as u32 + 2)) & MASK) as usize
+    }
+
+    fn all_waiting(self) -> usize {
+        Work::BOTH.into_iter().map(|work| self.waiting(work)).sum()
     }
 
     fn has_room(self, work: Work, bounds: &Bounds) -> bool {
-        self.of(Work::Pull) + self.of(Work::Upload) < bounds.all
-            && self.of(work) < bounds.of_work[work as usize]
+        let all: usize = Work::BOTH.into_iter().map(|work| self.of(work)).sum();
+        all < bounds.all && self.of(work) < bounds.of_work[work as usize]
+    }
+
+    /// Whether a request may go past the queue: none of its work waits, and none of the other waits for what it takes.
+    fn may_pass(self, work: Work, bounds: &Bounds) -> bool {
+        let other = work.other();
+        let other_waits = self.waiting(other) > 0 && self.of(other) < bounds.of_work[other as usize];
+        self.waiting(work) == 0 && !other_waits && self.has_room(work, bounds)
     }
 }
 
@@ -105,14 +131,15 @@ struct Waiter {
     id: u64,
     work: Work,
     client: ClientKey,
+    worker: usize,
     turn: oneshot::Sender<Turn>,
 }
 
 /// What a request that waits is told.
 #[derive(Debug)]
 enum Turn {
-    /// It has its permit.
-    Granted,
+    /// It has its permit, with this entry in the list of its worker.
+    Granted(usize),
     /// It gave way to a client that has fewer requests in the full queue.
     GaveWay,
 }
@@ -146,6 +173,7 @@ struct Queued<'a> {
     permits: &'a Permits,
     id: u64,
     work: Work,
+    worker: usize,
     turn: oneshot::Receiver<Turn>,
 }
 
@@ -180,7 +208,7 @@ impl Permits {
 
     /// Requests that wait.
     pub(super) fn waiting(&self) -> usize {
-        Counts(self.counts.load(Ordering::Acquire)).waiting()
+        Counts(self.counts.load(Ordering::Acquire)).all_waiting()
     }
 
     /// Takes other bounds. What is out beyond them is not taken back, and nothing begins in its place.
@@ -189,7 +217,7 @@ impl Permits {
         self.hand_on(&mut lock(&self.queue));
     }
 
-    /// A permit, at once where there is room and nobody waits, else in turn.
+    /// A permit, at once where there is room and no request waits for it, else in turn.
     ///
     /// # Errors
     /// [`NoPermit`] when the queue is full, or when the turn does not come until `deadline`.
@@ -200,41 +228,50 @@ impl Permits {
         worker: usize,
         deadline: Instant,
     ) -> Result<Permit, NoPermit> {
+        let worker = worker % self.active.len();
         if self.take(work) {
-            return Ok(self.permit(work, client, worker));
+            let entry = self.enter(work, client, worker);
+            return Ok(self.permit(work, worker, entry));
         }
-        let mut queued = self.queue_up(work, client)?;
+        let mut queued = self.queue_up(work, client, worker)?;
         loop {
-            self.reclaim_for(work, client);
-            let look = deadline.min(Instant::now() + LOOK_EVERY);
-            match timeout_at(look, &mut queued.turn).await {
-                Ok(Ok(Turn::Granted)) => {
-                    return Ok(self.permit(work, client, worker));
+            let turn = match queued.turn.try_recv() {
+                Ok(turn) => turn,
+                Err(_) => {
+                    self.reclaim_for(work, client);
+                    let look = deadline.min(Instant::now() + LOOK_EVERY);
+                    match timeout_at(look, &mut queued.turn).await {
+                        Ok(Ok(turn)) => turn,
+                        Err(_) if look < deadline => continue,
+                        // The queue lives as long as its permits, and tells each request that waits.
+                        Ok(Err(_)) | Err(_) => return Err(NoPermit::Timeout),
+                    }
                 }
-                Ok(Ok(Turn::GaveWay)) => return Err(NoPermit::Full),
-                // The queue lives as long as its permits, and tells each that waits.
-                Ok(Err(_)) => return Err(NoPermit::Timeout),
-                Err(_) if look < deadline => {}
-                Err(_) => return Err(NoPermit::Timeout),
-            }
+            };
+            return match turn {
+                Turn::Granted(entry) => Ok(self.permit(work, worker, entry)),
+                Turn::GaveWay => Err(NoPermit::Full),
+            };
         }
     }
 
     /// Takes one without waiting.
     fn take(&self, work: Work) -> bool {
         let bounds = self.bounds.load();
-        let more = |counts: u64| {
-            let now = Counts(counts);
-            (now.waiting() == 0 && now.has_room(work, &bounds)).then(|| counts + Counts::one(work))
-        };
+        let more =
+            |counts: u64| Counts(counts).may_pass(work, &bounds).then(|| counts + Counts::active(work));
         self.counts.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
     }
 
-    fn permit(self: &Arc<Self>, work: Work, client: ClientKey, worker: usize) -> Permit {
-        let worker = worker % self.active.len();
+    fn permit(self: &Arc<Self>, work: Work, worker: usize, entry: usize) -> Permit {
+        Permit { of: Arc::clone(self), work, worker, entry }
+    }
+
+    /// Lists a request that has its permit.
+    fn enter(&self, work: Work, client: ClientKey, worker: usize) -> usize {
         let entry = Some(Entry { work, client, since_ms: monotonic_ms(), reclaim: None });
         let mut active = lock(&self.active[worker]);
-        let at = match active.free.pop() {
+        match active.free.pop() {
             Some(at) => {
                 active.entries[at] = entry;
                 at
@@ -243,30 +280,42 @@ impl Permits {
                 active.entries.push(entry);
                 active.entries.len() - 1
             }
-        };
-        drop(active);
-        Permit { of: Arc::clone(self), work, worker, entry: at }
+        }
     }
 
-    fn queue_up(&self, work: Work, client: ClientKey) -> Result<Queued<'_>, NoPermit> {
+    /// Takes a request off the list.
+    fn leave(&self, worker: usize, entry: usize) {
+        let mut active = lock(&self.active[worker]);
+        let entered = active.entries.get_mut(entry).and_then(Option::take);
+        active.free.push(entry);
+        drop(active);
+        drop(entered);
+    }
+
+    fn queue_up(&self, work: Work, client: ClientKey, worker: usize) -> Result<Queued<'_>, NoPermit> {
         let (sender, turn) = oneshot::channel();
         let mut queue = lock(&self.queue);
-        if queue.waiting.len() >= self.bounds.load().waiting {
-            let clients: Vec<ClientKey> = queue.waiting.iter().map(|waiter| waiter.client).collect();
-            let out = gives_way(&clients, client).and_then(|at| queue.waiting.remove(at));
-            let Some(out) = out else { return Err(NoPermit::Full) };
-            self.counts.fetch_sub(Counts::WAITING, Ordering::AcqRel);
+        let id = queue.next_id;
+        queue.next_id += 1;
+        queue.waiting.push_back(Waiter { id, work, client, worker, turn: sender });
+        // From here on no request of this work passes the queue, and a permit that is given back is handed on.
+        self.counts.fetch_add(Counts::waits(work), Ordering::AcqRel);
+        self.hand_on(&mut queue);
+        let still_waits = queue.waiting.back().is_some_and(|last| last.id == id);
+        if still_waits && queue.waiting.len() > self.bounds.load().waiting {
+            let mut clients: Vec<ClientKey> = queue.waiting.iter().map(|waiter| waiter.client).collect();
+            clients.pop();
+            let out = gives_way(&clients, client).unwrap_or(clients.len());
+            let Some(out) = queue.waiting.remove(out) else { return Err(NoPermit::Full) };
+            self.counts.fetch_sub(Counts::waits(out.work), Ordering::AcqRel);
+            if out.id == id {
+                return Err(NoPermit::Full);
+            }
             // One that has gone meanwhile needs no word.
             drop(out.turn.send(Turn::GaveWay));
         }
-        let id = queue.next_id;
-        queue.next_id += 1;
-        queue.waiting.push_back(Waiter { id, work, client, turn: sender });
-        // From here on nobody takes a permit past the queue, and whoever gives one back hands it on.
-        self.counts.fetch_add(Counts::WAITING, Ordering::AcqRel);
-        self.hand_on(&mut queue);
         drop(queue);
-        Ok(Queued { permits: self, id, work, turn })
+        Ok(Queued { permits: self, id, work, worker, turn })
     }
 
     /// Gives what there is room for to those whose turn it is.
@@ -274,16 +323,19 @@ impl Permits {
         let bounds = self.bounds.load();
         loop {
             let counts = Counts(self.counts.load(Ordering::Acquire));
-            let room = [Work::Pull, Work::Upload].map(|work| counts.has_room(work, &bounds));
-            let next = [Work::Pull, Work::Upload].into_iter().filter(|work| room[*work as usize]);
+            let with_room = Work::BOTH
+                .into_iter()
+                .filter(|work| counts.waiting(*work) > 0 && counts.has_room(*work, &bounds));
             // Of the two kinds of work the request that came first.
-            let next = next.filter_map(|work| self.next_of(queue, work, bounds.share(work))).min();
+            let next = with_room.filter_map(|work| self.next_of(queue, work, bounds.share(work))).min();
             let Some(waiter) = next.and_then(|at| queue.waiting.remove(at)) else { return };
-            let granted = Counts::one(waiter.work);
-            self.counts.fetch_add(granted, Ordering::AcqRel);
-            self.counts.fetch_sub(Counts::WAITING, Ordering::AcqRel);
-            if waiter.turn.send(Turn::Granted).is_err() {
-                self.counts.fetch_sub(granted, Ordering::AcqRel);
+            let Waiter { work, client, worker, turn, .. } = waiter;
+            self.counts.fetch_add(Counts::active(work), Ordering::AcqRel);
+            self.counts.fetch_sub(Counts::waits(work), Ordering::AcqRel);
+            let entry = self.enter(work, client, worker);
+            if turn.send(Turn::Granted(entry)).is_err() {
+                self.leave(worker, entry);
+                self.counts.fetch_sub(Counts::active(work), Ordering::AcqRel);
             }
         }
     }
@@ -297,52 +349,49 @@ impl Permits {
             .map(|(at, _)| at)
             .collect();
         let clients = places.iter().map(|at| queue.waiting[*at].client);
-        next_turn(clients, share, |client| self.held(work, client)).map(|at| places[at])
+        next_turn(clients, share, &self.held(work)).map(|at| places[at])
     }
 
-    fn held(&self, work: Work, client: ClientKey) -> usize {
-        let held = self.active.iter().map(|active| {
+    /// What every client holds of this work.
+    fn held(&self, work: Work) -> Holdings {
+        let mut held = Holdings::default();
+        for active in &self.active {
             let active = lock(active);
             let entries = active.entries.iter().flatten().filter(|entry| entry.work == work);
-            entries.map(|entry| entry.client).collect::<Vec<_>>()
-        });
-        held_by(client, held.flatten())
+            entries.for_each(|entry| held.add(entry.client));
+        }
+        held
     }
 
     /// Takes one permit back from a client that holds more than its share, for one that holds less and waits.
     fn reclaim_for(&self, work: Work, client: ClientKey) {
         let share = self.bounds.load().share(work);
-        if self.held(work, client) >= share {
+        let held = self.held(work);
+        if held.of(client) >= share {
             return;
         }
         let now_ms = monotonic_ms();
-        let mut all = Vec::new();
+        let mut found = Vec::new();
         for active in &self.active {
             let active = lock(active);
-            let entries = active.entries.iter().flatten().filter(|entry| entry.work == work);
-            all.extend(entries.map(|entry| (entry.client, entry.since_ms, entry.reclaim.clone())));
+            let entries = active.entries.iter().flatten();
+            let over = entries.filter(|entry| entry.work == work && held.of(entry.client) > share);
+            found.extend(over.filter_map(|entry| Some((entry.reclaim.clone()?, entry.since_ms))));
         }
-        let clients: Vec<ClientKey> = all.iter().map(|(client, ..)| *client).collect();
-        let mut reclaimable: Vec<(u64, ClientKey, Arc<dyn TakeBack>)> = all
-            .into_iter()
-            .filter_map(|(client, since_ms, reclaim)| {
-                let reclaim = reclaim?.upgrade()?;
-                Some((reclaim.gain(since_ms, now_ms)?, client, reclaim))
-            })
-            .collect();
+        let gain = |(reclaim, since_ms): (Weak<dyn TakeBack>, u64)| {
+            let reclaim = reclaim.upgrade()?;
+            Some((reclaim.gain(since_ms, now_ms)?, reclaim))
+        };
+        let mut reclaimable: Vec<(u64, Arc<dyn TakeBack>)> = found.into_iter().filter_map(gain).collect();
         // First what nobody reads, then what has been served longest.
-        reclaimable.sort_by_key(|(gain, ..)| std::cmp::Reverse(*gain));
-        let over = |client: ClientKey| held_by(client, clients.iter().copied()) > share;
-        for (_, client, reclaim) in reclaimable {
-            if over(client) && reclaim.take_back() {
-                return;
-            }
-        }
+        reclaimable.sort_by_key(|(gain, _)| std::cmp::Reverse(*gain));
+        // Lets go of the first that is still there; one at a time, since each request that waits looks for itself.
+        let _ = reclaimable.iter().any(|(_, reclaim)| reclaim.take_back());
     }
 
     fn give_back(&self, work: Work) {
-        let before = Counts(self.counts.fetch_sub(Counts::one(work), Ordering::AcqRel));
-        if before.waiting() > 0 {
+        let before = Counts(self.counts.fetch_sub(Counts::active(work), Ordering::AcqRel));
+        if before.all_waiting() > 0 {
             self.hand_on(&mut lock(&self.queue));
         }
     }
@@ -360,12 +409,8 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut active = lock(&self.of.active[self.worker]);
-        let entry = active.entries.get_mut(self.entry).and_then(Option::take);
-        active.free.push(self.entry);
-        drop(active);
+        self.of.leave(self.worker, self.entry);
         self.of.give_back(self.work);
-        drop(entry);
     }
 }
 
@@ -374,12 +419,13 @@ impl Drop for Queued<'_> {
         let mut queue = lock(&self.permits.queue);
         if let Some(at) = queue.waiting.iter().position(|waiter| waiter.id == self.id) {
             queue.waiting.remove(at);
-            self.permits.counts.fetch_sub(Counts::WAITING, Ordering::AcqRel);
+            self.permits.counts.fetch_sub(Counts::waits(self.work), Ordering::AcqRel);
             return;
         }
         drop(queue);
         // Its turn came while it gave up. Where it was taken, nothing is left to receive.
-        if matches!(self.turn.try_recv(), Ok(Turn::Granted)) {
+        if let Ok(Turn::Granted(entry)) = self.turn.try_recv() {
+            self.permits.leave(self.worker, entry);
             self.permits.give_back(self.work);
         }
     }
@@ -451,6 +497,20 @@ mod tests {
         drop(pull);
         let second = permits.acquire(Work::Upload, client(1), 0, soon()).await.expect("room");
         drop((upload, second));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_of_pulls_is_not_in_the_way_of_uploads() {
+        let permits = Permits::new(Bounds { of_work: [1, 2], ..bounds(3, 1) }, 1);
+        let pull = get(&permits, 1).await.expect("room");
+        let waiting = waits(&permits, 2).await;
+        assert_eq!(get(&permits, 3).await.err(), Some(NoPermit::Full));
+        let upload = permits.acquire(Work::Upload, client(4), 0, soon()).await.expect("uploads have room");
+        let second = permits.acquire(Work::Upload, client(4), 0, soon()).await.expect("uploads have room");
+        assert_eq!(permits.waiting(), 1);
+        drop(pull);
+        drop((waiting.await.expect("no panic").expect("its turn"), upload, second));
+        assert_eq!(permits.counts.load(Ordering::SeqCst), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -94,7 +94,12 @@ pub async fn probe_once(member: &Member) {
 
 fn take_in(member: &Member, seen: &Seen) {
     member.count_probe(seen.observation);
-    member.set_account_refused(seen.only_account);
+    match seen.observation {
+        Observation::Good => member.account_was_taken(),
+        Observation::CredentialRefused => member.account_is_in_doubt(),
+        // Whether the account is good, nobody was asked.
+        Observation::Bad => {}
+    }
     member.observe(seen.observation, seen.problem.as_deref());
 }
 
@@ -189,6 +194,10 @@ async fn probe_node(member: &Member, node: &HarborNode, deadline: Instant) -> Se
             Seen::bad(format!("the node says of itself that it is unhealthy: {}", sick.join(", ")))
         }
         Some(_) => Seen { only_account: ping.observation == Observation::CredentialRefused, ..ping },
+        // Late this time: what was known of the account before still holds.
+        None if ping.observation == Observation::CredentialRefused => {
+            Seen { only_account: member.is_account_refused(), ..ping }
+        }
         None => ping,
     }
 }

@@ -2,12 +2,15 @@
 //! for again when the reader comes for it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use crate::random::monotonic_ms;
 
 /// An answer from which the reader has not taken anything for so long is taken back first, in milliseconds.
 const UNREAD_FOR_MS: u64 = 1000;
+/// An answer that cannot go on is ended when nobody has read from it for so long, in milliseconds.
+const UNREAD_TO_THE_END_MS: u64 = 10_000;
 /// An answer that is read is served for so long before it is taken back, in milliseconds: each turn gets on by that.
 const SERVED_FOR_MS: u64 = 5000;
 
@@ -20,11 +23,27 @@ pub(super) trait TakeBack: Send + Sync + std::fmt::Debug {
     fn take_back(&self) -> bool;
 }
 
+/// What becomes of an answer whose connection is taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakenBack {
+    /// It goes on in its turn.
+    GoesOn,
+    /// It ends. Only an answer that is not read for long is taken so.
+    Ends,
+}
+
 /// A value that holds a connection, in a place from which it can be taken.
 pub struct Reclaimable<T> {
-    value: Mutex<Option<T>>,
+    place: Mutex<Place<T>>,
     /// Since when the reader has not come for more, by [`monotonic_ms`]; 0 while the member is waited for.
     unread_since_ms: AtomicU64,
+    taken: TakenBack,
+}
+
+struct Place<T> {
+    value: Option<T>,
+    /// The reader, while it waits for the value.
+    reader: Option<Waker>,
 }
 
 impl<T> std::fmt::Debug for Reclaimable<T> {
@@ -36,46 +55,70 @@ impl<T> std::fmt::Debug for Reclaimable<T> {
 impl<T> Reclaimable<T> {
     /// A value that can be taken back. Nothing of it was read yet.
     #[must_use]
-    pub fn new(value: T) -> Arc<Self> {
-        Arc::new(Self { value: Mutex::new(Some(value)), unread_since_ms: AtomicU64::new(monotonic_ms()) })
+    pub fn new(value: T, taken: TakenBack) -> Arc<Self> {
+        let place = Mutex::new(Place { value: Some(value), reader: None });
+        Arc::new(Self { place, unread_since_ms: AtomicU64::new(monotonic_ms()), taken })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Place<T>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at the value; `None` when it was taken back.
     pub fn with<R>(&self, look: impl FnOnce(&mut Option<T>) -> R) -> R {
-        look(&mut self.value.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut self.lock().value)
     }
 
-    /// The reader comes for more.
-    pub fn is_read(&self) {
+    /// Polls the value for its reader, who is woken when it is taken back meanwhile.
+    pub fn poll<R>(
+        &self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Context<'_>, &mut Option<T>) -> Poll<R>,
+    ) -> Poll<R> {
         self.unread_since_ms.store(0, Ordering::Relaxed);
-    }
-
-    /// The reader was given something, and it is its turn.
-    pub fn was_given(&self) {
-        self.unread_since_ms.store(monotonic_ms(), Ordering::Relaxed);
+        let mut place = self.lock();
+        let polled = poll(cx, &mut place.value);
+        if polled.is_ready() {
+            self.unread_since_ms.store(monotonic_ms(), Ordering::Relaxed);
+        } else if place.reader.as_ref().is_none_or(|reader| !reader.will_wake(cx.waker())) {
+            place.reader = Some(cx.waker().clone());
+        }
+        polled
     }
 }
 
 impl<T: Send> TakeBack for Reclaimable<T> {
     fn gain(&self, since_ms: u64, now_ms: u64) -> Option<u64> {
-        gain(self.unread_since_ms.load(Ordering::Relaxed), since_ms, now_ms)
+        gain(self.taken, self.unread_since_ms.load(Ordering::Relaxed), since_ms, now_ms)
     }
 
     fn take_back(&self) -> bool {
+        let mut place = self.lock();
+        let (taken, reader) = (place.value.take(), place.reader.take());
+        drop(place);
+        let was_there = taken.is_some();
         // Dropped outside the lock: it gives its connection back, and that looks at other answers.
-        let taken = self.with(Option::take);
-        taken.is_some()
+        drop(taken);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        was_there
     }
 }
 
 /// What nobody reads comes before what is read, however long either lasts.
-fn gain(unread_since_ms: u64, since_ms: u64, now_ms: u64) -> Option<u64> {
+fn gain(taken: TakenBack, unread_since_ms: u64, since_ms: u64, now_ms: u64) -> Option<u64> {
     const UNREAD: u64 = 1 << 62;
+    let unread_max = match taken {
+        TakenBack::GoesOn => UNREAD_FOR_MS,
+        TakenBack::Ends => UNREAD_TO_THE_END_MS,
+    };
     let unread = (unread_since_ms > 0).then(|| now_ms.saturating_sub(unread_since_ms));
-    if let Some(unread) = unread.filter(|unread| *unread >= UNREAD_FOR_MS) {
+    if let Some(unread) = unread.filter(|unread| *unread >= unread_max) {
         return Some(UNREAD.saturating_add(unread));
     }
-    Some(now_ms.saturating_sub(since_ms)).filter(|served| *served >= SERVED_FOR_MS)
+    let served = now_ms.saturating_sub(since_ms);
+    (taken == TakenBack::GoesOn && served >= SERVED_FOR_MS).then_some(served)
 }
 
 #[cfg(test)]
@@ -84,25 +127,45 @@ mod tests {
 
     #[test]
     fn what_nobody_reads_is_taken_back_first_and_each_turn_gets_on() {
+        use TakenBack::{Ends, GoesOn};
         let now = 100_000;
-        for (what, unread_since, since, expected) in [
-            ("just begun", 0, now - 100, None),
-            ("read, and not for long", 0, now - 4_999, None),
-            ("given something just now", now - 999, now - 4_999, None),
-            ("unread", now - 1_000, now - 1_000, Some(true)),
-            ("read for long", now - 10, now - 5_000, Some(false)),
-            ("the member is slow", 0, now - 60_000, Some(false)),
+        for (what, taken, unread_since, since, expected) in [
+            ("just begun", GoesOn, 0, now - 100, None),
+            ("read, and not for long", GoesOn, 0, now - 4_999, None),
+            ("given something just now", GoesOn, now - 999, now - 4_999, None),
+            ("unread", GoesOn, now - 1_000, now - 1_000, Some(true)),
+            ("read for long", GoesOn, now - 10, now - 5_000, Some(false)),
+            ("the member is slow", GoesOn, 0, now - 60_000, Some(false)),
+            ("unread for a moment, and could not go on", Ends, now - 9_999, now - 60_000, None),
+            ("unread for long", Ends, now - 10_000, now - 10_000, Some(true)),
+            ("read, and could not go on", Ends, 0, now - 60_000, None),
         ] {
-            let gain = gain(unread_since, since, now);
+            let gain = gain(taken, unread_since, since, now);
             assert_eq!(gain.map(|gain| gain >= 1 << 62), expected, "{what}");
         }
     }
 
     #[test]
-    fn it_is_taken_back_once() {
-        let reclaimable = Reclaimable::new(1);
-        assert!(reclaimable.with(|value| value.is_some()));
+    fn it_is_taken_back_once_and_its_reader_hears_of_it() {
+        use std::sync::atomic::AtomicUsize;
+        use std::task::Wake;
+
+        struct Woken(AtomicUsize);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let woken = Arc::new(Woken(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let reclaimable = Reclaimable::new(1, TakenBack::GoesOn);
+        let polled = reclaimable.poll(&mut Context::from_waker(&waker), |_, value| {
+            assert_eq!(*value, Some(1));
+            Poll::<()>::Pending
+        });
+        assert!(polled.is_pending());
         assert!(reclaimable.take_back() && !reclaimable.take_back());
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
         assert!(reclaimable.with(|value| value.is_none()));
     }
 }

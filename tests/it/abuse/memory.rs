@@ -34,8 +34,7 @@ async fn manifests_that_drip_in_and_readers_that_do_not_read_keep_nobody_from_pu
             .rule("{ everybody: true, repository: \"**\", allow: [pull, push] }")
             .extra("verify: { buffer_bytes_max: 8MiB }")
             .extra("coalesce: { enabled: false }")
-            // A manifest has a tenth of the time that dripping would take.
-            .extra("upstream: { head_timeout: 25s }")
+            .extra("upstream: { head_timeout: 1h, queue_timeout: 1h }")
     })
     .await;
     let alice = site.authorized(&["repository:a/b:pull,push"]).await;
@@ -72,7 +71,7 @@ async fn an_upload_that_drips_in_ends_and_one_at_the_least_rate_does_not() {
     let mut site = Site::start_with(&[MemberKind::Open], |config| {
         config
             .extra("limits: { body_rate_min: 1KiB }")
-            .extra("upstream: { body_idle_timeout: 1s, body_stall_timeout: 1s }")
+            .extra("upstream: { body_idle_timeout: 4s, body_stall_timeout: 4s }")
     })
     .await;
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
@@ -82,7 +81,7 @@ async fn an_upload_that_drips_in_ends_and_one_at_the_least_rate_does_not() {
         let mut sending = tokio::task::JoinSet::new();
         sending.spawn(async move {
             // Often enough that the body is never idle; for three windows where nothing ends it.
-            for _ in 0..12 {
+            for _ in 0..40 {
                 if chunks.send(vec![b'x'; bytes_at_once].into()).await.is_err() {
                     break;
                 }

@@ -134,3 +134,70 @@ async fn readers_over_http_1_that_do_not_read_stop_nobody_either() {
     }
     site.stop_gateway().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_was_taken_back_goes_on_when_its_turn_comes_however_long_that_takes() {
+    let blob = Blob::random(3 << 20);
+    let member = member_with(&blob).await;
+    let mut site = site_of(&[&member], |config| {
+        config
+            .rule("{ everybody: true, repository: \"**\", allow: [pull] }")
+            .extra("coalesce: { enabled: false }")
+            .extra(
+                "upstream: { connections_max: 2, pulls_max: 2, queue_timeout: 500ms, body_idle_timeout: 1h }",
+            )
+    })
+    .await;
+    let greedy =
+        site.authorized(&["repository:a/b:pull"]).await.at_source([127, 0, 0, 2]).with_small_buffers();
+    let nobody = anonymous(&site.client().at_source([127, 0, 0, 3])).await.with_small_buffers();
+    let path = format!("/v2/a/b/blobs/{}", blob.digest);
+    let begin = async |client: &TestClient| {
+        let mut connection = client.connect().await.expect("a connection");
+        let request = client.request(Method::GET, &path).body(whole("")).expect("a request");
+        let answer = connection.send_head(request).await.expect("an answer");
+        (connection, answer)
+    };
+    let (_first, taken_back) = begin(&greedy).await;
+    let second = begin(&greedy).await;
+    // Two of two: the first, which is unread for longest, gives its connection to the other client, who keeps it.
+    let (_other, held) = wait::within("another client's turn", async {
+        loop {
+            let (connection, answer) = begin(&nobody).await;
+            if answer.status() == 200 {
+                break (connection, answer);
+            }
+        }
+    })
+    .await;
+    let mut reader = JoinSet::new();
+    reader.spawn(read_whole(taken_back));
+    wait_for_metric(&site.gateway, "tidegate_reclaims_total", &[], 1.0).await;
+    // Longer than one turn in the queue may take: others are refused meanwhile, more than once.
+    for _ in 0..3 {
+        let refused = greedy.get(&path).await.expect("an answer");
+        assert_eq!(refused.status, 504, "each of the two clients has its share");
+    }
+    assert!(reader.try_join_next().is_none(), "its turn has not come");
+    drop(second);
+    assert!(reader.join_next().await.expect("a reader").expect("no panic") == blob.bytes, "other bytes");
+    assert!(read_whole(held).await == blob.bytes, "other bytes");
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_ranges_at_once_are_answered_with_the_whole() {
+    let blob = Blob::random(5000);
+    let mut site = Site::start(&[crate::harness::site::MemberKind::Open]).await;
+    let client = site.authorized(&["repository:a/b:pull,push"]).await;
+    crate::harness::push::blob(&client, "a/b", &blob).await.expect("pushed");
+    let path = format!("/v2/a/b/blobs/{}", blob.digest);
+    for (range, status, expected) in
+        [("bytes=0-0,2-", 200, &blob.bytes[..]), ("bytes=10-19", 206, &blob.bytes[10..20])]
+    {
+        let request = client.request(Method::GET, &path).header("range", range).body(whole(""));
+        let answer = client.send(request.expect("a request")).await.expect("an answer");
+        assert!(answer.status == status && answer.body == expected, "{range}: {}", answer.status);
+    }
+    site.stop_gateway().await;
+}
