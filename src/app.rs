@@ -269,7 +269,8 @@ async fn supervise(
     let metrics = Arc::clone(&parts.gateway.metrics);
     let mut maintenance: JoinSet<String> = JoinSet::new();
     let mut signals = Signals::new()?;
-    let shown = what_is_shown(&parts.gateway, access_dropped);
+    let hosts = config.admin.as_ref().map_or_else(Vec::new, |admin| admin.hosts.clone());
+    let shown = what_is_shown(&parts.gateway, hosts, access_dropped);
     let mut admin = AdminSide::open(&config, Arc::clone(&shown), &mut inheritance, &mut estate)?;
     let alone = !inheritance.has_predecessor();
     if alone {
@@ -333,8 +334,9 @@ async fn supervise(
     Ok(())
 }
 
-fn what_is_shown(gateway: &Gateway, access_log_dropped: ErrorCounter) -> Arc<Admin> {
+fn what_is_shown(gateway: &Gateway, hosts: Vec<String>, access_log_dropped: ErrorCounter) -> Arc<Admin> {
     Arc::new(Admin {
+        hosts,
         topology: Arc::clone(&gateway.topology),
         metrics: Arc::clone(&gateway.metrics),
         readiness: Readiness::default(),

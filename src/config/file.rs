@@ -143,6 +143,9 @@ pub(super) struct Limits {
 pub(super) struct Admin {
     /// Where the admin listener is.
     pub(super) address: Option<String>,
+    /// Names by which it may be asked, besides addresses and `localhost`.
+    #[serde(default)]
+    pub(super) hosts: Vec<String>,
     /// The control socket, or `none`.
     pub(super) socket: Option<PathBuf>,
 }

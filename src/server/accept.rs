@@ -77,18 +77,61 @@ pub struct Acceptor {
     pub stop: CancellationToken,
 }
 
+/// Which clients come to a listener on `[::]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Families {
+    /// Those of IPv4 too.
+    Both,
+    /// Those of IPv6 alone: an IPv4 address has a listener of its own on the same port.
+    Own,
+}
+
+impl Families {
+    /// What is meant by `address` beside these others.
+    #[must_use]
+    pub fn of(address: SocketAddr, mut others: impl Iterator<Item = SocketAddr>) -> Self {
+        let shares = |other: SocketAddr| other.is_ipv4() && other.port() == address.port();
+        if address.port() != 0 && others.any(shares) { Self::Own } else { Self::Both }
+    }
+}
+
 /// Binds an address for one worker. The first call for port 0 chooses; later ones are given that port.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
+pub fn bind(address: SocketAddr, families: Families) -> io::Result<TcpListener> {
+    let socket = unbound(address, families)?;
     socket.set_reuse_port(true)?;
-    socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Binds an address that nobody else may have, not even another gateway.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn bind_alone(address: SocketAddr, families: Families) -> io::Result<TcpListener> {
+    let socket = unbound(address, families)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn unbound(address: SocketAddr, families: Families) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(families == Families::Own)?;
+    }
+    Ok(socket)
+}
+
+/// The client's address as everybody after this knows it. On a listener of both families a client of IPv4 comes as
+/// `::ffff:a.b.c.d`, which no rule for its network would match.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
 impl Listener {
@@ -126,6 +169,7 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    let peer = canonical(peer);
                     // Beyond the limit one connection waits here, the others in the kernel. What
                     // was accepted is served, also when accepting ends meanwhile.
                     let permit = Arc::clone(&acceptor.permits).acquire_owned();

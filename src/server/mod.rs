@@ -10,7 +10,7 @@ mod stream;
 mod tls;
 mod watch;
 
-pub use accept::{Accepted, Acceptor, Listener, bind};
+pub use accept::{Accepted, Acceptor, Families, Listener, bind, bind_alone};
 pub use descriptors::raise_descriptor_limit;
 pub use redirect::Redirect;
 pub use settings::*;

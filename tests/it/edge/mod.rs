@@ -1,5 +1,7 @@
 //! The edge towards clients: those that say nothing, read nothing, or read hardly anything, and what they may cost.
 
+mod admin;
+mod families;
 mod silence;
 mod slow_readers;
 

@@ -30,23 +30,24 @@ async fn read_slowly(mut stream: impl AsyncRead + Unpin, bytes: usize, pause: Du
 
 const BLOB_BYTES: usize = 8 << 20;
 
-/// 32 KiB/s are read in steps, each well within the time that a client may be silent.
+/// What is read comes in steps, each well within the time that a client may be silent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_below_the_least_rate_is_ended_although_it_is_never_silent() {
-    let extra = "limits: { body_rate_min: 512KiB }\nupstream: { body_idle_timeout: 4s }";
+    const BYTES: usize = 24 << 20;
+    let extra = "limits: { body_rate_min: 16MiB }\nupstream: { body_idle_timeout: 2s }";
     let mut site = site(extra).await;
-    let target = push_blob(&site, BLOB_BYTES).await;
+    let target = push_blob(&site, BYTES).await;
     let tls = anonymous(&site).await;
     let plain = site.gateway.plain_client().with_host(tls.authority());
     let mut over_tls = tls.tls_over(tls.small_tcp().await.expect("connected"), None).await.expect("TLS");
     over_tls.write_all(&request(&tls, &target)).await.expect("sent");
     let mut over_tcp = plain.small_tcp().await.expect("connected");
     over_tcp.write_all(&request(&tls, &target)).await.expect("sent");
-    let pause = Duration::from_millis(62);
+    let pause = Duration::from_millis(10);
     let (tls_bytes, tcp_bytes) =
-        tokio::join!(read_slowly(over_tls, 2048, pause), read_slowly(over_tcp, 2048, pause));
+        tokio::join!(read_slowly(over_tls, 16_384, pause), read_slowly(over_tcp, 16_384, pause));
     for bytes in [tls_bytes, tcp_bytes] {
-        assert!(bytes > 64 * 1024 && bytes < BLOB_BYTES, "{bytes} bytes were read");
+        assert!(bytes > 64 * 1024 && bytes < BYTES, "{bytes} bytes were read");
     }
     site.stop_gateway().await;
 }
