@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use super::site;
 use crate::harness::gateway::{Gateway, ListenerKind};
@@ -16,9 +18,9 @@ async fn probes_are_answered_while_slow_connections_hold_every_place() {
     let mut open = Vec::new();
     for number in 0..200 {
         let mut socket = admin.small_tcp().await.expect("connected");
-        // Some say nothing, some half a head, some do not read what they asked for.
-        let said: [&[u8]; 3] =
-            [b"", b"GET /livez HTTP/1.1\r\n", b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"];
+        // Some say nothing, some half a head, some ask for more and more and read nothing.
+        let asked = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(400);
+        let said: [&[u8]; 3] = [b"", b"GET /livez HTTP/1.1\r\n", &asked];
         socket.write_all(said[number % 3]).await.expect("sent");
         open.push(socket);
         if number % 20 == 0 {
@@ -34,6 +36,32 @@ async fn probes_are_answered_while_slow_connections_hold_every_place() {
         ended += 1;
     }
     assert_eq!(ended, 200);
+    site.stop_gateway().await;
+}
+
+/// Asks once a second for as long as it is let.
+async fn keeps_asking(mut socket: TcpStream) {
+    let mut buffer = [0; 4096];
+    loop {
+        let asked = socket.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        if asked.is_err() || !matches!(socket.read(&mut buffer).await, Ok(1..)) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_keep_asking_do_not_keep_their_places() {
+    let mut site = site("").await;
+    let admin = site.gateway.admin();
+    let mut open = JoinSet::new();
+    for _ in 0..64 {
+        open.spawn(keeps_asking(admin.raw_tcp().await.expect("connected")));
+    }
+    let answer = wait::within("an answer", admin.get("/livez")).await;
+    answer.expect("an answer").expect(200).expect("alive");
+    drop(open);
     site.stop_gateway().await;
 }
 
