@@ -218,18 +218,19 @@ async fn serve_connection<H, F, B>(
     drop(socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEP_ALIVE)));
     drop(socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX));
     let activity = Activity::new();
+    let heads_bytes_max = acceptor.limits.heads_bytes_max();
     let Some(tls) = acceptor.tls.clone() else {
         if let Some(target) = acceptor.redirect.clone() {
             let heads = Arc::clone(&activity);
             let service = service_fn(move |request| {
-                drop(heads.begin_request());
+                drop(heads.begin_request(0));
                 let answer = redirect(&request, &target);
                 async move { Ok::<_, Infallible>(answer) }
             });
             return drive_h1(&acceptor, Watched::new(stream, Arc::clone(&activity)), activity, service).await;
         }
         let accepted = Accepted { peer, tls: false, credentials_allowed: acceptor.plaintext_credentials };
-        let service = guarded(handler, accepted, Arc::clone(&activity));
+        let service = guarded(handler, accepted, (Arc::clone(&activity), heads_bytes_max));
         return drive_h1(&acceptor, Watched::new(stream, Arc::clone(&activity)), activity, service).await;
     };
     // On the heap, and not gone before it is counted: the client sees the end of it.
@@ -249,7 +250,7 @@ async fn serve_connection<H, F, B>(
     drop(handshake);
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let accepted = Accepted { peer, tls: true, credentials_allowed: true };
-    let service = guarded(handler, accepted, Arc::clone(&activity));
+    let service = guarded(handler, accepted, (Arc::clone(&activity), heads_bytes_max));
     let stream = Watched::new(stream, Arc::clone(&activity));
     if is_h2 {
         activity.expect_frames();

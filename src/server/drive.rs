@@ -1,6 +1,5 @@
 //! One HTTP connection from its first byte to its last: its own end, a deadline's, or that of the process.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,10 +25,8 @@ use crate::pace::LeastRate;
 
 /// How long a connection without a request stays open when accepting has ended.
 const LINGER: Duration = Duration::from_secs(1);
-/// h2 flow-control window of one stream, in bytes.
-const H2_STREAM_WINDOW: u32 = 512 << 10;
-/// h2 flow-control window of a connection, in bytes: what a client can have wait here before anybody reads it.
-const H2_CONNECTION_WINDOW: u32 = 1 << 20;
+/// Least h2 flow-control window of one stream, in bytes.
+const H2_STREAM_WINDOW_LEAST: usize = 64 * 1024;
 /// h2 streams that a client may reset before they were accepted.
 const H2_RESET_STREAMS_MAX: usize = 50;
 /// Bytes of an answer that wait for one h2 stream, besides the piece that comes next.
@@ -41,12 +38,24 @@ const H1_PIECE_BYTES_MAX: usize = 64 * 1024;
 /// on h2 a frame, so that it is seen how fast each stream is read.
 const H2_PIECE_BYTES_MAX: usize = 16 * 1024;
 
+/// The heads of the requests that run on an h2 connection are too large together. The stream is reset.
+#[derive(Debug, thiserror::Error)]
+#[error("the heads of the requests on this connection are too large together")]
+pub(super) struct HeadsTooLarge;
+
+/// About what a head takes, counted as h2 does (RFC 9113 6.5.2).
+fn head_bytes<B>(request: &Request<B>) -> usize {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>()
+        + target
+}
+
 /// The handler as hyper wants it, with each request noted on its connection until its body ends.
 pub(super) fn guarded<H, F, B>(
     (handler, resets): (H, fn(&B::Error) -> bool),
     accepted: Accepted,
-    activity: Arc<Activity>,
-) -> impl HttpService<Incoming, ResBody = GuardedBody<B>, Error = Infallible, Future: Send> + Clone + Send
+    (activity, heads_bytes_max): (Arc<Activity>, usize),
+) -> impl HttpService<Incoming, ResBody = GuardedBody<B>, Error = HeadsTooLarge, Future: Send> + Clone + Send
 where
     H: Fn(Request<Incoming>, Accepted) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
@@ -54,12 +63,14 @@ where
     B::Error: std::error::Error + Send + Sync + 'static,
 {
     service_fn(move |request: Request<Incoming>| {
-        let guard = activity.begin_request();
+        let guard = activity.begin_request(head_bytes(&request));
+        let is_fine = activity.heads_bytes() <= heads_bytes_max;
         let is_h2 = request.version() == Version::HTTP_2;
         let piece_bytes_max = if is_h2 { H2_PIECE_BYTES_MAX } else { H1_PIECE_BYTES_MAX };
-        let answer = handler(request, accepted.clone());
+        let answer = is_fine.then(|| handler(request, accepted.clone()));
         async move {
-            Ok(answer.await.map(|body| GuardedBody { body, rest: None, piece_bytes_max, guard, resets }))
+            let answer = answer.ok_or(HeadsTooLarge)?.await;
+            Ok(answer.map(|body| GuardedBody { body, rest: None, piece_bytes_max, guard, resets }))
         }
     })
 }
@@ -146,7 +157,7 @@ where
 pub(super) async fn drive_h1<S, V, B>(acceptor: &Acceptor, stream: S, activity: Arc<Activity>, service: V)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    V: HttpService<Incoming, ResBody = B, Error = Infallible, Future: Send>,
+    V: HttpService<Incoming, ResBody = B, Error: std::error::Error + Send + Sync + 'static, Future: Send>,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: std::error::Error + Send + Sync + 'static,
 {
@@ -165,7 +176,12 @@ where
 pub(super) async fn drive_h2<S, V, B>(acceptor: &Acceptor, stream: S, activity: Arc<Activity>, service: V)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    V: HttpService<Incoming, ResBody = B, Error = Infallible, Future: Send + 'static>,
+    V: HttpService<
+            Incoming,
+            ResBody = B,
+            Error: std::error::Error + Send + Sync + 'static,
+            Future: Send + 'static,
+        >,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: std::error::Error + Send + Sync + 'static,
 {
@@ -177,14 +193,19 @@ where
         .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(H2_RESET_STREAMS_MAX)
         .max_send_buf_size(H2_SEND_BYTES_MAX)
-        .initial_stream_window_size(H2_STREAM_WINDOW)
-        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .initial_stream_window_size(window((limits.h2_window_bytes / 2).max(H2_STREAM_WINDOW_LEAST)))
+        .initial_connection_window_size(window(limits.h2_window_bytes))
         .keep_alive_interval(limits.keep_alive)
         .keep_alive_timeout(limits.header_timeout)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     // GOAWAY tells the client which of its requests are served; nothing is lost by sending it at once.
     watch(acceptor, &activity, connection, (Duration::ZERO, http2::Connection::graceful_shutdown)).await;
+}
+
+/// A flow-control window of so many bytes, as far as there are such (RFC 9113 6.9.1).
+fn window(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX).min(u32::MAX >> 1)
 }
 
 /// Drives a connection to its end: its own, a deadline's, or that of the process.

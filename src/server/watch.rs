@@ -45,6 +45,8 @@ pub(super) enum Judgement {
 pub(super) struct Activity {
     opened: Instant,
     requests: AtomicUsize,
+    /// Bytes of their heads.
+    heads_bytes: AtomicUsize,
     /// Whether a whole head has come.
     served: AtomicBool,
     idle_since: AtomicU64,
@@ -72,6 +74,7 @@ impl Activity {
         Arc::new(Self {
             opened: Instant::now(),
             requests: AtomicUsize::new(0),
+            heads_bytes: AtomicUsize::new(0),
             served: AtomicBool::new(false),
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
@@ -88,13 +91,14 @@ impl Activity {
 
     /// A request's head has come; the request lasts until the guard is dropped.
     #[must_use]
-    pub(super) fn begin_request(self: &Arc<Self>) -> RequestGuard {
+    pub(super) fn begin_request(self: &Arc<Self>, head_bytes: usize) -> RequestGuard {
+        self.heads_bytes.fetch_add(head_bytes, Ordering::AcqRel);
         self.requests.fetch_add(1, Ordering::AcqRel);
         self.served.store(true, Ordering::Release);
         self.head_since.store(0, Ordering::Release);
         let mark = self.answers().begin(self.written.load(Ordering::Acquire));
         self.begun.notify_one();
-        RequestGuard { activity: Arc::clone(self), mark }
+        RequestGuard { activity: Arc::clone(self), mark, head_bytes }
     }
 
     /// The task of the request that began last. On h2 each has one of its own.
@@ -110,6 +114,12 @@ impl Activity {
 
     fn answers(&self) -> MutexGuard<'_, Answers> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of the heads of the requests that are being served.
+    #[must_use]
+    pub(super) fn heads_bytes(&self) -> usize {
+        self.heads_bytes.load(Ordering::Acquire)
     }
 
     /// Whether a request is being served.
@@ -247,6 +257,7 @@ fn at_least(wait: Duration) -> Duration {
 pub(super) struct RequestGuard {
     activity: Arc<Activity>,
     mark: Arc<Mark>,
+    head_bytes: usize,
 }
 
 impl RequestGuard {
@@ -270,6 +281,7 @@ impl RequestGuard {
 impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.activity.answers().end(&self.mark);
+        self.activity.heads_bytes.fetch_sub(self.head_bytes, Ordering::AcqRel);
         self.activity.idle_since.store(self.activity.now(), Ordering::Release);
         self.activity.requests.fetch_sub(1, Ordering::AcqRel);
     }
@@ -314,7 +326,7 @@ mod tests {
     async fn resting_connections_are_closed_and_stalling_ones_aborted() {
         let activity = Activity::new();
         activity.bytes_came();
-        let request = activity.begin_request();
+        let request = activity.begin_request(0);
         after(1000).await;
         assert!(waits(&activity), "a request may take its time");
         activity.write_blocked();
@@ -339,7 +351,7 @@ mod tests {
     async fn a_close_in_order_without_effect_is_an_abort() {
         let activity = Activity::new();
         activity.expect_frames();
-        drop(activity.begin_request());
+        drop(activity.begin_request(0));
         after(59).await;
         assert!(waits(&activity));
         after(1).await;
@@ -348,7 +360,7 @@ mod tests {
         after(9).await;
         activity.closes();
         assert!(waits(&activity), "it is closed once");
-        let request = activity.begin_request();
+        let request = activity.begin_request(0);
         after(100).await;
         assert!(waits(&activity), "a request that came before the close is served");
         drop(request);
@@ -380,7 +392,7 @@ mod tests {
     async fn a_client_that_takes_a_byte_now_and_then_is_too_slow() {
         for (bytes, expected) in [(1, Judgement::Abort), (8 * KIB, Judgement::Wait(Duration::ZERO))] {
             let activity = Activity::new();
-            let _request = activity.begin_request();
+            let _request = activity.begin_request(0);
             activity.write_blocked();
             let judged = looked_at(&activity, 600, || {
                 activity.write_moved(bytes);
@@ -398,10 +410,10 @@ mod tests {
     async fn a_stream_that_is_not_read_ends_and_its_connection_goes_on() {
         let activity = Activity::new();
         activity.expect_frames();
-        let (reads, unread, slow) = (activity.begin_request(), task(), task());
-        let unread_request = activity.begin_request();
+        let (reads, unread, slow) = (activity.begin_request(0), task(), task());
+        let unread_request = activity.begin_request(0);
         activity.set_task(unread.abort_handle());
-        let slow_request = activity.begin_request();
+        let slow_request = activity.begin_request(0);
         activity.set_task(slow.abort_handle());
         unread_request.note_body(Some(16 * KIB));
         let judged = looked_at(&activity, 120, || {
@@ -418,7 +430,7 @@ mod tests {
     async fn the_turn_of_a_member_is_not_the_turn_of_the_client() {
         let activity = Activity::new();
         activity.expect_frames();
-        let (request, task) = (activity.begin_request(), task());
+        let (request, task) = (activity.begin_request(0), task());
         activity.set_task(task.abort_handle());
         request.note_body(Some(KIB));
         request.note_body(None);
@@ -432,7 +444,7 @@ mod tests {
         activity.expect_frames();
         let requests: Vec<_> = (0..20)
             .map(|_| {
-                let (request, task) = (activity.begin_request(), task());
+                let (request, task) = (activity.begin_request(0), task());
                 activity.set_task(task.abort_handle());
                 request.note_body(Some(64 * KIB));
                 (request, task)

@@ -33,6 +33,10 @@ use crate::telemetry::GaugeGuard;
 /// Between keep-alive probes of the kernel on an upstream connection.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(60);
 
+/// Bytes that are read from a member at once, which wait for a client that does not read them; also the largest head of
+/// an answer.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+
 /// Where a member is and how to speak TLS to it.
 pub struct Target {
     /// Name for errors.
@@ -406,7 +410,7 @@ impl Connections {
     where
         IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
-        let (sender, connection) = http1::Builder::new().handshake(io).await?;
+        let (sender, connection) = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(io).await?;
         self.drivers.spawn(async move {
             // How the connection ends shows in the request that it carries.
             drop(connection.await);

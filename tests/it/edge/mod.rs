@@ -2,6 +2,7 @@
 
 mod admin;
 mod families;
+mod memory;
 mod silence;
 mod slow_readers;
 
