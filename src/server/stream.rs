@@ -13,21 +13,37 @@ use tokio_rustls::server::TlsStream;
 
 use super::watch::Activity;
 
+/// Encrypted bytes that wait for the socket of a client that has not taken much yet, and of one that has. Many at once
+/// save work, and are what a client costs that reads nothing.
+const SMALL_BYTES: usize = 16 * 1024;
+const LARGE_BYTES: usize = 64 * 1024;
+/// What is much.
+const LARGE_AFTER_BYTES: u64 = 1024 * 1024;
+
 /// A stream with a TCP socket below it.
 pub(super) trait Socket {
     /// The socket.
     fn socket(&self) -> &TcpStream;
+
+    /// Holds at most so many bytes that the socket does not take yet.
+    fn hold_at_most(&mut self, bytes: usize);
 }
 
 impl Socket for TcpStream {
     fn socket(&self) -> &TcpStream {
         self
     }
+
+    fn hold_at_most(&mut self, _: usize) {}
 }
 
 impl Socket for TlsStream<TcpStream> {
     fn socket(&self) -> &TcpStream {
         self.get_ref().0
+    }
+
+    fn hold_at_most(&mut self, bytes: usize) {
+        self.get_mut().1.set_buffer_limit(Some(bytes));
     }
 }
 
@@ -36,16 +52,23 @@ impl Socket for TlsStream<TcpStream> {
 pub(super) struct Watched<S: Socket> {
     stream: S,
     activity: Arc<Activity>,
+    /// What is held is still small.
+    is_small: bool,
 }
 
 impl<S: Socket> Watched<S> {
     /// Watches a stream.
     #[must_use]
-    pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity }
+    pub(super) fn new(mut stream: S, activity: Arc<Activity>) -> Self {
+        stream.hold_at_most(SMALL_BYTES);
+        Self { stream, activity, is_small: true }
     }
 
-    fn note_write(&self, wrote: &Poll<io::Result<usize>>) {
+    fn note_write(&mut self, wrote: &Poll<io::Result<usize>>) {
+        if self.is_small && self.activity.written() >= LARGE_AFTER_BYTES {
+            self.is_small = false;
+            self.stream.hold_at_most(LARGE_BYTES);
+        }
         match wrote {
             Poll::Pending => self.activity.write_blocked(),
             Poll::Ready(wrote) => self.activity.write_moved(wrote.as_ref().map_or(0, |bytes| *bytes)),

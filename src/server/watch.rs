@@ -116,6 +116,12 @@ impl Activity {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes that the socket took.
+    #[must_use]
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
     /// Bytes of the heads of the requests that are being served.
     #[must_use]
     pub(super) fn heads_bytes(&self) -> usize {

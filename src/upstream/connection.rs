@@ -27,14 +27,14 @@ use super::body::RequestBody;
 use super::error::{Phase, UpstreamError, UpstreamFault};
 use super::name::MemberName;
 use super::permits::{Permit, Permits};
+use super::ramp::Ramped;
 use super::settings::{MemberAddress, UpstreamLimits};
 use crate::telemetry::GaugeGuard;
 
 /// Between keep-alive probes of the kernel on an upstream connection.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(60);
 
-/// Bytes that are read from a member at once, which wait for a client that does not read them; also the largest head of
-/// an answer.
+/// Bytes that are read from a member at once, as far as [`Ramped`] lets them; also the largest head of an answer.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// Where a member is and how to speak TLS to it.
@@ -398,10 +398,10 @@ impl Connections {
         let keep_alive = socket2::TcpKeepalive::new().with_time(TCP_KEEP_ALIVE).with_interval(TCP_KEEP_ALIVE);
         socket2::SockRef::from(&stream).set_tcp_keepalive(&keep_alive)?;
         match &self.target.tls {
-            None => self.drive(TokioIo::new(stream), slot).await,
+            None => self.drive(TokioIo::new(Ramped::new(stream)), slot).await,
             Some((connector, name)) => {
                 let stream = connector.connect(name.clone(), stream).await?;
-                self.drive(TokioIo::new(stream), slot).await
+                self.drive(TokioIo::new(Ramped::new(stream)), slot).await
             }
         }
     }

@@ -15,6 +15,7 @@ mod pool;
 pub mod prober;
 mod quarantine;
 mod question;
+mod ramp;
 mod settings;
 mod stand_in;
 mod tls;

@@ -1,6 +1,6 @@
 //! What clients can make the gateway remember: the memory of the process, with clients that have hardly a buffer of their own.
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{anonymous, push_blob, site};
 use crate::harness::client::{TestClient, basic};
@@ -27,7 +27,7 @@ async fn settled_memory_kib(gateway: &Gateway) -> usize {
         let now = memory_kib(gateway);
         equal = if now <= last + 256 { equal + 1 } else { 0 };
         last = last.max(now);
-        (equal >= 50).then_some(last)
+        (equal >= 50).then_some(now)
     })
     .await
 }
@@ -49,9 +49,10 @@ async fn under_way(site: &Site, requests: usize) {
     .await;
 }
 
-/// A gateway where so many may read at once.
+/// A gateway where so many may read at once, each by itself.
 async fn reading_site() -> Site {
-    site("upstream: { connections_max: 1000 }\nlimits: { body_rate_min: 0 }").await
+    let alone = "coalesce: { enabled: false }";
+    site(&format!("{alone}\nupstream: {{ connections_max: 1000 }}\nlimits: {{ body_rate_min: 0 }}")).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,6 +71,11 @@ async fn slow_readers_over_http1_cost_little_each() {
         open.push(stream);
     }
     under_way(&site, READERS).await;
+    // What is read at first makes every buffer as large as it gets.
+    let mut buffer = vec![0; 256 * KIB];
+    for stream in &mut open {
+        wait::within("the beginning of an answer", stream.read_exact(&mut buffer)).await.expect("read");
+    }
     let each = settled_memory_kib(&site.gateway).await.saturating_sub(before) / READERS;
     println!("{each} KiB for a slow reader over HTTP/1.1");
     assert!(each <= 256, "{each} KiB for each of {READERS} slow readers");
@@ -82,7 +88,7 @@ const STREAMS: usize = 10;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_readers_over_h2_cost_little_each() {
-    for window in [16, 65_535] {
+    for window in [16, 65_535, 1 << 20] {
         let mut site = reading_site().await;
         let target = push_blob(&site, 16 << 20).await;
         let client = anonymous(&site).await;
@@ -91,6 +97,7 @@ async fn slow_readers_over_h2_cost_little_each() {
         for _ in 0..READERS / STREAMS {
             let socket = client.small_tcp().await.expect("connected");
             let mut connection = RawH2::open(&client, socket, window).await.expect("a connection");
+            connection.open_window(0, 1 << 26).await.expect("sent");
             for number in 0..u32::try_from(STREAMS).expect("few") {
                 connection.request(1 + 2 * number, END_STREAM, "GET", &target).await.expect("sent");
             }
