@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -33,10 +33,8 @@ const H2_RESET_STREAMS_MAX: usize = 50;
 const H2_SEND_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of an answer that wait for an h1 connection, and of a request that wait to be read.
 const H1_BUFFER_BYTES_MAX: usize = 64 * 1024;
-/// An answer is handed on in pieces of at most this many bytes: on h1 about a write,
-const H1_PIECE_BYTES_MAX: usize = 64 * 1024;
-/// on h2 a frame, so that it is seen how fast each stream is read.
-const H2_PIECE_BYTES_MAX: usize = 16 * 1024;
+/// An answer is handed on in pieces of at most this many bytes.
+const PIECE_BYTES_MAX: usize = 64 * 1024;
 
 /// The heads of the requests that run on an h2 connection are too large together. The stream is reset.
 #[derive(Debug, thiserror::Error)]
@@ -65,12 +63,10 @@ where
     service_fn(move |request: Request<Incoming>| {
         let guard = activity.begin_request(head_bytes(&request));
         let is_fine = activity.heads_bytes() <= heads_bytes_max;
-        let is_h2 = request.version() == Version::HTTP_2;
-        let piece_bytes_max = if is_h2 { H2_PIECE_BYTES_MAX } else { H1_PIECE_BYTES_MAX };
         let answer = is_fine.then(|| handler(request, accepted.clone()));
         async move {
             let answer = answer.ok_or(HeadsTooLarge)?.await;
-            Ok(answer.map(|body| GuardedBody { body, rest: None, piece_bytes_max, guard, resets }))
+            Ok(answer.map(|body| GuardedBody { body, rest: None, guard, resets }))
         }
     })
 }
@@ -82,7 +78,6 @@ pin_project! {
         #[pin]
         body: B,
         rest: Option<Bytes>,
-        piece_bytes_max: usize,
         guard: RequestGuard,
         resets: fn(&B::Error) -> bool,
     }
@@ -105,8 +100,8 @@ impl<B: Body<Data = Bytes>> Body for GuardedBody<B> {
         if let Poll::Ready(Some(Ok(frame))) = &mut frame
             && let Some(data) = frame.data_mut()
         {
-            if data.len() > *this.piece_bytes_max {
-                *this.rest = Some(data.split_off(*this.piece_bytes_max));
+            if data.len() > PIECE_BYTES_MAX {
+                *this.rest = Some(data.split_off(PIECE_BYTES_MAX));
             }
             given = data.len();
         }
