@@ -51,6 +51,8 @@ use succession::Succession;
 const UPLOAD_SWEEP: Duration = Duration::from_secs(10);
 /// How often it is looked whether homes that are back have what others took in their place.
 const SETTLE_EVERY: Duration = Duration::from_secs(5);
+/// What a client costs at most that does not read its answer, in bytes.
+const READER_BYTES_MAX: usize = 256 * 1024;
 /// Threads of each runtime for blocking work; password checks have their own bound on top.
 const BLOCKING_THREADS: usize = 16;
 
@@ -99,6 +101,7 @@ pub fn run(config: Config, mut surroundings: Surroundings) -> anyhow::Result<()>
     let control = runtime().context("start the control runtime")?;
     let mut parts = build(&config, &metrics, &surroundings)?;
     let Listening { endpoints, estate } = bind_all(&config, &parts, &metrics, &mut surroundings.inheritance)?;
+    log_memory_bounds(&config);
     if !surroundings.inheritance.has_predecessor() {
         parts.go.cancel();
     }
@@ -276,7 +279,8 @@ async fn supervise(
     let mut maintenance: JoinSet<String> = JoinSet::new();
     let mut signals = Signals::new()?;
     let (reloads, asked_reloads) = Reloads::new();
-    let shown = what_is_shown(&parts.gateway, access_dropped, Arc::clone(&reloads));
+    let hosts = config.admin.as_ref().map_or_else(Vec::new, |admin| admin.hosts.clone());
+    let shown = what_is_shown(&parts.gateway, hosts, (access_dropped, Arc::clone(&reloads)));
     let mut admin = AdminSide::open(&config, Arc::clone(&shown), &mut inheritance, &mut estate)?;
     let alone = !inheritance.has_predecessor();
     if alone {
@@ -341,9 +345,29 @@ async fn supervise(
     Ok(())
 }
 
-fn what_is_shown(gateway: &Gateway, access_log_dropped: ErrorCounter, reloads: Arc<Reloads>) -> Arc<Admin> {
+/// What clients can make this process remember; docs/configuration.md says how the figures come about.
+fn log_memory_bounds(config: &Config) {
+    let limits = &config.server.limits;
+    let connection = limits.connection_bytes_max();
+    tracing::info!(
+        connection_bytes_max = connection,
+        connections_bytes_max = connection.saturating_mul(limits.connections_max),
+        reader_bytes_max = READER_BYTES_MAX,
+        content_bytes_max = config.verify.buffer_bytes_max,
+        manifests_bytes_max = config.verify.manifest_buffer_bytes_max,
+        windows_bytes_max = config.coalesce.window_bytes.saturating_mul(config.coalesce.windows_max),
+        "memory bounds"
+    );
+}
+
+fn what_is_shown(
+    gateway: &Gateway,
+    hosts: Vec<String>,
+    (access_log_dropped, reloads): (ErrorCounter, Arc<Reloads>),
+) -> Arc<Admin> {
     let state = Arc::clone(&gateway.state);
     Arc::new(Admin {
+        hosts,
         reloads,
         revoked_until: Box::new(move |subject| state.load().revocations.get(subject).copied()),
         topology: Arc::clone(&gateway.topology),

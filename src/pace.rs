@@ -72,6 +72,12 @@ impl Pace {
         self.is_too_slow(now)
     }
 
+    /// Bytes in the window under way.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Whether the window that ends now saw too few bytes. A window that saw enough is followed by a new one.
     #[must_use]
     pub fn is_too_slow(&mut self, now: Duration) -> bool {

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::status::member_status;
-use super::{Admin, HEAD_TIMEOUT, json_response};
+use super::{ACCEPT_PAUSE, Admin, CONNECTION_TIMEOUT, HEAD_TIMEOUT, json_response};
 use crate::handover::PROTOCOL;
 use crate::upstream::{DrainError, Member};
 
@@ -33,11 +34,8 @@ use crate::upstream::{DrainError, Member};
 const CONNECTIONS_MAX: usize = 16;
 /// Connections that the kernel keeps while nobody accepts.
 const BACKLOG: i32 = 16;
-/// A question is asked and answered within this. The longest is an upgrade: the new process asks, and
-/// gets ready.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
-/// Before accepting again when the system is out of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// An upgrade takes this long at most: the new process asks, and gets ready.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Only the user that Tidegate runs as, and root.
 const MODE: u32 = 0o600;
 
@@ -159,23 +157,20 @@ pub struct Control {
 }
 
 impl Control {
-    /// Serves until told to stop, then removes the socket.
-    ///
-    /// # Errors
-    /// Never: what goes wrong is logged, and accepting goes on.
-    pub async fn run(self: Arc<Self>, socket: ControlSocket, stop: CancellationToken) -> io::Result<()> {
+    /// Serves until told to stop, then removes the socket. What goes wrong is logged, and accepting goes on.
+    pub async fn run(self: Arc<Self>, socket: ControlSocket, stop: CancellationToken) {
         let tasks = self.tasks.clone();
         let ControlSocket { listener, place: _place } = socket;
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let permit = tokio::select! {
                 permit = Arc::clone(&permits).acquire_owned() => permit,
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return,
             };
-            let Ok(permit) = permit else { return Ok(()) };
+            let Ok(permit) = permit else { return };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return,
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,
@@ -185,28 +180,41 @@ impl Control {
                     continue;
                 }
             };
-            let control = Arc::clone(&self);
+            let connection = Arc::clone(&self).serve(stream);
             tasks.spawn(async move {
                 let _permit = permit;
-                let service = service_fn(move |request: Request<Incoming>| {
-                    let control = Arc::clone(&control);
-                    async move { Ok::<_, Infallible>(control.answer(request).await) }
-                });
-                let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_TIMEOUT)
-                    .keep_alive(false)
-                    .serve_connection(TokioIo::new(stream), service)
-                    .with_upgrades();
-                // Whoever hangs up or says nothing is nobody's concern.
-                drop(tokio::time::timeout(CONNECTION_TIMEOUT, connection).await);
+                connection.await;
             });
+        }
+    }
+
+    /// One connection, with one question.
+    async fn serve(self: Arc<Self>, stream: UnixStream) {
+        let waits = Arc::new(AtomicBool::new(false));
+        let upgrade = Arc::clone(&waits);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let control = Arc::clone(&self);
+            upgrade.store(is_upgrade(&request), Ordering::Release);
+            async move { Ok::<_, Infallible>(control.answer(request).await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        tokio::pin!(connection);
+        // Whoever hangs up, says nothing or does not read is nobody's concern.
+        if tokio::time::timeout(CONNECTION_TIMEOUT, connection.as_mut()).await.is_err()
+            && waits.load(Ordering::Acquire)
+        {
+            drop(tokio::time::timeout(UPGRADE_TIMEOUT, connection).await);
         }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         match (request.method(), request.uri().path()) {
-            (&Method::POST, "/upgrade") => self.upgrade().await,
+            _ if is_upgrade(&request) => self.upgrade().await,
             (&Method::POST, "/take-over") => self.take_over(request),
             (&Method::POST, "/reload") => self.reload().await,
             _ => self.answer_at_once(&request),
@@ -285,6 +293,11 @@ impl Control {
             ),
         }
     }
+}
+
+/// The one question whose answer takes its time.
+fn is_upgrade(request: &Request<Incoming>) -> bool {
+    request.method() == Method::POST && request.uri().path() == "/upgrade"
 }
 
 fn of_member(member: Result<&Arc<Member>, DrainError>) -> Response<Full<Bytes>> {

@@ -2,10 +2,12 @@
 //! is asked for at the control socket.
 
 mod control;
+mod host;
 mod reloads;
 mod settings;
 mod status;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,8 +23,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,8 +38,14 @@ use crate::upstream::Topology;
 
 /// A request's head comes within this.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections at once; scrapers and probes need few.
+/// A connection asks and has its answer within this.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections at once; scrapers and probes need few. One more takes the place of the oldest.
 const CONNECTIONS_MAX: usize = 64;
+/// Largest head, and how much of an answer is copied for a connection, in bytes.
+const BUFFER_BYTES_MAX: usize = 16 * 1024;
+/// Before accepting again when the system is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Readiness as the process sees it; readiness of the pools comes on top.
 #[derive(Debug, Default)]
@@ -72,6 +80,8 @@ pub type RevokedUntil = dyn Fn(&str) -> Option<u64> + Send + Sync;
 
 /// What the admin listener shows.
 pub struct Admin {
+    /// Names by which it may be asked, besides addresses and `localhost`.
+    pub hosts: Vec<String>,
     /// The members.
     pub topology: Arc<ArcSwap<Topology>>,
     /// The metrics.
@@ -89,49 +99,66 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves until told to stop.
-    ///
-    /// # Errors
-    /// When the listener breaks.
-    pub async fn run(
-        self: Arc<Self>,
-        listener: TcpListener,
-        stop: CancellationToken,
-        tasks: TaskTracker,
-    ) -> std::io::Result<()> {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    /// Serves until told to stop. What goes wrong with one connection, or with accepting it, is not the end.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, stop: CancellationToken, tasks: TaskTracker) {
+        let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(CONNECTIONS_MAX);
         loop {
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return Ok(()) };
-            let (stream, _) = tokio::select! {
-                accepted = listener.accept() => accepted?,
-                () = stop.cancelled() => return Ok(()),
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => return,
             };
-            let admin = Arc::clone(&self);
-            let stop = stop.clone();
-            tasks.spawn(async move {
-                let _permit = permit;
-                let service = service_fn(move |request| {
-                    let admin = Arc::clone(&admin);
-                    async move { Ok::<_, Infallible>(admin.answer(&request)) }
-                });
-                let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_TIMEOUT)
-                    .serve_connection(TokioIo::new(stream), service);
-                tokio::pin!(connection);
-                tokio::select! {
-                    // A scraper that hangs up is nobody's concern.
-                    ended = &mut connection => drop(ended),
-                    () = stop.cancelled() => {
-                        connection.as_mut().graceful_shutdown();
-                        drop(tokio::time::timeout(HEAD_TIMEOUT, connection).await);
-                    }
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection to the admin listener cannot be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
                 }
-            });
+            };
+            open.retain(|connection| !connection.is_finished());
+            // A probe is answered as soon as it asks, so room for it is made by whoever takes longest.
+            if open.len() >= CONNECTIONS_MAX
+                && let Some(oldest) = open.pop_front()
+            {
+                oldest.abort();
+            }
+            let connection = Arc::clone(&self).serve(stream, stop.clone());
+            open.push_back(tasks.spawn(connection).abort_handle());
         }
     }
 
+    /// One connection, with one request.
+    async fn serve(self: Arc<Self>, stream: TcpStream, stop: CancellationToken) {
+        let service = service_fn(move |request| {
+            let admin = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(admin.answer(&request)) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .keep_alive(false)
+            .max_buf_size(BUFFER_BYTES_MAX)
+            .serve_connection(TokioIo::new(stream), service);
+        let lasts = async {
+            tokio::pin!(connection);
+            tokio::select! {
+                ended = &mut connection => drop(ended),
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    drop(connection.await);
+                }
+            }
+        };
+        // A scraper that hangs up, or does not read, is nobody's concern.
+        drop(tokio::time::timeout(CONNECTION_TIMEOUT, lasts).await);
+    }
+
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if !host::is_expected(request, &self.hosts) {
+            let problem =
+                "this Host is not served here: ask by address, as localhost, or by a name in admin.hosts\n";
+            return text(StatusCode::MISDIRECTED_REQUEST, problem);
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "this listener only reads\n");
         }

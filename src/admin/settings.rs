@@ -8,6 +8,8 @@ use std::path::PathBuf;
 pub struct AdminSettings {
     /// Where to listen.
     pub address: SocketAddr,
+    /// Names by which it may be asked, in lower case, besides addresses and `localhost`.
+    pub hosts: Vec<String>,
     /// The control socket; `None` for none.
     pub socket: Option<PathBuf>,
 }

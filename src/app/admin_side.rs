@@ -11,10 +11,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::listeners::families;
 use super::succession::Asker;
 use crate::admin::{Admin, Control, ControlSocket};
 use crate::config::Config;
 use crate::handover::{Estate, Inheritance};
+use crate::server::bind_alone;
 
 /// Answers that are on their way when the process ends get this long.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -29,7 +31,7 @@ pub(super) struct AdminSide {
     successors: Option<(mpsc::Receiver<UnixStream>, mpsc::Receiver<Asker>)>,
     offers: mpsc::Sender<UnixStream>,
     upgrades: mpsc::Sender<Asker>,
-    running: JoinSet<std::io::Result<()>>,
+    running: JoinSet<()>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -66,7 +68,7 @@ impl AdminSide {
         }
         let listener = match inheritance.take_admin(settings.address) {
             Some(listener) => listener,
-            None => std::net::TcpListener::bind(settings.address)
+            None => bind_alone(settings.address, families(config, settings.address))
                 .with_context(|| format!("listen on {} (admin)", settings.address))?,
         };
         listener.set_nonblocking(true)?;

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::{Endpoint, Parts};
 use crate::config::Config;
 use crate::handover::{Estate, Inheritance};
-use crate::server::{Acceptor, Listener, ListenerKind, Redirect, bind};
+use crate::server::{Acceptor, Families, Listener, ListenerKind, Redirect, bind, bind_alone};
 use crate::telemetry::Metrics;
 
 /// The endpoints of each worker, and every socket once more for a successor.
@@ -65,7 +65,7 @@ pub(super) fn bind_all(
         let mut sockets = inheritance.take(listener.address);
         let inherited = !sockets.is_empty();
         if !inherited {
-            sockets = bind_sockets(listener.address, workers)?;
+            sockets = bind_sockets(listener.address, families(config, listener.address), workers)?;
         }
         let address = share_out(&sockets, &acceptor, &mut listening.endpoints)?;
         listening.estate.listeners.push((listener.address, sockets));
@@ -78,16 +78,22 @@ pub(super) fn bind_all(
     Ok(listening)
 }
 
+/// Which clients come to a listener, the others and the admin listener considered.
+pub(super) fn families(config: &Config, address: SocketAddr) -> Families {
+    let admin = config.admin.as_ref().map(|admin| admin.address);
+    Families::of(address, config.server.listeners.iter().map(|listener| listener.address).chain(admin))
+}
+
 /// One socket for each worker, all with the same address.
-fn bind_sockets(address: SocketAddr, workers: usize) -> anyhow::Result<Vec<TcpListener>> {
+fn bind_sockets(address: SocketAddr, families: Families, workers: usize) -> anyhow::Result<Vec<TcpListener>> {
     // Without this a second gateway, or a second user's process, could share the port unnoticed.
     if address.port() != 0 {
-        drop(TcpListener::bind(address).with_context(|| format!("listen on {address}"))?);
+        drop(bind_alone(address, families).with_context(|| format!("listen on {address}"))?);
     }
     let mut bound = address;
     let mut sockets = Vec::new();
     for _ in 0..workers {
-        let socket = bind(bound).with_context(|| format!("listen on {bound}"))?;
+        let socket = bind(bound, families).with_context(|| format!("listen on {bound}"))?;
         bound = socket.local_addr()?;
         sockets.push(socket);
     }

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use crate::admin::AdminSettings;
 use crate::app::{self, StartedAs, Surroundings};
 use crate::config::{self, Config, ConfigErrors};
 use crate::files;
@@ -115,8 +114,9 @@ fn load(path: Option<&PathBuf>, arguments: &Serve) -> Result<Config, ConfigError
         for listener in &mut config.server.listeners {
             listener.address = arguments.listen;
         }
-        let socket = config.admin.and_then(|admin| admin.socket);
-        config.admin = Some(AdminSettings { address: arguments.admin_listen, socket });
+        if let Some(admin) = &mut config.admin {
+            admin.address = arguments.admin_listen;
+        }
         return Ok(config);
     };
     let loaded = config::load(path)?;

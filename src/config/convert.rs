@@ -138,6 +138,7 @@ fn admin(cx: &mut Context<'_>, path: &KeyPath, file: &File, keys: &Path) -> Opti
         None => &unsaid,
     };
     let socket = control_socket(cx, &path.key("socket"), section.socket.as_deref(), keys);
+    let hosts = address::names(cx, &path.key("hosts"), &section.hosts);
     let (path, text) = match &section.address {
         Some(text) => (path.key("address"), text.as_str()),
         None => (path.clone(), ADMIN_ADDRESS),
@@ -150,7 +151,7 @@ fn admin(cx: &mut Context<'_>, path: &KeyPath, file: &File, keys: &Path) -> Opti
             Fix::write("another port, such as 127.0.0.1:9090"),
         );
     }
-    Some(AdminSettings { address, socket })
+    Some(AdminSettings { address, hosts, socket })
 }
 
 /// Beside the keys unless the file says otherwise: that directory is Tidegate's own.

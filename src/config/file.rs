@@ -131,6 +131,8 @@ pub(super) struct Limits {
     pub(super) body_rate_min: Option<Size>,
     /// Most concurrent streams of one h2 connection.
     pub(super) h2_streams_max: Option<u32>,
+    /// What one h2 connection may send before somebody reads it.
+    pub(super) h2_window: Option<Size>,
     /// How much of a refused request's body is read.
     pub(super) refused_body_bytes_max: Option<Size>,
     /// How long a refused request's body is read.
@@ -143,6 +145,9 @@ pub(super) struct Limits {
 pub(super) struct Admin {
     /// Where the admin listener is.
     pub(super) address: Option<String>,
+    /// Names by which it may be asked, besides addresses and `localhost`.
+    #[serde(default)]
+    pub(super) hosts: Vec<String>,
     /// The control socket, or `none`.
     pub(super) socket: Option<PathBuf>,
 }

@@ -54,6 +54,7 @@ pub fn from_member_urls(urls: &[String], data_dir: &Path) -> Result<Config, Conf
         },
         admin: Some(AdminSettings {
             address: ([127, 0, 0, 1], ADMIN_PORT).into(),
+            hosts: Vec::new(),
             socket: Some(data_dir.join(CONTROL_SOCKET)),
         }),
         tokens: token_settings(&mut cx, &path, &tokens, hosts.primary()),

@@ -95,7 +95,7 @@ impl<'de> Deserialize<'de> for Secret {
 
 impl<'de> Deserialize<'de> for OrNone<Admin> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_struct(SECTION_OR_NONE, &["address", "socket"], AdminVisitor)
+        deserializer.deserialize_struct(SECTION_OR_NONE, &["address", "hosts", "socket"], AdminVisitor)
     }
 }
 
@@ -105,7 +105,7 @@ impl<'de> Visitor<'de> for AdminVisitor {
     type Value = OrNone<Admin>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("none, or a section with address and socket")
+        f.write_str("none, or a section with address, hosts and socket")
     }
 
     fn visit_str<E: Error>(self, _: &str) -> Result<OrNone<Admin>, E> {

@@ -2,11 +2,14 @@
 //! the pace, and who falls out of it reads the rest by itself.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
 
 use super::coalesce::Place;
 use super::content::Content;
@@ -14,6 +17,11 @@ use super::rest::Plan;
 use super::resume::ContentBody;
 use crate::registry::ContentHash;
 use crate::upstream::{BodyError, Member};
+
+/// Bytes that are read from a member before the fastest reader has asked for them.
+const AHEAD_BYTES_MAX: usize = 256 * 1024;
+/// For this long the beginning is kept for readers that are still to come, however fast it was read.
+const OPEN_FOR: Duration = Duration::from_secs(2);
 
 /// A part of some content, through which several read it.
 pub(super) struct Window {
@@ -35,6 +43,8 @@ struct WindowState {
     ended: Option<Ending>,
     /// Each reader's next frame, and whom to wake; `None` for one that has gone.
     readers: Vec<Option<(u64, Option<Waker>)>>,
+    /// Nobody comes in any more: what every reader has is of no use.
+    closed: bool,
     filler: Option<Waker>,
 }
 
@@ -55,6 +65,19 @@ impl WindowState {
         let fastest = self.readers.iter().flatten().map(|(next, _)| *next).max()?;
         let read = usize::try_from(fastest.saturating_sub(self.first)).unwrap_or(usize::MAX);
         Some(self.frames.iter().skip(read).map(|(frame, _)| frame.len()).sum())
+    }
+
+    /// Drops what nobody reads any more.
+    fn drop_read(&mut self) {
+        let slowest = self.readers.iter().flatten().map(|(next, _)| *next).min();
+        while self.closed && slowest.is_some_and(|slowest| slowest > self.first) && self.drop_first() {}
+    }
+
+    fn drop_first(&mut self) -> bool {
+        let Some((frame, _)) = self.frames.pop_front() else { return false };
+        self.bytes -= frame.len();
+        self.first += 1;
+        true
     }
 
     fn wake_readers(&mut self) {
@@ -79,18 +102,23 @@ impl Window {
     /// Fills the window until the content ends or nobody reads any more.
     pub(super) async fn fill(self: Arc<Self>, mut body: ContentBody, place: Place) {
         let mut place = Some(place);
+        let open_until = Instant::now() + OPEN_FOR;
         loop {
-            let wanted = std::future::poll_fn(|cx| self.poll_room(cx)).await;
-            if !wanted {
-                return;
+            let patience = if place.is_some() { open_until } else { Instant::now() + OPEN_FOR };
+            match timeout_at(patience, poll_fn(|cx| self.poll_room(cx))).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(_) => {
+                    self.close(place.take()).await;
+                    self.leave_alone();
+                    continue;
+                }
             }
-            let data = std::future::poll_fn(|cx| body.poll_data(cx)).await;
+            let data = poll_fn(|cx| body.poll_data(cx)).await;
             let more = data.as_ref().and_then(|data| data.as_ref().ok()).map_or(0, Bytes::len);
-            if self.lock().bytes + more > self.bytes_max
-                && let Some(place) = place.take()
-            {
-                // Who has not begun yet would come too late: those that wait come in first.
-                place.close().await;
+            let is_full = self.lock().bytes + more > self.bytes_max;
+            if is_full {
+                self.close(place.take()).await;
             }
             let mut state = self.lock();
             match data {
@@ -98,9 +126,7 @@ impl Window {
                     state.bytes += data.len();
                     state.frames.push_back((data, body.content().hash.clone()));
                     while state.bytes > self.bytes_max && state.frames.len() > 1 {
-                        let Some((frame, _)) = state.frames.pop_front() else { break };
-                        state.bytes -= frame.len();
-                        state.first += 1;
+                        state.drop_first();
                     }
                 }
                 Some(Err(BodyError::Corrupt)) => state.ended = Some(Ending::Corrupt),
@@ -109,17 +135,44 @@ impl Window {
             }
             state.wake_readers();
             if state.ended.is_some() {
-                return;
+                break;
             }
         }
+        drop((place, body));
+        // Its readers keep the window, not this.
+        let window = Arc::downgrade(&self);
+        drop(self);
+        tokio::time::sleep(OPEN_FOR).await;
+        if let Some(window) = window.upgrade() {
+            window.lock().closed = true;
+            window.leave_alone();
+        }
+    }
+
+    /// A slow reader that is left with what faster ones made the window keep reads the rest by itself.
+    fn leave_alone(&self) {
+        let mut state = self.lock();
+        state.drop_read();
+        if state.readers.iter().flatten().count() == 1 && state.bytes > 2 * AHEAD_BYTES_MAX {
+            while state.drop_first() {}
+            state.wake_readers();
+        }
+    }
+
+    /// Lets nobody come in any more. Those that wait come in first: they would come too late.
+    async fn close(&self, place: Option<Place>) {
+        let Some(place) = place else { return };
+        place.close().await;
+        self.lock().closed = true;
     }
 
     /// Ready when one more frame is wanted, with `false` when nobody is left.
     fn poll_room(&self, cx: &Context<'_>) -> Poll<bool> {
         let mut state = self.lock();
+        state.drop_read();
         match state.unread() {
             None => Poll::Ready(false),
-            Some(unread) if unread < self.bytes_max => Poll::Ready(true),
+            Some(unread) if unread < self.bytes_max.min(AHEAD_BYTES_MAX) => Poll::Ready(true),
             Some(_) => {
                 state.filler = Some(cx.waker().clone());
                 Poll::Pending
@@ -130,7 +183,7 @@ impl Window {
     /// One more reader, if the beginning is still here.
     pub(super) fn reader(self: &Arc<Self>) -> Option<SharedReader> {
         let mut state = self.lock();
-        if state.first > 0 {
+        if state.first > 0 || state.closed {
             return None;
         }
         state.readers.push(Some((0, None)));

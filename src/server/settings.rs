@@ -73,8 +73,31 @@ pub struct ConnectionLimits {
     pub body_rate_min: u64,
     /// Most concurrent streams of one h2 connection.
     pub h2_streams_max: u32,
+    /// Bytes that the client of an h2 connection may send before somebody reads them; half of it in one stream.
+    pub h2_window_bytes: usize,
     /// How many bytes of a refused request's body are read so that the client sees the answer.
     pub refused_body_bytes_max: u64,
     /// How long a refused request's body is read.
     pub refused_body_timeout: Duration,
+}
+
+/// Heads of the requests that run on one h2 connection, in bytes, unless a single one may be larger.
+const HEADS_BYTES_MAX: usize = 512 * 1024;
+/// What a connection needs besides: TLS, buffers, tasks.
+const CONNECTION_BYTES: usize = 512 * 1024;
+
+impl ConnectionLimits {
+    /// Bytes of the heads of all requests that run on one h2 connection.
+    #[must_use]
+    pub fn heads_bytes_max(&self) -> usize {
+        HEADS_BYTES_MAX.max(self.header_bytes_max.saturating_mul(2))
+    }
+
+    /// Bytes that one connection can make this process remember before anybody is let in: heads and unread bodies,
+    /// each with as much again for the bookkeeping of its pieces.
+    #[must_use]
+    pub fn connection_bytes_max(&self) -> usize {
+        let said = self.heads_bytes_max().saturating_add(self.h2_window_bytes);
+        said.saturating_mul(2).saturating_add(CONNECTION_BYTES)
+    }
 }

@@ -27,6 +27,7 @@ use super::body::{BodyProgress, RequestBody};
 use super::error::{Phase, UpstreamError, UpstreamFault};
 use super::name::MemberName;
 use super::permits::{Bounds, NoPermit, Permit, Permits, Work};
+use super::ramp::Ramped;
 use super::reclaim::Reclaimable;
 use super::settings::{MemberAddress, UpstreamLimits};
 use crate::balance::blame::ClientKey;
@@ -34,6 +35,9 @@ use crate::telemetry::GaugeGuard;
 
 /// Between keep-alive probes of the kernel on an upstream connection.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// Bytes that are read from a member at once, as far as [`Ramped`] lets them; also the largest head of an answer.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// Where a member is and how to speak TLS to it.
 pub struct Target {
@@ -370,10 +374,10 @@ impl Connections {
         let keep_alive = socket2::TcpKeepalive::new().with_time(TCP_KEEP_ALIVE).with_interval(TCP_KEEP_ALIVE);
         socket2::SockRef::from(&stream).set_tcp_keepalive(&keep_alive)?;
         match &self.target.tls {
-            None => self.drive(TokioIo::new(stream), slot).await,
+            None => self.drive(TokioIo::new(Ramped::new(stream)), slot).await,
             Some((connector, name)) => {
                 let stream = connector.connect(name.clone(), stream).await?;
-                self.drive(TokioIo::new(stream), slot).await
+                self.drive(TokioIo::new(Ramped::new(stream)), slot).await
             }
         }
     }
@@ -382,7 +386,7 @@ impl Connections {
     where
         IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
-        let (sender, connection) = http1::Builder::new().handshake(io).await?;
+        let (sender, connection) = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(io).await?;
         self.drivers.spawn(async move {
             // How the connection ends shows in the request that it carries.
             drop(connection.await);

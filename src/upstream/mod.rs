@@ -17,6 +17,7 @@ mod pool;
 pub mod prober;
 mod quarantine;
 mod question;
+mod ramp;
 mod reclaim;
 mod settings;
 mod stand_in;

@@ -8,6 +8,7 @@ mod command_line;
 mod control;
 mod doctor;
 mod drain;
+mod edge;
 mod failover;
 mod fault_matrix;
 mod harbor;

@@ -125,6 +125,23 @@ pub(super) fn hosts(cx: &mut Context<'_>, path: &KeyPath, external: &External, f
     Hosts::new(external.host.clone(), allowed, external.https)
 }
 
+/// Names without ports, in lower case.
+pub(super) fn names(cx: &mut Context<'_>, path: &KeyPath, texts: &[String]) -> Vec<String> {
+    let mut names = Vec::new();
+    for (at, text) in texts.iter().enumerate() {
+        match AllowedHost::parse(text) {
+            Ok(AllowedHost { name, port: None }) => names.push(name),
+            Ok(AllowedHost { name, port: Some(_) }) => {
+                cx.error(&path.index(at), format!("{text:?} has a port"), Fix::Write(format!("\"{name}\"")));
+            }
+            Err(error) => {
+                cx.error(&path.index(at), format!("{text:?} is {error}"), Fix::write("node1.example.com"));
+            }
+        }
+    }
+    names
+}
+
 /// Whether clients may address the gateway by this name, on whatever port.
 pub(super) fn is_host_name(file: &File, name: &str) -> bool {
     let external = parse_url(&file.external_url).map(|external| external.host).ok();

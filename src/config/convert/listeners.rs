@@ -21,6 +21,10 @@ use crate::server::{
 const HEADER_BYTES_LEAST: u64 = 8 * 1024;
 /// Bytes per second: eight bodies side by side on a line of 64 kbit/s move faster.
 const BODY_RATE_MIN: u64 = 1024;
+/// Two uploads at full speed over 25 ms and 100 Mbit/s.
+const H2_WINDOW: u64 = 512 * 1024;
+/// What every connection of h2 begins with (RFC 9113 6.9.2).
+const H2_WINDOW_LEAST: u64 = 64 * 1024;
 
 /// Listeners and limits.
 pub(super) fn server(cx: &mut Context<'_>, file: &File) -> ServerSettings {
@@ -265,6 +269,12 @@ pub(in crate::config) fn connection_limits(
         headers_max: cx.count(&path.key("headers_max"), limits.headers_max, 100) as usize,
         body_rate_min: cx.size(&path.key("body_rate_min"), limits.body_rate_min, BODY_RATE_MIN, 0),
         h2_streams_max: cx.count(&path.key("h2_streams_max"), limits.h2_streams_max, 100),
+        h2_window_bytes: to_usize(cx.size(
+            &path.key("h2_window"),
+            limits.h2_window,
+            H2_WINDOW,
+            H2_WINDOW_LEAST,
+        )),
         refused_body_bytes_max: cx.size(
             &path.key("refused_body_bytes_max"),
             limits.refused_body_bytes_max,

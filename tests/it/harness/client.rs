@@ -18,6 +18,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
@@ -162,6 +163,16 @@ impl TestClient {
         self
     }
 
+    /// The `Host` of its requests.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// The `Authorization` of its requests.
+    pub(crate) fn authorization(&self) -> Option<&str> {
+        self.authorization.as_deref()
+    }
+
     /// A request for `target` with this client's host and credential, for the caller to finish.
     pub(crate) fn request(&self, method: Method, target: &str) -> http::request::Builder {
         let builder = Request::builder().method(method).uri(target).header(HOST, &self.authority);
@@ -240,12 +251,36 @@ impl TestClient {
         Ok(socket)
     }
 
+    /// A bare socket that behaves like one far away: small segments, and hardly a buffer. Over loopback with its usual
+    /// buffers a client that reads nothing takes megabytes.
+    pub(crate) async fn small_tcp(&self) -> Result<TcpStream> {
+        let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None)?;
+        socket.set_recv_buffer_size(4096)?;
+        socket.set_tcp_mss(1460)?;
+        socket.set_nonblocking(true)?;
+        let socket = TcpSocket::from_std_stream(socket.into()).connect(self.address).await?;
+        socket.set_nodelay(true)?;
+        Ok(socket)
+    }
+
     /// The socket after the TLS handshake, for bytes that are not a correct request.
     pub(crate) async fn raw_tls(&self) -> Result<TlsStream<TcpStream>> {
-        let config = self.tls.clone().context("this client is a plain one")?;
+        self.tls_over(self.raw_tcp().await?, None).await
+    }
+
+    /// TLS over a socket, with a protocol asked for by ALPN or none.
+    pub(crate) async fn tls_over(
+        &self,
+        socket: TcpStream,
+        protocol: Option<&str>,
+    ) -> Result<TlsStream<TcpStream>> {
+        let mut config = self.tls.clone().context("this client is a plain one")?;
+        if let Some(protocol) = protocol {
+            Arc::make_mut(&mut config).alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        }
         let host = self.authority.rsplit_once(':').map_or(self.authority.as_str(), |(host, _)| host);
         let name = ServerName::try_from(host.to_owned())?;
-        TlsConnector::from(config).connect(name, self.raw_tcp().await?).await.context("TLS handshake")
+        TlsConnector::from(config).connect(name, socket).await.context("TLS handshake")
     }
 
     /// A connection that speaks HTTP/2, whose streams have windows of this size, driven for as long as it lives.

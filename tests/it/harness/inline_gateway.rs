@@ -17,7 +17,7 @@ use tidegate::proxy::{
 };
 use tidegate::random::unix_now;
 use tidegate::reload::build_state;
-use tidegate::server::{Accepted, Acceptor, Certificates, Listener, ListenerKind, bind};
+use tidegate::server::{Accepted, Acceptor, Certificates, Families, Listener, ListenerKind, bind};
 use tidegate::telemetry::{AccessLog, Metrics};
 use tidegate::token_service::{Logins, TokenService};
 use tidegate::upstream::{BodyError, Pools, Shared, Topology, prober};
@@ -61,7 +61,7 @@ impl InlineGateway {
         let gateway = build_gateway(config, &metrics, &upstream);
         let topology = gateway.topology.load_full();
         let (connections, stop) = (TaskTracker::new(), CancellationToken::new());
-        let socket = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let socket = bind(SocketAddr::from(([127, 0, 0, 1], 0)), Families::Both).expect("a free port");
         let address = socket.local_addr().expect("a bound socket has an address");
         let listener = Listener::from_socket(socket).expect("a usable socket");
         let acceptor = Acceptor {

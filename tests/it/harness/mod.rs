@@ -17,6 +17,7 @@ pub(crate) mod network;
 pub(crate) mod port;
 pub(crate) mod process;
 pub(crate) mod push;
+pub(crate) mod raw_h2;
 pub(crate) mod registry;
 pub(crate) mod site;
 pub(crate) mod token_server;
