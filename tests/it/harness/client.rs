@@ -18,7 +18,6 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
@@ -237,7 +236,7 @@ impl TestClient {
 
     /// The bare socket, for bytes that are not HTTP, or not TLS.
     pub(crate) async fn raw_tcp(&self) -> Result<TcpStream> {
-        let socket = TcpSocket::new_v4()?;
+        let socket = if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if self.small_buffers {
             socket.set_recv_buffer_size(4096)?;
             socket2::SockRef::from(&socket).set_tcp_mss(1460)?;
@@ -254,13 +253,7 @@ impl TestClient {
     /// A bare socket that behaves like one far away: small segments, and hardly a buffer. Over loopback with its usual
     /// buffers a client that reads nothing takes megabytes.
     pub(crate) async fn small_tcp(&self) -> Result<TcpStream> {
-        let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None)?;
-        socket.set_recv_buffer_size(4096)?;
-        socket.set_tcp_mss(1460)?;
-        socket.set_nonblocking(true)?;
-        let socket = TcpSocket::from_std_stream(socket.into()).connect(self.address).await?;
-        socket.set_nodelay(true)?;
-        Ok(socket)
+        self.clone().with_small_buffers().raw_tcp().await
     }
 
     /// The socket after the TLS handshake, for bytes that are not a correct request.
