@@ -1,6 +1,6 @@
 //! Policy rules: whom, from where, on which repositories, what; and rules that can never decide.
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::auth::policy::{Pattern, Policy, Rule, SubjectMatch};
 use crate::auth::subject::is_account_name;
@@ -295,7 +295,7 @@ fn check_group(cx: &mut Context<'_>, path: &KeyPath, group: &str, identity: &Ide
 
 fn source(cx: &mut Context<'_>, path: &KeyPath, text: &str) -> Option<IpNet> {
     match text.parse::<IpNet>() {
-        Ok(net) if net == net.trunc() => return Some(net),
+        Ok(net) if net == net.trunc() => return Some(canonical(net)),
         Ok(net) => {
             let problem = format!("{text:?} has address bits behind its prefix length");
             cx.error(path, problem, Fix::Write(format!("{:?}", net.trunc().to_string())));
@@ -309,6 +309,15 @@ fn source(cx: &mut Context<'_>, path: &KeyPath, text: &str) -> Option<IpNet> {
         }
     }
     None
+}
+
+/// Clients of IPv4 are known by their IPv4 address, also where a rule writes their network as IPv6 (RFC 4291 2.5.5.2).
+fn canonical(net: IpNet) -> IpNet {
+    let IpNet::V6(mapped) = net else { return net };
+    let address = mapped.addr().to_ipv4_mapped();
+    let prefix = mapped.prefix_len().checked_sub(96);
+    let canonical = address.zip(prefix).and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok());
+    canonical.map_or(net, IpNet::V4)
 }
 
 fn actions(cx: &mut Context<'_>, path: &KeyPath, words: &[String]) -> (Actions, bool) {
@@ -370,4 +379,24 @@ fn is_wider(wide: &SubjectMatch, narrow: &SubjectMatch) -> bool {
 /// Whether a name in a member's credential can be sent as Basic.
 pub(super) fn is_basic_user(name: &str) -> bool {
     is_account_name(name) || (name.contains('$') && is_account_name(&name.replace('$', "")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_of_ipv4_are_the_same_in_both_spellings() {
+        for (text, expected) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:10.1.2.3/128", "10.1.2.3/32"),
+            ("::ffff:0.0.0.0/96", "0.0.0.0/0"),
+            ("::ffff:0:0/95", "::fffe:0:0/95"),
+            ("fd00::/8", "fd00::/8"),
+        ] {
+            let net: IpNet = text.parse().expect("a network");
+            assert_eq!(canonical(net.trunc()).to_string(), expected, "{text}");
+        }
+    }
 }
