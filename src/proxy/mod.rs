@@ -184,9 +184,7 @@ impl Gateway {
         let key = client_key(client.source, &client.subject);
         let admitted = Admitted { state, down, client, key, target };
         let Plan { pool, candidates, confirmations, pin } = self.plan(&admitted).await?;
-        let sends_body =
-            body.as_ref().is_some_and(|body| !body.is_end_stream() && body.size_hint().exact() != Some(0));
-        let headers = Self::outgoing_headers(&admitted, sends_body, ctx)?;
+        let headers = Self::outgoing_headers(&admitted, body.as_ref(), ctx)?;
         let access = member_access(&admitted.target);
         let secret = self.secret_for(&admitted, &pool);
         if pool.storage == Storage::Replicated
@@ -274,7 +272,7 @@ impl Gateway {
 
     fn outgoing_headers(
         admitted: &Admitted,
-        sends_body: bool,
+        body: Option<&Incoming>,
         ctx: &RequestContext,
     ) -> Result<HeaderMap, GatewayError> {
         let Admitted { down, target, .. } = admitted;
@@ -291,6 +289,8 @@ impl Gateway {
             headers.remove(RANGE);
             headers.remove(IF_RANGE);
         }
+        let sends_body =
+            body.is_some_and(|body| !body.is_end_stream() && body.size_hint().exact() != Some(0));
         if let Some(value) = member_content_type(target, &down.head.headers, sends_body)? {
             headers.insert(CONTENT_TYPE, value);
         }

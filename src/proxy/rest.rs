@@ -67,7 +67,7 @@ pub(super) struct Continued {
 
 /// What came of asking one member for the rest.
 enum Asked {
-    GoesOn(Continued),
+    GoesOn(Box<Continued>),
     /// It was not this request's turn there in time.
     Queued,
     Failed,
@@ -119,7 +119,7 @@ impl Plan {
                 break;
             }
             if let Asked::GoesOn(continued) = self.ask_for_rest(&member, &digest, rest).await {
-                return Some(continued);
+                return Some(*continued);
             }
         }
         None
@@ -137,7 +137,7 @@ impl Plan {
             let mut lacks_turn = false;
             for member in self.pool.candidates(request) {
                 match self.ask_for_rest(&member, &digest, rest).await {
-                    Asked::GoesOn(continued) => return Some(continued),
+                    Asked::GoesOn(continued) => return Some(*continued),
                     Asked::Queued => lacks_turn = true,
                     Asked::Failed => {}
                 }
@@ -183,7 +183,7 @@ impl Plan {
         };
         let status = answer.head.status;
         match self.continued(answer, digest, rest, deadline).await {
-            Some(continued) => Asked::GoesOn(continued),
+            Some(continued) => Asked::GoesOn(Box::new(continued)),
             None => {
                 tracing::debug!(request_id = self.request_id.as_str(), member = member.name.as_str(), %status, "its answer is not the rest");
                 Asked::Failed

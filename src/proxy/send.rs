@@ -86,10 +86,10 @@ pub(super) async fn send_once(
     body: RequestBody,
     at: Try,
 ) -> Result<Answer, Box<Sending>> {
-    let fail = |phase, source, body| {
-        let error = UpstreamError { member: member.name.clone(), phase, source };
-        Box::new(Sending { error, reused: false, body, by_client: false, waited: None })
-    };
+    let failed =
+        |error, body| Box::new(Sending { error, reused: false, body, by_client: false, waited: None });
+    let fail =
+        |phase, source, body| failed(UpstreamError { member: member.name.clone(), phase, source }, body);
     let progress = match &body {
         RequestBody::Stream { progress, .. } => Some(Arc::clone(progress)),
         RequestBody::Empty | RequestBody::Whole(_) => None,
@@ -105,15 +105,7 @@ pub(super) async fn send_once(
     let acquired = timeout_at(at.deadline, acquired).await;
     let mut lease = match acquired {
         Ok(Ok(lease)) => lease,
-        Ok(Err(error)) => {
-            return Err(Box::new(Sending {
-                error,
-                reused: false,
-                body: Some(body),
-                by_client: false,
-                waited: None,
-            }));
-        }
+        Ok(Err(error)) => return Err(failed(error, Some(body))),
         Err(_) => return Err(fail(Phase::Queue, UpstreamFault::Timeout, Some(body))),
     };
     member.metrics.observe_queue(lease.queued());

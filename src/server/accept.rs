@@ -33,7 +33,7 @@ const BACKLOG: i32 = 4096;
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// Bytes that the kernel takes for a connection beyond what is on its way to the client. It bounds what a slow reader
 /// costs, and lets its progress be seen in steps of half of this.
-const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+const UNSENT_BYTES_MAX: u32 = 256 * 1024;
 /// Before accepting again when the system is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

@@ -17,7 +17,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
 use super::accept::{Accepted, Acceptor};
 use super::watch::{Activity, Judgement, Patience, RequestGuard};
@@ -133,7 +132,6 @@ impl<B: Body<Data = Bytes>> Body for GuardedBody<B> {
 /// Runs each stream of an h2 connection in a task of its own, and notes it where the stream can be ended.
 #[derive(Debug, Clone)]
 struct Streams {
-    tasks: TaskTracker,
     activity: Arc<Activity>,
 }
 
@@ -143,8 +141,13 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, stream: F) {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "its connection owns it; a tracker would move each stream once more"
+        )]
+        let task = tokio::spawn(stream);
         // The request of the stream has begun just now, in the same poll.
-        self.activity.set_task(self.tasks.spawn(stream).abort_handle());
+        self.activity.set_task(task.abort_handle());
     }
 }
 
@@ -181,7 +184,7 @@ where
     B::Error: std::error::Error + Send + Sync + 'static,
 {
     let limits = &acceptor.limits;
-    let streams = Streams { tasks: acceptor.connections.clone(), activity: Arc::clone(&activity) };
+    let streams = Streams { activity: Arc::clone(&activity) };
     let connection = http2::Builder::new(streams)
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.h2_streams_max)

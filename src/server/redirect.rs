@@ -22,10 +22,10 @@ pub(super) fn redirect(request: &Request<Incoming>, to: &Redirect) -> Response<E
     let mut response = Response::new(Empty::new());
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     // One that cannot be read is none that is served here.
-    let host = request.headers().get(HOST).map_or("", |host| match host.to_str() {
-        Ok(host) => host,
-        Err(_) => "",
-    });
+    let host = match request.headers().get(HOST).map(HeaderValue::to_str) {
+        Some(Ok(host)) => host,
+        Some(Err(_)) | None => "",
+    };
     let name = match host.rfind(':') {
         Some(colon) if !host[colon..].contains(']') => &host[..colon],
         _ => host,

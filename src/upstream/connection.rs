@@ -37,7 +37,7 @@ use crate::telemetry::GaugeGuard;
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// Bytes that are read from a member at once, as far as [`Ramped`] lets them; also the largest head of an answer.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+const BUFFER_BYTES_MAX: usize = 128 * 1024;
 
 /// Where a member is and how to speak TLS to it.
 pub struct Target {

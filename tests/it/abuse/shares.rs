@@ -34,7 +34,7 @@ async fn site_with(members: &[&FakeMember]) -> Site {
             .rule("{ everybody: true, repository: \"**\", allow: [pull] }")
             .extra("coalesce: { enabled: false }")
             .extra(&format!(
-                "upstream: {{ connections_max: {PULLS_MAX}, pulls_max: {PULLS_MAX}, queue_timeout: 1h, head_timeout: 1h, first_byte_timeout: 1h, body_idle_timeout: 1h }}"
+                "upstream: {{ connections_max: {PULLS_MAX}, pulls_max: {PULLS_MAX}, queue_timeout: 1h, head_timeout: 1h, first_byte_timeout: 1h, body_idle_timeout: 1h, body_stall_timeout: 1h }}"
             ))
     })
     .await
@@ -87,11 +87,11 @@ async fn streams_that_are_not_read_give_their_members_back_and_go_on_when_they_a
     // Every answer is whole in the end, also those that had to wait.
     let mut readers = JoinSet::new();
     for answers in [&mut of_first, &mut of_second] {
-        while let Some(answer) = answers.join_next().await {
+        while let Some(answer) = wait::within("an answer", answers.join_next()).await {
             readers.spawn(read_whole(answer.expect("no panic")));
         }
     }
-    while let Some(read) = readers.join_next().await {
+    while let Some(read) = wait::within("a whole answer", readers.join_next()).await {
         assert!(read.expect("no panic") == blob.bytes, "other bytes");
     }
     let metrics = site.gateway.metrics().await.expect("metrics");
@@ -144,7 +144,7 @@ async fn an_answer_that_was_taken_back_goes_on_when_its_turn_comes_however_long_
             .rule("{ everybody: true, repository: \"**\", allow: [pull] }")
             .extra("coalesce: { enabled: false }")
             .extra(
-                "upstream: { connections_max: 2, pulls_max: 2, queue_timeout: 500ms, body_idle_timeout: 1h }",
+                "upstream: { connections_max: 2, pulls_max: 2, queue_timeout: 500ms, body_idle_timeout: 1h, body_stall_timeout: 1h }",
             )
     })
     .await;
