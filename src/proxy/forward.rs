@@ -353,7 +353,7 @@ pub(super) async fn try_member(
         let status = sent.head.status;
         // A body that was sent is gone; where it can be sent again, a refusal was no execution.
         if status == StatusCode::UNAUTHORIZED {
-            match judge_refusal(outgoing, member, &sent, &mut renewed, at.deadline).await {
+            match Box::pin(judge_refusal(outgoing, member, &sent, &mut renewed, at.deadline)).await {
                 Refusal::TryAgain if again.is_some() => {
                     body = again.unwrap_or(RequestBody::Empty);
                     continue;

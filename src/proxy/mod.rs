@@ -171,7 +171,7 @@ impl Gateway {
         let down = self.downstream(head, ctx)?;
         let path = down.head.uri.path();
         if !path.starts_with("/v2") {
-            return self.serve_local(&state, &down, body, ctx).await;
+            return Box::pin(self.serve_local(&state, &down, body, ctx)).await;
         }
         let target = RegistryRequest::parse(&down.head.method, path, down.head.uri.query())?;
         ctx.note_target(&target);
@@ -191,7 +191,7 @@ impl Gateway {
             && let Some((kind, page)) = ListKind::of(&admitted.target, catalog_order(&pool))
         {
             let asked = Asked { pool, headers, access, secret };
-            return self.merged_list(&admitted, (&kind, page), &asked, ctx).await;
+            return Box::pin(self.merged_list(&admitted, (&kind, page), &asked, ctx)).await;
         }
         let key = self.flights.key(
             (&admitted.target, admitted.down.authority.name()),
@@ -213,8 +213,8 @@ impl Gateway {
                 }
             }
         }
-        let request_body =
-            self.request_body((&admitted.target, &headers), body, (&pool, admitted.key), ctx).await?;
+        let asked = (&admitted.target, &headers);
+        let request_body = self.request_body(asked, body, (&pool, admitted.key), ctx).await?;
         let said = self.upload_checks.begin((&admitted.target, &headers), &request_body, pin.as_ref());
         let outgoing = outgoing(&admitted, (&headers, &access), (&pool, secret.as_ref()), confirmations);
         match forward(&outgoing, candidates, request_body, &self.checks, ctx).await {

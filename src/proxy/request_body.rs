@@ -111,6 +111,20 @@ impl Gateway {
         (pool, client): (&Pool, ClientKey),
         ctx: &mut RequestContext,
     ) -> Result<RequestBody, GatewayError> {
+        if is_read(&ctx.method) {
+            return Ok(RequestBody::Empty);
+        }
+        // Apart, so that reads, which are most of all requests, carry none of it along.
+        Box::pin(self.body_of_write((target, headers), body, (pool, client), ctx)).await
+    }
+
+    async fn body_of_write(
+        &self,
+        (target, headers): (&RegistryRequest, &HeaderMap),
+        body: &mut Option<Incoming>,
+        (pool, client): (&Pool, ClientKey),
+        ctx: &mut RequestContext,
+    ) -> Result<RequestBody, GatewayError> {
         if !matches!(target, RegistryRequest::Manifest { method: ManifestMethod::Put, .. }) {
             return streamed(headers, body, ctx, (pool, self.limits.body_rate_min)).await;
         }

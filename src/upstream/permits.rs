@@ -233,6 +233,17 @@ impl Permits {
             let entry = self.enter(work, client, worker);
             return Ok(self.permit(work, worker, entry));
         }
+        // Apart, so that a request that need not wait carries none of it along.
+        Box::pin(self.wait(work, client, worker, deadline)).await
+    }
+
+    async fn wait(
+        self: &Arc<Self>,
+        work: Work,
+        client: ClientKey,
+        worker: usize,
+        deadline: Instant,
+    ) -> Result<Permit, NoPermit> {
         let mut queued = self.queue_up(work, client, worker)?;
         loop {
             let turn = match queued.turn.try_recv() {
