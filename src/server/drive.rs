@@ -29,11 +29,11 @@ const H2_STREAM_WINDOW_LEAST: usize = 64 * 1024;
 /// h2 streams that a client may reset before they were accepted.
 const H2_RESET_STREAMS_MAX: usize = 50;
 /// Bytes of an answer that wait for one h2 stream, besides the piece that comes next.
-const H2_SEND_BYTES_MAX: usize = 64 * 1024;
+const H2_SEND_BYTES_MAX: usize = 96 * 1024;
 /// Bytes of an answer that wait for an h1 connection, and of a request that wait to be read.
 const H1_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// An answer is handed on in pieces of at most this many bytes.
-const PIECE_BYTES_MAX: usize = 64 * 1024;
+const PIECE_BYTES_MAX: usize = 128 * 1024;
 
 /// The heads of the requests that run on an h2 connection are too large together. The stream is reset.
 #[derive(Debug, thiserror::Error)]
