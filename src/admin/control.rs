@@ -204,7 +204,7 @@ impl Control {
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         tokio::pin!(connection);
-        // Whoever hangs up, says nothing or does not read is nobody's concern.
+        // A client of the socket that hangs up, says nothing or does not read needs no log line.
         if tokio::time::timeout(CONNECTION_TIMEOUT, connection.as_mut()).await.is_err()
             && waits.load(Ordering::Acquire)
         {

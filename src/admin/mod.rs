@@ -116,7 +116,7 @@ impl Admin {
                 }
             };
             open.retain(|connection| !connection.is_finished());
-            // A probe is answered as soon as it asks, so room for it is made by whoever takes longest.
+            // A probe is answered as soon as it asks, so the connection that takes longest makes room for it.
             if open.len() >= CONNECTIONS_MAX
                 && let Some(oldest) = open.pop_front()
             {
@@ -149,7 +149,7 @@ impl Admin {
                 }
             }
         };
-        // A scraper that hangs up, or does not read, is nobody's concern.
+        // A scraper that hangs up, or does not read, needs no log line.
         drop(tokio::time::timeout(CONNECTION_TIMEOUT, lasts).await);
     }
 

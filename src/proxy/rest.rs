@@ -99,23 +99,17 @@ impl Plan {
         headers
     }
 
-    /// Asks the others for the rest, each of them once. What nobody's failure has made necessary
-    /// costs no retry.
+    /// Asks the others for the rest, each of them once, while the pool's budget of retries lasts.
     pub(super) async fn continue_elsewhere(
         self: Arc<Self>,
         digest: Digest,
         rest: Rest,
         tried: Vec<MemberName>,
     ) -> Option<Continued> {
-        let request = Request {
-            choice: self.pool.choice_by(digest.as_str()),
-            reads: true,
-            content: Some((&self.checks.quarantine, &digest)),
-        };
-        let mut candidates = self.pool.candidates(request);
+        let mut candidates = self.candidates(&digest);
         candidates.retain(|member| !tried.contains(&member.name));
         for member in candidates {
-            if !rest.is_free && !self.pool.may_retry() {
+            if !self.pool.may_retry() {
                 break;
             }
             if let Asked::GoesOn(continued) = self.ask_for_rest(&member, &digest, rest).await {
@@ -129,13 +123,8 @@ impl Plan {
     pub(super) async fn continue_in_turn(self: Arc<Self>, digest: Digest, rest: Rest) -> Option<Continued> {
         let deadline = Instant::now() + self.pool.limits.body_idle_timeout;
         loop {
-            let request = Request {
-                choice: self.pool.choice_by(digest.as_str()),
-                reads: true,
-                content: Some((&self.checks.quarantine, &digest)),
-            };
             let mut lacks_turn = false;
-            for member in self.pool.candidates(request) {
+            for member in self.candidates(&digest) {
                 match self.ask_for_rest(&member, &digest, rest).await {
                     Asked::GoesOn(continued) => return Some(*continued),
                     Asked::Queued => lacks_turn = true,
@@ -147,6 +136,15 @@ impl Plan {
             }
             tokio::time::sleep(TURN_PAUSE).await;
         }
+    }
+
+    /// The members to read the content from, in the order to ask them in.
+    fn candidates(&self, digest: &Digest) -> Vec<Arc<Member>> {
+        self.pool.candidates(Request {
+            choice: self.pool.choice_by(digest.as_str()),
+            reads: true,
+            content: Some((&self.checks.quarantine, digest)),
+        })
     }
 
     async fn ask_for_rest(&self, member: &Arc<Member>, digest: &Digest, rest: Rest) -> Asked {

@@ -72,7 +72,7 @@ where
 
 pin_project! {
     /// A body that keeps its request noted on the connection, and gives what it has in pieces: what the connection
-    /// takes over of it is out of the account of whoever made it.
+    /// takes over of it is out of the account of the task that made it.
     pub(super) struct GuardedBody<B: Body> {
         #[pin]
         body: B,
