@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::failover::{site_of, wait_for_metric};
 use crate::harness::client::{H2Connection, TestClient, whole};
-use crate::harness::fake_member::{FakeMember, Recorded, Reply, answer, blob_answer};
+use crate::harness::fake_member::{FakeMember, Gate, Recorded, Reply, answer, blob_answer};
 use crate::harness::image::Blob;
 use crate::harness::site::Site;
 use crate::harness::wait;
@@ -138,19 +138,30 @@ async fn readers_over_http_1_that_do_not_read_stop_nobody_either() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_was_taken_back_goes_on_when_its_turn_comes_however_long_that_takes() {
     let blob = Blob::random(3 << 20);
-    let member = member_with(&blob).await;
+    let gate = Gate::closed();
+    let member = {
+        let (blob, gate) = (blob.clone(), gate.clone());
+        FakeMember::start(move |request: &Recorded| -> Option<Reply> {
+            match request.target.contains("/blobs/") {
+                _ if request.is_probe() => None,
+                true => Some(blob_answer(request, &blob.bytes, &blob.digest)),
+                false => Some(gate.holds(answer(200, &[("content-type", "application/json")], "{}"))),
+            }
+        })
+        .await
+    };
     let mut site = site_of(&[&member], |config| {
         config
             .rule("{ everybody: true, repository: \"**\", allow: [pull] }")
             .extra("coalesce: { enabled: false }")
             .extra(
-                "upstream: { connections_max: 2, pulls_max: 2, queue_timeout: 500ms, body_idle_timeout: 1h, body_stall_timeout: 1h }",
+                "upstream: { connections_max: 2, pulls_max: 2, queue_timeout: 500ms, head_timeout: 1h, first_byte_timeout: 1h, body_idle_timeout: 1h, body_stall_timeout: 1h }",
             )
     })
     .await;
     let greedy =
         site.authorized(&["repository:a/b:pull"]).await.at_source([127, 0, 0, 2]).with_small_buffers();
-    let nobody = anonymous(&site.client().at_source([127, 0, 0, 3])).await.with_small_buffers();
+    let other = anonymous(&site.client().at_source([127, 0, 0, 3])).await.with_small_buffers();
     let path = format!("/v2/a/b/blobs/{}", blob.digest);
     let begin = async |client: &TestClient| {
         let mut connection = client.connect().await.expect("a connection");
@@ -158,12 +169,19 @@ async fn an_answer_that_was_taken_back_goes_on_when_its_turn_comes_however_long_
         let answer = connection.send_head(request).await.expect("an answer");
         (connection, answer)
     };
+    // One client has both connections: one for an answer that it does not read, one for an answer that the member
+    // does not begin, and which can therefore not be taken back.
     let (_first, taken_back) = begin(&greedy).await;
-    let second = begin(&greedy).await;
-    // Two of two: the first, which is unread for longest, gives its connection to the other client, who keeps it.
-    let (_other, held) = wait::within("another client's turn", async {
+    let mut second = JoinSet::new();
+    let waiting = greedy.clone();
+    second.spawn(async move { waiting.get("/v2/a/b/manifests/v1").await });
+    wait::until("the second request at the member", async || {
+        member.requests().iter().any(|request| request.target.contains("/manifests/")).then_some(())
+    })
+    .await;
+    let (_other, held) = wait::within("the other client's turn", async {
         loop {
-            let (connection, answer) = begin(&nobody).await;
+            let (connection, answer) = begin(&other).await;
             if answer.status() == 200 {
                 break (connection, answer);
             }
@@ -179,8 +197,11 @@ async fn an_answer_that_was_taken_back_goes_on_when_its_turn_comes_however_long_
         assert_eq!(refused.status, 504, "each of the two clients has its share");
     }
     assert!(reader.try_join_next().is_none(), "its turn has not come");
-    drop(second);
-    assert!(reader.join_next().await.expect("a reader").expect("no panic") == blob.bytes, "other bytes");
+    gate.open();
+    let second = wait::within("the second answer", second.join_next()).await.expect("a request");
+    assert_eq!(second.expect("no panic").expect("an answer").status, 200);
+    let read = reader.join_next().await.expect("a reader").expect("no panic");
+    assert!(read == blob.bytes, "other bytes");
     assert!(read_whole(held).await == blob.bytes, "other bytes");
     site.stop_gateway().await;
 }
