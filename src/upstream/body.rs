@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
-use super::reclaim::TakeBack;
+use super::reclaim::{Gain, TakeBack};
 use crate::pace::{LeastRate, Pace};
 use crate::random::monotonic_ms;
 use crate::registry::ContentHash;
@@ -143,11 +143,11 @@ impl BodyProgress {
 }
 
 impl TakeBack for BodyProgress {
-    fn gain(&self, _since_ms: u64, now_ms: u64) -> Option<u64> {
+    fn gain(&self, _since_ms: u64, now_ms: u64) -> Option<Gain> {
         let began_ms = self.began_ms.load(Ordering::Acquire);
         let lasted_ms = now_ms.saturating_sub(began_ms);
         let is_slow = began_ms > 0 && !self.has_ended() && is_slow(self.bytes(), lasted_ms);
-        is_slow.then_some(lasted_ms)
+        is_slow.then_some(Gain::Served(lasted_ms))
     }
 
     fn take_back(&self) -> bool {

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::reclaim::TakeBack;
+use super::reclaim::{Gain, TakeBack};
 use super::settings::UpstreamLimits;
 use crate::balance::blame::ClientKey;
 use crate::balance::fair::{Holdings, gives_way, next_turn, share_of};
@@ -24,7 +24,7 @@ const BITS: u32 = 16;
 const MASK: u64 = (1 << BITS) - 1;
 /// No number is larger, whatever is configured.
 const MOST: usize = MASK as usize / 2;
-/// How often a request that waits looks whether a client that holds more than its share can give something back.
+/// How often a request that waits looks whether a connection can be taken back for it.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// What a connection is used for.
@@ -374,27 +374,29 @@ impl Permits {
         held
     }
 
-    /// Takes one permit back from a client that holds more than its share, for one that holds less and waits.
+    /// Takes one permit back for a client that waits: from a client that holds more than its share, or from answers
+    /// of its own that nobody reads. A client that has its share takes from others only what nobody reads.
     fn reclaim_for(&self, work: Work, client: ClientKey) {
         let share = self.bounds.load().share(work);
         let held = self.held(work);
-        if held.of(client) >= share {
-            return;
-        }
+        let lacks_share = held.of(client) < share;
         let now_ms = monotonic_ms();
         let mut found = Vec::new();
         for active in &self.active {
             let active = lock(active);
-            let entries = active.entries.iter().flatten();
-            let over = entries.filter(|entry| entry.work == work && held.of(entry.client) > share);
-            found.extend(over.filter_map(|entry| Some((entry.reclaim.clone()?, entry.since_ms))));
+            let entries = active.entries.iter().flatten().filter(|entry| entry.work == work);
+            found.extend(entries.filter_map(|entry| {
+                let is_over = held.of(entry.client) > share;
+                let may_take = is_over || entry.client == client;
+                may_take.then_some((entry.reclaim.clone()?, entry.since_ms, is_over && lacks_share))
+            }));
         }
-        let gain = |(reclaim, since_ms): (Weak<dyn TakeBack>, u64)| {
+        let gain = |(reclaim, since_ms, also_read): (Weak<dyn TakeBack>, u64, bool)| {
             let reclaim = reclaim.upgrade()?;
-            Some((reclaim.gain(since_ms, now_ms)?, reclaim))
+            let gain = reclaim.gain(since_ms, now_ms)?;
+            (also_read || matches!(gain, Gain::Unread(_))).then_some((gain, reclaim))
         };
-        let mut reclaimable: Vec<(u64, Arc<dyn TakeBack>)> = found.into_iter().filter_map(gain).collect();
-        // First what nobody reads, then what has been served longest.
+        let mut reclaimable: Vec<(Gain, Arc<dyn TakeBack>)> = found.into_iter().filter_map(gain).collect();
         reclaimable.sort_by_key(|(gain, _)| std::cmp::Reverse(*gain));
         // Lets go of the first that is still there; one at a time, since each request that waits looks for itself.
         let _ = reclaimable.iter().any(|(_, reclaim)| reclaim.take_back());
@@ -409,7 +411,7 @@ impl Permits {
 }
 
 impl Permit {
-    /// What is under way can be taken back for a client that holds less than its share.
+    /// What is under way can be taken back for a client that waits.
     pub(super) fn allow_reclaim(&self, reclaim: Weak<dyn TakeBack>) {
         let mut active = lock(&self.of.active[self.worker]);
         if let Some(Some(entry)) = active.entries.get_mut(self.entry) {
@@ -577,32 +579,46 @@ mod tests {
     }
 
     /// An answer that may be taken back at any time.
-    #[derive(Debug, Default)]
-    struct Answer(Mutex<Option<Permit>>);
+    #[derive(Debug)]
+    struct Answer {
+        permit: Mutex<Option<Permit>>,
+        gain: Gain,
+    }
+
+    impl Answer {
+        fn is_there(&self) -> bool {
+            lock(&self.permit).is_some()
+        }
+    }
 
     impl TakeBack for Answer {
-        fn gain(&self, _: u64, _: u64) -> Option<u64> {
-            Some(1)
+        fn gain(&self, _: u64, _: u64) -> Option<Gain> {
+            Some(self.gain)
         }
 
         fn take_back(&self) -> bool {
-            let permit = lock(&self.0).take();
+            let permit = lock(&self.permit).take();
             permit.is_some()
         }
+    }
+
+    /// An answer to a client, under way.
+    async fn answer(permits: &Arc<Permits>, network: u64, gain: Gain) -> Arc<Answer> {
+        let permit = get(permits, network).await.expect("room");
+        let answer = Arc::new(Answer { permit: Mutex::default(), gain });
+        permit.allow_reclaim(Arc::downgrade(&answer) as Weak<dyn TakeBack>);
+        *lock(&answer.permit) = Some(permit);
+        answer
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_a_client_holds_beyond_its_share_is_taken_back_for_one_that_waits() {
         let permits = Permits::new(bounds(4, 10), 2);
         let mut answers = Vec::new();
-        for worker in 0..4 {
-            let permit = permits.acquire(Work::Pull, client(1), worker, soon()).await.expect("room");
-            let answer = Arc::new(Answer::default());
-            permit.allow_reclaim(Arc::downgrade(&answer) as Weak<dyn TakeBack>);
-            *lock(&answer.0) = Some(permit);
-            answers.push(answer);
+        for _ in 0..4 {
+            answers.push(answer(&permits, 1, Gain::Served(1)).await);
         }
-        let left = || answers.iter().filter(|answer| lock(&answer.0).is_some()).count();
+        let left = || answers.iter().filter(|answer| answer.is_there()).count();
         let granted = get(&permits, 2).await.expect("one is taken back");
         assert_eq!(left(), 3);
         assert_eq!(get(&permits, 1).await.err(), Some(NoPermit::Timeout), "not for a client at its share");
@@ -611,6 +627,29 @@ mod tests {
         assert_eq!(left(), 1);
         assert_eq!(get(&permits, 5).await.err(), Some(NoPermit::Timeout), "nobody holds more than its share");
         drop((granted, more, answers));
+        assert_eq!(permits.counts.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_reads_is_taken_back_for_its_own_client_and_beyond_a_share_for_any() {
+        // A share is one of four.
+        let permits = Permits::new(bounds(4, 10), 1);
+        let (read, unread) =
+            (answer(&permits, 1, Gain::Served(1)).await, answer(&permits, 1, Gain::Unread(1)).await);
+        let others = [answer(&permits, 2, Gain::Unread(2)).await, answer(&permits, 3, Gain::Unread(2)).await];
+        let own = get(&permits, 1).await.expect("its own unread answer is taken back");
+        assert!(read.is_there() && !unread.is_there());
+        assert!(others.iter().all(|other| other.is_there()), "others have no more than their share");
+        assert_eq!(get(&permits, 1).await.err(), Some(NoPermit::Timeout), "what is read stays");
+        drop((own, read));
+        let beyond = [answer(&permits, 4, Gain::Unread(1)).await, answer(&permits, 4, Gain::Unread(1)).await];
+        let at_its_share = get(&permits, 2).await.expect("an unread answer is taken back");
+        assert!(!others[0].is_there(), "the one that is unread for longest, its own");
+        drop(at_its_share);
+        let own = get(&permits, 5).await.expect("there is room");
+        let at_its_share = get(&permits, 5).await.expect("an unread answer beyond a share is taken back");
+        assert_eq!(beyond.iter().filter(|answer| answer.is_there()).count(), 1);
+        drop((own, at_its_share, beyond, others));
         assert_eq!(permits.counts.load(Ordering::SeqCst), 0);
     }
 }

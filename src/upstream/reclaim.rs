@@ -14,10 +14,19 @@ const UNREAD_TO_THE_END_MS: u64 = 10_000;
 /// An answer that is read is served for so long before it is taken back, in milliseconds: each turn gets on by that.
 const SERVED_FOR_MS: u64 = 5000;
 
+/// What is gained by taking an answer back. What nobody reads comes before what is read, however long either lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Gain {
+    /// It was served for so long, in milliseconds.
+    Served(u64),
+    /// Nobody has read from it for so long, in milliseconds.
+    Unread(u64),
+}
+
 /// What can be taken back.
 pub(super) trait TakeBack: Send + Sync + std::fmt::Debug {
-    /// How much is gained by taking it back, `None` where it is not to be taken yet. `since_ms` is when it began.
-    fn gain(&self, since_ms: u64, now_ms: u64) -> Option<u64>;
+    /// What is gained by taking it back, `None` where it is not to be taken yet. `since_ms` is when it began.
+    fn gain(&self, since_ms: u64, now_ms: u64) -> Option<Gain>;
 
     /// Takes it back. Returns whether it was still there.
     fn take_back(&self) -> bool;
@@ -88,7 +97,7 @@ impl<T> Reclaimable<T> {
 }
 
 impl<T: Send> TakeBack for Reclaimable<T> {
-    fn gain(&self, since_ms: u64, now_ms: u64) -> Option<u64> {
+    fn gain(&self, since_ms: u64, now_ms: u64) -> Option<Gain> {
         gain(self.taken, self.unread_since_ms.load(Ordering::Relaxed), since_ms, now_ms)
     }
 
@@ -106,19 +115,17 @@ impl<T: Send> TakeBack for Reclaimable<T> {
     }
 }
 
-/// What nobody reads comes before what is read, however long either lasts.
-fn gain(taken: TakenBack, unread_since_ms: u64, since_ms: u64, now_ms: u64) -> Option<u64> {
-    const UNREAD: u64 = 1 << 62;
+fn gain(taken: TakenBack, unread_since_ms: u64, since_ms: u64, now_ms: u64) -> Option<Gain> {
     let unread_max = match taken {
         TakenBack::GoesOn => UNREAD_FOR_MS,
         TakenBack::Ends => UNREAD_TO_THE_END_MS,
     };
     let unread = (unread_since_ms > 0).then(|| now_ms.saturating_sub(unread_since_ms));
     if let Some(unread) = unread.filter(|unread| *unread >= unread_max) {
-        return Some(UNREAD.saturating_add(unread));
+        return Some(Gain::Unread(unread));
     }
     let served = now_ms.saturating_sub(since_ms);
-    (taken == TakenBack::GoesOn && served >= SERVED_FOR_MS).then_some(served)
+    (taken == TakenBack::GoesOn && served >= SERVED_FOR_MS).then_some(Gain::Served(served))
 }
 
 #[cfg(test)]
@@ -133,16 +140,16 @@ mod tests {
             ("just begun", GoesOn, 0, now - 100, None),
             ("read, and not for long", GoesOn, 0, now - 4_999, None),
             ("given something just now", GoesOn, now - 999, now - 4_999, None),
-            ("unread", GoesOn, now - 1_000, now - 1_000, Some(true)),
-            ("read for long", GoesOn, now - 10, now - 5_000, Some(false)),
-            ("the member is slow", GoesOn, 0, now - 60_000, Some(false)),
+            ("unread", GoesOn, now - 1_000, now - 1_000, Some(Gain::Unread(1_000))),
+            ("read for long", GoesOn, now - 10, now - 5_000, Some(Gain::Served(5_000))),
+            ("the member is slow", GoesOn, 0, now - 60_000, Some(Gain::Served(60_000))),
             ("unread for a moment, and could not go on", Ends, now - 9_999, now - 60_000, None),
-            ("unread for long", Ends, now - 10_000, now - 10_000, Some(true)),
+            ("unread for long", Ends, now - 10_000, now - 10_000, Some(Gain::Unread(10_000))),
             ("read, and could not go on", Ends, 0, now - 60_000, None),
         ] {
-            let gain = gain(taken, unread_since, since, now);
-            assert_eq!(gain.map(|gain| gain >= 1 << 62), expected, "{what}");
+            assert_eq!(gain(taken, unread_since, since, now), expected, "{what}");
         }
+        assert!(Gain::Unread(1) > Gain::Served(u64::MAX), "what nobody reads comes first");
     }
 
     #[test]

@@ -13,18 +13,6 @@ const EVERYBODY: &str = "{ everybody: true, repository: \"**\", allow: [pull] }"
 const HEALTH: &str = "{ interval: 200ms, timeout: 20s, rise: 1, fall: 2, slow_start: 0s, ejection: { failures: 3, time: 1h, time_max: 1h, percent_max: 100 } }";
 
 /// An anonymous client that comes from this address of loopback.
-async fn nobody(site: &Site, source: [u8; 4]) -> TestClient {
-    let client = site.client().at_source(source);
-    let challenge = client.get("/v2/").await.expect("sent").expect(401).expect("a challenge");
-    let parameter = |name| {
-        crate::harness::client::challenge_parameter(challenge.header("www-authenticate").unwrap_or(""), name)
-    };
-    let service = parameter("service").expect("a service");
-    let answer = client.get(&format!("/service/token?service={service}&scope=repository:a/b:pull")).await;
-    let token = answer.expect("sent").expect(200).expect("a token").json().expect("JSON");
-    client.with_bearer(token["token"].as_str().expect("a token"))
-}
-
 async fn get(client: &TestClient, path: &str) -> u16 {
     client.get(path).await.expect("an answer").status.as_u16()
 }
@@ -33,7 +21,7 @@ async fn get(client: &TestClient, path: &str) -> u16 {
 async fn digests_that_no_registry_knows_are_refused_and_cost_no_member() {
     let mut site =
         Site::start_with(&[MemberKind::Open, MemberKind::Open], |config| config.rule(EVERYBODY)).await;
-    let client = nobody(&site, [127, 0, 0, 1]).await;
+    let client = site.anonymous("a/b").await.at_source([127, 0, 0, 1]);
     let hex = "0123456789abcdef".repeat(4);
     for digest in [format!("blake3:{hex}"), format!("md5:{}", &hex[..32]), format!("sha256:{}", &hex[..32])] {
         for path in ["manifests", "blobs", "referrers"] {
@@ -81,7 +69,7 @@ async fn what_fails_everywhere_is_nobodys_fault_and_one_client_takes_out_one_mem
     let everywhere: Vec<FakeMember> = vec![fails_at("everywhere").await, fails_at("everywhere").await];
     let mut site =
         site_of(&everywhere.iter().collect::<Vec<_>>(), |config| config.rule(EVERYBODY).health(HEALTH)).await;
-    let client = nobody(&site, [127, 0, 0, 1]).await;
+    let client = site.anonymous("a/b").await.at_source([127, 0, 0, 1]);
     for _ in 0..20 {
         assert_eq!(get(&client, "/v2/a/b/manifests/everywhere").await, 500);
     }
@@ -92,7 +80,10 @@ async fn what_fails_everywhere_is_nobodys_fault_and_one_client_takes_out_one_mem
         config.rule(EVERYBODY).health(HEALTH).extra("upstream: { retry_budget: { per_second: 1000 } }")
     })
     .await;
-    let (client, other) = (nobody(&site, [127, 0, 0, 2]).await, nobody(&site, [127, 0, 0, 3]).await);
+    let (client, other) = (
+        site.anonymous("a/b").await.at_source([127, 0, 0, 2]),
+        site.anonymous("a/b").await.at_source([127, 0, 0, 3]),
+    );
     // Asks for what a member fails at until it has failed often enough to be ejected; returns whether it was.
     let ask = async |client: &TestClient, number: usize| {
         let word = format!("-m{number}");

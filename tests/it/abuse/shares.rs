@@ -73,7 +73,7 @@ async fn streams_that_are_not_read_give_their_members_back_and_go_on_when_they_a
     for member in ["member=\"m0\"", "member=\"m1\""] {
         wait_for_metric(&site.gateway, "tidegate_member_connections", &[member], PULLS_MAX as f64).await;
     }
-    let nobody = anonymous(&site.client().at_source([127, 0, 0, 3])).await;
+    let nobody = site.anonymous("a/b").await.at_source([127, 0, 0, 3]);
     let pulled = wait::within("a pull of somebody else", nobody.get(&path)).await.expect("sent");
     assert!(pulled.status == 200 && pulled.body == blob.bytes, "{}", pulled.status);
     let manifest = wait::within("a manifest", nobody.get("/v2/a/b/manifests/v1")).await.expect("sent");
@@ -100,15 +100,6 @@ async fn streams_that_are_not_read_give_their_members_back_and_go_on_when_they_a
     site.stop_gateway().await;
 }
 
-async fn anonymous(client: &TestClient) -> TestClient {
-    let challenge = client.get("/v2/").await.expect("sent").expect(401).expect("a challenge");
-    let challenge = challenge.header("www-authenticate").unwrap_or_default().to_owned();
-    let service = crate::harness::client::challenge_parameter(&challenge, "service").expect("a service");
-    let answer = client.get(&format!("/service/token?service={service}&scope=repository:a/b:pull")).await;
-    let token = answer.expect("sent").expect(200).expect("a token").json().expect("JSON");
-    client.clone().with_bearer(token["token"].as_str().expect("a token"))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_over_http_1_that_do_not_read_stop_nobody_either() {
     let blob = Blob::random(3 << 20);
@@ -124,7 +115,7 @@ async fn readers_over_http_1_that_do_not_read_stop_nobody_either() {
         let answer = connection.send_head(request).await.expect("an answer");
         held.push((connection, answer));
     }
-    let nobody = anonymous(&site.client().at_source([127, 0, 0, 3])).await;
+    let nobody = site.anonymous("a/b").await.at_source([127, 0, 0, 3]);
     for _ in 0..3 {
         let pulled = wait::within("a pull of somebody else", nobody.get(&path)).await.expect("sent");
         assert!(pulled.status == 200 && pulled.body == blob.bytes, "{}", pulled.status);
@@ -161,7 +152,7 @@ async fn an_answer_that_was_taken_back_goes_on_when_its_turn_comes_however_long_
     .await;
     let greedy =
         site.authorized(&["repository:a/b:pull"]).await.at_source([127, 0, 0, 2]).with_small_buffers();
-    let other = anonymous(&site.client().at_source([127, 0, 0, 3])).await.with_small_buffers();
+    let other = site.anonymous("a/b").await.at_source([127, 0, 0, 3]).with_small_buffers();
     let path = format!("/v2/a/b/blobs/{}", blob.digest);
     let begin = async |client: &TestClient| {
         let mut connection = client.connect().await.expect("a connection");

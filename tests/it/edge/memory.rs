@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{anonymous, push_blob, site};
+use super::{push_blob, site};
 use crate::harness::client::{TestClient, basic};
 use crate::harness::gateway::Gateway;
 use crate::harness::raw_h2::{
@@ -59,7 +59,7 @@ async fn reading_site() -> Site {
 async fn slow_readers_over_http1_cost_little_each() {
     let mut site = reading_site().await;
     let target = push_blob(&site, 16 << 20).await;
-    let client = anonymous(&site).await;
+    let client = site.anonymous("public/x").await;
     let before = settled_memory_kib(&site.gateway).await;
     let mut open = Vec::new();
     for _ in 0..READERS {
@@ -91,7 +91,7 @@ async fn slow_readers_over_h2_cost_little_each() {
     for window in [16, 65_535, 1 << 20] {
         let mut site = reading_site().await;
         let target = push_blob(&site, 16 << 20).await;
-        let client = anonymous(&site).await;
+        let client = site.anonymous("public/x").await;
         let before = settled_memory_kib(&site.gateway).await;
         let mut open = Vec::new();
         for _ in 0..READERS / STREAMS {

@@ -37,14 +37,6 @@ async fn push_blob(site: &Site, bytes: usize) -> String {
     format!("/v2/public/x/blobs/{}", blob.digest)
 }
 
-/// A client without an account, with the token that anybody gets.
-async fn anonymous(site: &Site) -> TestClient {
-    let client = site.client();
-    let target = "/service/token?service=tidegate-test&scope=repository:public/x:pull";
-    let answer = client.get(target).await.expect("sent").expect(200).expect("a token");
-    client.with_bearer(answer.json().expect("JSON")["token"].as_str().expect("a token"))
-}
-
 /// Waits until a good client, which may have to wait for a place, is served.
 async fn is_served(client: &TestClient) {
     let answer = wait::within("a good client to be served", client.get("/v2/")).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{anonymous, push_blob, site};
+use super::{push_blob, site};
 use crate::harness::client::TestClient;
 use crate::harness::raw_h2::{DATA, END_STREAM, RST_STREAM, RawH2};
 use crate::harness::wait;
@@ -37,7 +37,7 @@ async fn a_reader_below_the_least_rate_is_ended_although_it_is_never_silent() {
     let extra = "limits: { body_rate_min: 16MiB }\nupstream: { body_idle_timeout: 2s }";
     let mut site = site(extra).await;
     let target = push_blob(&site, BYTES).await;
-    let tls = anonymous(&site).await;
+    let tls = site.anonymous("public/x").await;
     let plain = site.gateway.plain_client().with_host(tls.authority());
     let mut over_tls = tls.tls_over(tls.small_tcp().await.expect("connected"), None).await.expect("TLS");
     over_tls.write_all(&request(&tls, &target)).await.expect("sent");
@@ -57,7 +57,7 @@ async fn a_slow_reader_above_the_least_rate_gets_everything() {
     let extra = "limits: { body_rate_min: 4KiB }\nupstream: { body_idle_timeout: 4s }";
     let mut site = site(extra).await;
     let target = push_blob(&site, 1 << 20).await;
-    let client = anonymous(&site).await;
+    let client = site.anonymous("public/x").await;
     let mut stream = client.tls_over(client.small_tcp().await.expect("connected"), None).await.expect("TLS");
     stream.write_all(&request(&client, &target)).await.expect("sent");
     // 64 KiB/s, which takes several windows.
@@ -70,7 +70,7 @@ async fn a_slow_reader_above_the_least_rate_gets_everything() {
 async fn a_stream_that_is_not_read_is_reset_and_its_connection_goes_on() {
     let mut site = site("upstream: { body_idle_timeout: 4s }").await;
     let target = push_blob(&site, BLOB_BYTES).await;
-    let client = anonymous(&site).await;
+    let client = site.anonymous("public/x").await;
     let socket = client.raw_tcp().await.expect("connected");
     let mut connection = RawH2::open(&client, socket, 0).await.expect("a connection");
     connection.open_window(0, u32::try_from(BLOB_BYTES).expect("small") * 4).await.expect("sent");

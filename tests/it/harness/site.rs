@@ -98,6 +98,14 @@ impl Site {
         client.with_bearer(&token.unwrap_or_else(|error| panic!("no token: {error:#}")))
     }
 
+    /// A client of the gateway without an account, with the token for pulls of `repository` that anybody gets.
+    pub(crate) async fn anonymous(&self, repository: &str) -> TestClient {
+        let client = self.client();
+        let target = format!("/service/token?service=tidegate-test&scope=repository:{repository}:pull");
+        let answer = client.get(&target).await.expect("sent").expect(200).expect("a token");
+        client.with_bearer(answer.json().expect("JSON")["token"].as_str().expect("a token"))
+    }
+
     /// Ends the gateway as an operator would, and insists on a clean end.
     pub(crate) async fn stop_gateway(&mut self) {
         self.gateway.stop().await;
