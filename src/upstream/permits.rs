@@ -234,22 +234,21 @@ impl Permits {
             return Ok(self.permit(work, worker, entry));
         }
         // Apart, so that a request that need not wait carries none of it along.
-        Box::pin(self.wait(work, client, worker, deadline)).await
+        let queued = self.queue_up(work, client, worker)?;
+        Box::pin(self.wait(queued, client, deadline)).await
     }
 
     async fn wait(
         self: &Arc<Self>,
-        work: Work,
+        mut queued: Queued<'_>,
         client: ClientKey,
-        worker: usize,
         deadline: Instant,
     ) -> Result<Permit, NoPermit> {
-        let mut queued = self.queue_up(work, client, worker)?;
         loop {
             let turn = match queued.turn.try_recv() {
                 Ok(turn) => turn,
                 Err(_) => {
-                    self.reclaim_for(work, client);
+                    self.reclaim_for(queued.work, client);
                     let look = deadline.min(Instant::now() + LOOK_EVERY);
                     match timeout_at(look, &mut queued.turn).await {
                         Ok(Ok(turn)) => turn,
@@ -260,7 +259,7 @@ impl Permits {
                 }
             };
             return match turn {
-                Turn::Granted(entry) => Ok(self.permit(work, worker, entry)),
+                Turn::Granted(entry) => Ok(self.permit(queued.work, queued.worker, entry)),
                 Turn::GaveWay => Err(NoPermit::Full),
             };
         }
