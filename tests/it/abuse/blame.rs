@@ -12,7 +12,6 @@ use crate::harness::site::{MemberKind, Site};
 const EVERYBODY: &str = "{ everybody: true, repository: \"**\", allow: [pull] }";
 const HEALTH: &str = "{ interval: 200ms, timeout: 20s, rise: 1, fall: 2, slow_start: 0s, ejection: { failures: 3, time: 1h, time_max: 1h, percent_max: 100 } }";
 
-/// An anonymous client that comes from this address of loopback.
 async fn get(client: &TestClient, path: &str) -> u16 {
     client.get(path).await.expect("an answer").status.as_u16()
 }
