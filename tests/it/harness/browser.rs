@@ -16,6 +16,10 @@ use super::{Result, wait};
 const CHROMIUM: &str = "/usr/bin/chromium";
 /// The name of an element's id in the answers (WebDriver, section 12.1).
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+/// What the driver says when its port is taken at 127.0.0.1.
+const PORT_TAKEN: &str = "IPv4 port not available";
+/// Of about 28,000 numbers other tests hold some hundreds, so that two attempts are rare and this many do not happen.
+const PORT_ATTEMPTS: usize = 10;
 /// What keeps it to the page it is told to open. The last one leaves it nobody else's name to look up.
 const ARGUMENTS: [&str; 9] = [
     "--headless",
@@ -62,21 +66,8 @@ impl Chromium {
     }
 
     async fn start(dir: TempDir) -> Self {
-        let mut command = process::isolated_command("chromedriver", false);
-        // The system chooses the port.
-        command.arg("--port=0").env("HOME", dir.path());
-        for name in ["XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "DISPLAY"] {
-            command.env_remove(name);
-        }
-        let mut driver = Daemon::start("chromedriver", command, dir.path());
-        let (logs, mut port) = (dir.path().join("chromedriver.stdout"), None);
-        driver
-            .wait_ready(async || {
-                port = port_in(&std::fs::read_to_string(&logs).unwrap_or_default());
-                port.is_some()
-            })
-            .await;
-        let address = ([127, 0, 0, 1], port.expect("it is ready")).into();
+        let (driver, port) = start_driver(dir.path()).await;
+        let address = ([127, 0, 0, 1], port).into();
         let profile = format!("--user-data-dir={}", dir.path().join("profile").display());
         let mut browser =
             Self { driver, session: String::new(), client: TestClient::plain(address), _dir: dir };
@@ -163,6 +154,31 @@ impl Drop for Chromium {
     fn drop(&mut self) {
         self.driver.kill_isolated();
     }
+}
+
+/// Starts the driver at a port that the system chooses for `::1`. The driver takes the same number at 127.0.0.1, and ends if a socket
+/// of another test has it there; then the system is asked for another one.
+async fn start_driver(dir: &Path) -> (Daemon, u16) {
+    for attempt in 0..PORT_ATTEMPTS {
+        let mut command = process::isolated_command("chromedriver", false);
+        command.arg("--port=0").env("HOME", dir);
+        for name in ["XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "DISPLAY"] {
+            command.env_remove(name);
+        }
+        let mut driver = Daemon::start(&format!("chromedriver-{attempt}"), command, dir);
+        let listening = wait::until("a driver that listens or has ended", async || {
+            let ended = driver.exit_status().is_some();
+            match port_in(&driver.stdout()) {
+                Some(port) => Some(Some(port)),
+                None => ended.then_some(None),
+            }
+        });
+        if let Some(port) = listening.await {
+            return (driver, port);
+        }
+        assert!(driver.stdout().contains(PORT_TAKEN), "{}", driver.output_tail());
+    }
+    panic!("no port is free at both addresses after {PORT_ATTEMPTS} attempts")
 }
 
 /// The port that the driver says it listens on.
