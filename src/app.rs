@@ -29,13 +29,12 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking};
 use crate::admin::{Admin, Readiness, Reloads};
 use crate::auth::keys::{Ring, SigningKey};
 use crate::config::Config;
+use crate::content::{ContentChecks, Flights, UploadChecks};
 use crate::handover::{Estate, Inheritance, PROCESS_ENDS, notify_manager, ready_text};
 use crate::harbor::HarborIdentity;
 use crate::identity::{PasswordChecks, ProviderSettings};
 use crate::key_store;
-use crate::proxy::{
-    ConnectionInfo, ContentChecks, Flights, Gateway, GatewayLimits, OpenUploads, UploadChecks,
-};
+use crate::proxy::{ConnectionInfo, Gateway, GatewayLimits, OpenUploads};
 use crate::random::unix_now;
 use crate::reload::{Fingerprint, Members, Reloader, build_state};
 use crate::server::{Accepted, Acceptor, Certificates, Listener, ListenerKind, raise_descriptor_limit};

@@ -24,6 +24,9 @@ pub mod identity;
 pub mod key_store;
 pub mod upstream;
 
+pub mod attempt;
+pub mod content;
+
 pub mod harbor;
 pub mod snapshot;
 pub mod token_service;

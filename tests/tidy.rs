@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const PURE: [&str; 8] = ["registry", "secret", "pace", "auth", "balance", "forwarding", "pin", "routing"];
 
 /// What a module may use besides itself. `PURE` stands for every pure module, `*` for everything but `main`.
-const MAY_USE: [(&str, &[&str]); 28] = [
+const MAY_USE: [(&str, &[&str]); 30] = [
     ("registry", &[]),
     ("secret", &[]),
     ("pace", &[]),
@@ -29,7 +29,23 @@ const MAY_USE: [(&str, &[&str]); 28] = [
     ("harbor", &["PURE", "upstream", "identity", "telemetry", "random"]),
     ("snapshot", &["PURE", "identity", "key_store"]),
     ("token_service", &["PURE", "upstream", "harbor", "identity", "telemetry", "random", "snapshot"]),
-    ("proxy", &["PURE", "handover", "upstream", "harbor", "identity", "telemetry", "random", "snapshot"]),
+    ("attempt", &["PURE", "upstream"]),
+    ("content", &["PURE", "attempt", "upstream", "telemetry", "random"]),
+    (
+        "proxy",
+        &[
+            "PURE",
+            "handover",
+            "attempt",
+            "content",
+            "upstream",
+            "harbor",
+            "identity",
+            "telemetry",
+            "random",
+            "snapshot",
+        ],
+    ),
     ("server", &["pace", "telemetry"]),
     ("handover", &[]),
     ("admin", &["upstream", "telemetry", "handover"]),

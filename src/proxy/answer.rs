@@ -2,42 +2,48 @@
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION};
+use http::header::{CONTENT_LENGTH, HeaderValue, LOCATION};
 use http::{Method, Response, StatusCode, response};
 
 use super::body::ResponseBody;
-use super::coalesce::{Head, Leader, Outcome};
-use super::content::{Settled, SettledBody};
 use super::context::RequestContext;
 use super::error::GatewayError;
-use super::rest::Plan;
-use super::resume::ContentBody;
-use super::{Admitted, Asked, Gateway};
+use super::upload_session::is_refused_cancel;
+use super::{Admitted, Downstream, Gateway};
+use crate::attempt::{AttemptError, ClientFault, MemberError, MemberRequest};
+use crate::auth::challenge::ChallengeReason;
+use crate::content::{ContentBody, Head, Leader, Outcome, Resumption, Settled, SettledBody};
 use crate::forwarding::response::{MemberLocation, client_headers, member_location};
 use crate::pin::Pin;
-use crate::registry::{Digest, RegistryRequest};
+use crate::registry::RegistryRequest;
 use crate::upstream::{Member, TakenBack};
 
-impl Admitted {
-    /// Whether this reads a blob or manifest.
-    fn reads_content(&self) -> bool {
-        let content = matches!(self.target, RegistryRequest::Blob { .. } | RegistryRequest::Manifest { .. });
-        content && self.down.head.method == Method::GET
-    }
+/// A member's answer with the body that the client gets.
+pub(super) struct Answered {
+    member: Arc<Member>,
+    head: response::Parts,
+    body: ResponseBody,
+}
+
+/// Whether this reads a blob or manifest.
+fn reads_content(request: &MemberRequest) -> bool {
+    let content =
+        matches!(request.registry(), Some(RegistryRequest::Blob { .. } | RegistryRequest::Manifest { .. }));
+    content && request.method == Method::GET
 }
 
 /// Where a member's answer leads, if that is for the gateway to say.
 ///
 /// # Errors
 /// When an upload is to go on at a place that is none of a registry.
-fn location_of(member: &Member, head: &response::Parts) -> Result<Option<MemberLocation>, GatewayError> {
+fn location_of(member: &Member, head: &response::Parts) -> Result<Option<MemberLocation>, MemberError> {
     // A redirect leads to object storage, whatever its path looks like.
     if head.status.is_redirection() {
         return Ok(None);
     }
     match member_location(&head.headers) {
         Some(MemberLocation::Elsewhere) if head.status == StatusCode::ACCEPTED => {
-            Err(GatewayError::BadAnswer {
+            Err(MemberError::BadAnswer {
                 member: member.name.clone(),
                 problem: "its Location is no upload session",
             })
@@ -51,21 +57,56 @@ impl Gateway {
     pub(super) fn client_response(
         &self,
         admitted: &Admitted,
+        target: &RegistryRequest,
+        request: &MemberRequest,
         pin: Option<Pin>,
-        settled: Settled,
-        (asked, ctx): (Asked, &mut RequestContext),
+        answered: Answered,
     ) -> Result<Response<ResponseBody>, GatewayError> {
-        let Settled { member, mut head, body, .. } = settled;
-        if admitted.is_refused_cancel(head.status) {
-            return Ok(self.forget_session(&admitted.target));
+        let Answered { member, mut head, body } = answered;
+        if is_refused_cancel(target, head.status) {
+            return Ok(self.forget_session(target));
         }
         let location = location_of(&member, &head)?;
-        let member_headers = std::mem::take(&mut head.headers);
-        let leader = ctx.leader.take();
+        head.headers = client_headers(std::mem::take(&mut head.headers));
+        match location {
+            // None at all, or a redirect to object storage: the client goes there itself.
+            None => {}
+            Some(MemberLocation::Elsewhere) => drop(head.headers.remove(LOCATION)),
+            Some(MemberLocation::Upload(upload)) => {
+                let asked = target.repository();
+                let location =
+                    self.sealed_location(admitted, asked, &upload, pin, (&member, &head.headers))?;
+                head.headers.insert(LOCATION, location);
+            }
+            Some(MemberLocation::Content(path)) => {
+                if let Ok(path) = HeaderValue::try_from(path) {
+                    head.headers.insert(LOCATION, path);
+                }
+            }
+        }
+        self.note_upload_end(target, head.status);
+        if head.status == StatusCode::RANGE_NOT_SATISFIABLE && reads_content(request) {
+            // docker-registry announces the blob's length here and sends no body.
+            head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+            return Ok(Response::from_parts(head, ResponseBody::empty()));
+        }
+        Ok(Response::from_parts(head, body))
+    }
+
+    /// A settled answer with its body, which those that wait for the same get too.
+    pub(super) fn answered(
+        &self,
+        request: &Arc<MemberRequest>,
+        settled: Settled,
+        leader: Option<Leader>,
+        ctx: &mut RequestContext,
+    ) -> Answered {
+        let Settled { member, head, body, .. } = settled;
         let shared =
-            || Head { member: Arc::clone(&member), status: head.status, headers: member_headers.clone() };
+            || Head { member: Arc::clone(&member), status: head.status, headers: head.headers.clone() };
         let body = match body {
             SettledBody::Held(bytes) => {
+                ctx.decisions.verified = true;
                 if let Some(leader) = leader {
                     leader.share_held(shared, &bytes);
                 }
@@ -79,39 +120,14 @@ impl Gateway {
                 ResponseBody::member(body)
             }
             SettledBody::Content(stream, held, content) => {
-                let plan = self.resume_plan(admitted, asked, (&member_headers, &content.digest), ctx);
-                let body = ContentBody::new(plan, *content, (Arc::clone(&member), stream), held);
+                let resumption =
+                    Resumption::new(Arc::clone(request), &head.headers, Arc::clone(&self.checks));
+                let body = ContentBody::new(resumption, *content, (Arc::clone(&member), stream), held);
                 ctx.decisions.resumed = Some(body.resumed());
                 self.streamed_content(body, leader, shared)
             }
-            SettledBody::Shared(mut reader, content) => {
-                let plan = self.resume_plan(admitted, asked, (&member_headers, &content.digest), ctx);
-                reader.may_go_on(Arc::new(plan), *content, Arc::clone(&member));
-                ResponseBody::shared(reader)
-            }
         };
-        head.headers = client_headers(member_headers);
-        match location {
-            // None at all, or a redirect to object storage: the client goes there itself.
-            None => {}
-            Some(MemberLocation::Elsewhere) => drop(head.headers.remove(LOCATION)),
-            Some(MemberLocation::Upload(upload)) => {
-                let location = self.sealed_location(admitted, &upload, pin, (&member, &head.headers))?;
-                head.headers.insert(LOCATION, location);
-            }
-            Some(MemberLocation::Content(path)) => {
-                if let Ok(path) = HeaderValue::try_from(path) {
-                    head.headers.insert(LOCATION, path);
-                }
-            }
-        }
-        self.note_upload_end(&admitted.target, head.status);
-        if head.status == StatusCode::RANGE_NOT_SATISFIABLE && admitted.reads_content() {
-            // docker-registry announces the blob's length here and sends no body.
-            head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-            return Ok(Response::from_parts(head, ResponseBody::empty()));
-        }
-        Ok(Response::from_parts(head, body))
+        Answered { member, head, body }
     }
 
     /// Content for this client, and for those that wait for the same.
@@ -131,13 +147,21 @@ impl Gateway {
         }
     }
 
-    /// The answer that somebody else got; `None` where it comes too late for that.
-    pub(super) fn shared(&self, outcome: Outcome, ctx: &mut RequestContext) -> Option<Settled> {
+    /// The answer that another request got; `None` where this one comes too late for that.
+    pub(super) fn shared(
+        &self,
+        request: &Arc<MemberRequest>,
+        outcome: Outcome,
+        ctx: &mut RequestContext,
+    ) -> Option<Answered> {
         let (head, body) = match outcome {
-            Outcome::Held(head, bytes) => (head, SettledBody::Held(bytes)),
+            Outcome::Held(head, bytes) => (head, ResponseBody::held(bytes)),
             Outcome::Stream(head, window) => {
-                let content = Box::new(window.content());
-                (head, SettledBody::Shared(window.reader()?, content))
+                let mut reader = window.reader()?;
+                let resumption =
+                    Resumption::new(Arc::clone(request), &head.headers, Arc::clone(&self.checks));
+                reader.may_go_on(Arc::new(resumption), window.content(), Arc::clone(&head.member));
+                (head, ResponseBody::shared(reader))
             }
             Outcome::Alone => return None,
         };
@@ -146,54 +170,53 @@ impl Gateway {
         (parts.status, parts.headers) = (status, headers);
         ctx.member = Some(Arc::clone(&member));
         ctx.decisions.coalesced = true;
-        Some(Settled { member, head: parts, body, progress: None })
-    }
-
-    /// What it takes to go on from another member when this one fails in the middle.
-    fn resume_plan(
-        &self,
-        admitted: &Admitted,
-        asked: Asked,
-        (answer, digest): (&HeaderMap, &Digest),
-        ctx: &RequestContext,
-    ) -> Plan {
-        let Asked { pool, headers, access, secret } = asked;
-        Plan {
-            target: Plan::target_of(admitted.target.clone(), digest),
-            headers: Plan::headers_of(headers, answer, digest),
-            subject: admitted.client.subject.clone(),
-            client: admitted.key,
-            access,
-            secret,
-            checks: Arc::clone(&self.checks),
-            worker: ctx.connection.worker,
-            request_id: ctx.id.clone(),
-            switches_max: pool.limits.resume_max,
-            pool,
-        }
+        Some(Answered { member, head: parts, body })
     }
 
     /// What the client is told when no member answered.
     pub(super) fn failed(
         &self,
         admitted: &Admitted,
+        request: &MemberRequest,
         pin: Option<&Pin>,
-        error: GatewayError,
+        error: AttemptError,
     ) -> Result<Response<ResponseBody>, GatewayError> {
-        match (error, pin) {
-            (GatewayError::Unauthorized { .. } | GatewayError::CredentialFault { .. }, _)
-                if admitted.is_refused_cancel(StatusCode::UNAUTHORIZED) =>
-            {
-                Ok(self.forget_session(&admitted.target))
-            }
-            // The forwarding does not know the client's host, and so not the realm.
-            (GatewayError::Unauthorized { reason, wanted, .. }, _) => {
-                Err(self.unauthorized(&admitted.down, reason, wanted))
-            }
-            (GatewayError::Upstream(error), Some(pin)) if error.is_connect_failure() => {
+        let is_refusal = matches!(
+            error,
+            AttemptError::Client(ClientFault::WrongPassword | ClientFault::NotGranted)
+                | AttemptError::Member(MemberError::CredentialFault { .. })
+        );
+        if let Some(target) = request.registry()
+            && is_refusal
+            && is_refused_cancel(target, StatusCode::UNAUTHORIZED)
+        {
+            return Ok(self.forget_session(target));
+        }
+        match pin {
+            Some(pin) if error.is_connect_failure() => {
                 Err(GatewayError::PinnedMemberGone { member: pin.member.clone() })
             }
-            (error, _) => Err(error),
+            _ => Err(self.attempt_failed(&admitted.down, request, error)),
+        }
+    }
+
+    /// A failed attempt as the client's host tells it: where to get a token is known here.
+    pub(super) fn attempt_failed(
+        &self,
+        down: &Downstream,
+        request: &MemberRequest,
+        error: AttemptError,
+    ) -> GatewayError {
+        let refused = |reason| self.unauthorized(down, reason, request.challenge_access());
+        match error {
+            AttemptError::Client(ClientFault::WrongPassword) => refused(ChallengeReason::InvalidToken),
+            AttemptError::Client(ClientFault::NotGranted) => refused(ChallengeReason::InsufficientScope),
+            AttemptError::Client(ClientFault::LoginUnavailable) => GatewayError::IdentityUnavailable,
+            AttemptError::Client(ClientFault::BrokenBody) => match request.registry() {
+                Some(RegistryRequest::Manifest { .. }) => GatewayError::ClientBody,
+                Some(_) | None => GatewayError::UploadBody,
+            },
+            AttemptError::Member(error) => error.into(),
         }
     }
 }

@@ -8,11 +8,9 @@ use http::header::USER_AGENT;
 use http::{HeaderMap, Method, Version};
 use tokio::time::Instant;
 
-use super::coalesce::Leader;
-use super::memory::ManifestReservation;
-use super::resume::Resumed;
-use super::send::Answer;
+use super::send::Trail;
 use crate::auth::subject::Subject;
+use crate::content::Resumed;
 use crate::forwarding::readable::text;
 use crate::random::request_id;
 use crate::registry::{Reference, RegistryRequest, RepositoryName, RouteKind};
@@ -40,7 +38,7 @@ pub struct ConnectionInfo {
 /// What is known of one request.
 pub struct RequestContext {
     /// Its id, in the log and in every answer.
-    pub id: String,
+    pub id: Arc<str>,
     /// Where it came from.
     pub connection: ConnectionInfo,
     /// When its head had come.
@@ -67,16 +65,10 @@ pub struct RequestContext {
     pub phases: Phases,
     /// How far its body is.
     pub progress: Arc<BodyProgress>,
-    /// How long it took the client to begin its body; not counted against the members.
-    pub body_awaited: std::time::Duration,
     /// What was decided on its way, for the log.
     pub decisions: Decisions,
     /// Why it was refused.
     pub error: Option<ErrorKind>,
-    /// Those that wait for the same answer.
-    pub(super) leader: Option<Leader>,
-    /// What its body takes of the memory for bodies.
-    pub memory: Option<ManifestReservation>,
     version: Version,
     user_agent: Option<String>,
     metrics: Arc<Metrics>,
@@ -135,7 +127,7 @@ impl RequestContext {
         let (method, version, headers) = head;
         let user_agent = headers.get(USER_AGENT).map(text).filter(|text| !text.is_empty());
         Self {
-            id: request_id(),
+            id: request_id().into(),
             connection,
             started: Instant::now(),
             method: method.clone(),
@@ -149,11 +141,8 @@ impl RequestContext {
             tries: 0,
             phases: Phases::default(),
             progress: Arc::default(),
-            body_awaited: std::time::Duration::ZERO,
             decisions: Decisions::default(),
             error: None,
-            leader: None,
-            memory: None,
             version,
             user_agent: user_agent.map(|text| text.chars().take(USER_AGENT_BYTES_MAX).collect()),
             metrics: Arc::clone(metrics),
@@ -180,13 +169,17 @@ impl RequestContext {
         milliseconds(self.started.elapsed())
     }
 
-    /// Notes a member's answer.
-    pub(super) fn note_answer(&mut self, answer: &Answer) {
+    /// Notes what came of the request at members.
+    pub(super) fn note_trail(&mut self, trail: Trail) {
         let since_head = |at: Instant| milliseconds(at.saturating_duration_since(self.started));
-        self.phases.queued = Some(milliseconds(answer.times.queued));
-        self.phases.connected = Some(since_head(answer.times.connected));
-        self.phases.first_byte = Some(since_head(answer.times.first_byte));
-        self.member = Some(Arc::clone(&answer.member));
+        if let Some(times) = trail.times {
+            self.phases.queued = Some(milliseconds(times.queued));
+            self.phases.connected = Some(since_head(times.connected));
+            self.phases.first_byte = Some(since_head(times.first_byte));
+        }
+        self.tries = trail.tries;
+        self.decisions.confirmations = trail.confirmations;
+        self.member = trail.member;
     }
 
     /// Counts and logs the request. `bytes_out` is what went to the client of the answer's body.

@@ -5,23 +5,31 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{Method, Response, StatusCode};
+use http::{Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::context::RequestContext;
+use crate::attempt::MemberError;
 use crate::auth::challenge::{ChallengeReason, challenge};
 use crate::auth::credentials::CredentialsError;
 use crate::forwarding::content_type::ContentTypeError;
 use crate::forwarding::readable::UnreadableHeader;
 use crate::forwarding::response::{API_VERSION, REQUEST_ID};
 use crate::pin::PinError;
-use crate::registry::{Digest, ErrorCode, NameError, ParseError, ResourceAccess, error_body};
+use crate::registry::{ErrorCode, NameError, ParseError, ResourceAccess, error_body};
 use crate::telemetry::ErrorKind;
 use crate::token_service::TokenRequestError;
-use crate::upstream::{MemberName, Phase, PoolName, UpstreamError, UpstreamFault};
+use crate::upstream::{MemberName, Phase, PoolName, UpstreamFault};
 
 /// What to wait before trying again, in seconds, where we shed load.
 const RETRY_AFTER_SECONDS: u64 = 2;
+
+/// What a client hears where no member can be asked, ...
+const NO_MEMBER: &str = "no registry node can serve this now; try again";
+/// ... where one did not end what it began, ...
+const UNFINISHED: &str = "the registry node did not finish answering; try again";
+/// ... and where there is no such repository.
+const UNKNOWN_NAME: &str = "repository name not known to registry";
 
 /// Why a request was not answered by a member.
 #[derive(Debug, thiserror::Error)]
@@ -86,14 +94,6 @@ pub enum GatewayError {
     /// No member of the pool serves now.
     #[error("no member of pool {0} serves")]
     NoMember(PoolName),
-    /// No member that copies this content has it.
-    #[error("member {member} and the others do not have it")]
-    UnknownContent {
-        /// The first that was asked.
-        member: MemberName,
-        /// Whether it is a blob; else it is a manifest.
-        is_blob: bool,
-    },
     /// No member that copies this content has the repository.
     #[error("no member has this repository")]
     UnknownRepository,
@@ -115,53 +115,9 @@ pub enum GatewayError {
         /// The home.
         member: MemberName,
     },
-    /// The last candidate failed.
+    /// No member answered; the last failure counts.
     #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-    /// The last candidate answered with a server error.
-    #[error("member {member} answered {status}")]
-    MemberFailed {
-        /// Which member.
-        member: MemberName,
-        /// What it answered.
-        status: StatusCode,
-    },
-    /// Every candidate refuses our own credential.
-    #[error("member {member} refuses our credential")]
-    CredentialFault {
-        /// The last one.
-        member: MemberName,
-    },
-    /// A member that takes our credential says that there is no such thing.
-    #[error("member {member} does not know the target")]
-    UnknownTarget {
-        /// Which member.
-        member: MemberName,
-    },
-    /// A member's answer cannot be passed on.
-    #[error("member {member} gave an unusable answer: {problem}")]
-    BadAnswer {
-        /// Which member.
-        member: MemberName,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-    /// A member's answer broke off before it was passed on.
-    #[error("member {member} broke its answer off: {problem}")]
-    BrokenAnswer {
-        /// Which member.
-        member: MemberName,
-        /// How.
-        problem: String,
-    },
-    /// A member's content is not what its digest says, and nobody else has it.
-    #[error("member {member} has {digest} broken")]
-    CorruptContent {
-        /// Which member.
-        member: MemberName,
-        /// The digest.
-        digest: Digest,
-    },
+    Member(#[from] MemberError),
     /// A manifest that is larger than allowed.
     #[error("a manifest of more than {0} bytes")]
     ManifestTooLarge(usize),
@@ -203,24 +159,6 @@ impl ChallengeReason {
 }
 
 impl GatewayError {
-    /// Whether a member has refused the client's own credentials.
-    #[must_use]
-    pub fn is_wrong_password(&self) -> bool {
-        matches!(self, Self::Unauthorized { reason: ChallengeReason::InvalidToken, .. })
-    }
-
-    /// Whether nothing was asked of the member, for want of room.
-    #[must_use]
-    pub fn is_full_queue(&self) -> bool {
-        matches!(self, Self::Upstream(UpstreamError { source: UpstreamFault::QueueFull, .. }))
-    }
-
-    /// Whether nothing was asked of the member, because its turn did not come.
-    #[must_use]
-    pub fn is_queue(&self) -> bool {
-        matches!(self, Self::Upstream(UpstreamError { phase: Phase::Queue, .. }))
-    }
-
     /// The metric's word.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -239,10 +177,7 @@ impl GatewayError {
             | Self::ManifestTooLarge(_)
             | Self::ClientBody
             | Self::UploadBody => ErrorKind::Client,
-            Self::NoRoute
-            | Self::UnknownTarget { .. }
-            | Self::UnknownContent { .. }
-            | Self::UnknownRepository => ErrorKind::Client,
+            Self::NoRoute | Self::UnknownRepository => ErrorKind::Client,
             Self::Unauthorized { reason, .. } => match reason {
                 ChallengeReason::NoCredentials | ChallengeReason::InvalidToken => ErrorKind::Unauthorized,
                 ChallengeReason::InsufficientScope => ErrorKind::Denied,
@@ -262,22 +197,11 @@ impl GatewayError {
                 | TokenRequestError::Plaintext => ErrorKind::Client,
             },
             Self::IdentityUnavailable | Self::NoMemory => ErrorKind::RateLimited,
-            Self::Upstream(error) => match error.source {
-                UpstreamFault::Timeout => ErrorKind::Timeout,
-                UpstreamFault::QueueFull => ErrorKind::RateLimited,
-                UpstreamFault::Io(_) | UpstreamFault::Http(_) | UpstreamFault::Credential(_) => {
-                    ErrorKind::Upstream
-                }
-            },
             Self::NoMember(_)
             | Self::HomeDown { .. }
             | Self::HomeReturning { .. }
-            | Self::NewestDown { .. }
-            | Self::MemberFailed { .. }
-            | Self::CredentialFault { .. }
-            | Self::BadAnswer { .. }
-            | Self::BrokenAnswer { .. }
-            | Self::CorruptContent { .. } => ErrorKind::Upstream,
+            | Self::NewestDown { .. } => ErrorKind::Upstream,
+            Self::Member(error) => kind_of(error),
             Self::Internal(_) => ErrorKind::Internal,
             Self::BodyLate | Self::FormTooLarge(_) => ErrorKind::Client,
         }
@@ -293,7 +217,7 @@ impl GatewayError {
             // The OAuth2 word beside the registry's own (RFC 6749 5.2).
             let body = serde_json::json!({
                 "error": "unsupported_grant_type",
-                "errors": [{"code": code.as_str(), "message": message, "detail": {"request_id": ctx.id}}],
+                "errors": [{"code": code.as_str(), "message": message, "detail": {"request_id": &*ctx.id}}],
             });
             Response::new(ResponseBody::full(body.to_string()))
         } else {
@@ -303,7 +227,7 @@ impl GatewayError {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(API_VERSION.0, API_VERSION.1);
-        if let Ok(id) = HeaderValue::try_from(&ctx.id) {
+        if let Ok(id) = HeaderValue::from_str(&ctx.id) {
             headers.insert(REQUEST_ID, id);
         }
         if let Some(value) = self.challenge().and_then(|value| HeaderValue::try_from(value).ok()) {
@@ -333,7 +257,7 @@ impl GatewayError {
     }
 
     fn log(&self, ctx: &RequestContext) {
-        let request_id = ctx.id.as_str();
+        let request_id = &*ctx.id;
         match self.kind() {
             ErrorKind::Client | ErrorKind::Unauthorized | ErrorKind::Denied => {
                 tracing::debug!(request_id, error = %self, "request refused");
@@ -375,33 +299,9 @@ impl GatewayError {
             Self::HomeDown { .. } => (503, ErrorCode::Unavailable, "the node that takes writes to this project is down; reads go on, try the write again later".to_owned()),
             Self::NewestDown { .. } => (503, ErrorCode::Unavailable, "the node that has the newest state of this tag is down, and the others may have an older one; try again in a moment, or pull by digest".to_owned()),
             Self::HomeReturning { .. } => (503, ErrorCode::Unavailable, "the node of this repository was down and is being brought up to date; try again in a moment".to_owned()),
-            Self::NoMember(_) | Self::CredentialFault { .. } => (504, ErrorCode::Unavailable, "no registry node can serve this now; try again".to_owned()),
-            Self::Upstream(error) => match (&error.source, error.phase) {
-                (UpstreamFault::QueueFull, _) => (503, ErrorCode::Unavailable, "the registry is overloaded; try again".to_owned()),
-                (UpstreamFault::Timeout | UpstreamFault::Io(_) | UpstreamFault::Http(_) | UpstreamFault::Credential(_), Phase::Head) => {
-                    (504, ErrorCode::Unavailable, "the registry node did not finish answering; try again".to_owned())
-                }
-                (
-                    UpstreamFault::Timeout | UpstreamFault::Io(_) | UpstreamFault::Http(_) | UpstreamFault::Credential(_),
-                    Phase::Queue | Phase::Connect | Phase::Unsent | Phase::Credential,
-                ) => (504, ErrorCode::Unavailable, "no registry node could be reached; try again".to_owned()),
-            },
-            Self::MemberFailed { status, .. } => {
-                let status = if *status == StatusCode::SERVICE_UNAVAILABLE || *status == StatusCode::TOO_MANY_REQUESTS {
-                    503
-                } else if *status == StatusCode::INTERNAL_SERVER_ERROR {
-                    500
-                } else {
-                    504
-                };
-                (status, ErrorCode::Unavailable, "the registry node failed; try again".to_owned())
-            }
-            Self::UnknownContent { is_blob: true, .. } => (404, ErrorCode::BlobUnknown, "blob unknown to registry".to_owned()),
-            Self::UnknownContent { is_blob: false, .. } => (404, ErrorCode::ManifestUnknown, "manifest unknown".to_owned()),
-            Self::UnknownTarget { .. } | Self::UnknownRepository => (404, ErrorCode::NameUnknown, "repository name not known to registry".to_owned()),
-            Self::BadAnswer { .. } => (504, ErrorCode::Unavailable, "the registry node gave an unusable answer; try again".to_owned()),
-            Self::BrokenAnswer { .. } => (504, ErrorCode::Unavailable, "the registry node did not finish answering; try again".to_owned()),
-            Self::CorruptContent { .. } => (504, ErrorCode::Unavailable, "no registry node has this content intact; the gateway's log names the node".to_owned()),
+            Self::NoMember(_) => return unavailable(StatusCode::GATEWAY_TIMEOUT, NO_MEMBER),
+            Self::UnknownRepository => (404, ErrorCode::NameUnknown, UNKNOWN_NAME.to_owned()),
+            Self::Member(error) => return member_refusal(error),
             Self::ManifestTooLarge(max) => (413, ErrorCode::SizeInvalid, format!("the manifest is larger than the {max} bytes that are taken here (upstream.manifest_bytes_max)")),
             Self::ClientBody => (400, ErrorCode::ManifestInvalid, "the manifest did not arrive as a whole; send it again".to_owned()),
             Self::UploadBody => (400, ErrorCode::BlobUploadInvalid, "the body did not arrive as a whole; ask for the state of the upload and go on from there".to_owned()),
@@ -414,6 +314,80 @@ impl GatewayError {
             status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             code,
             message,
+        }
+    }
+}
+
+fn kind_of(error: &MemberError) -> ErrorKind {
+    match error {
+        MemberError::Upstream(error) => match error.source {
+            UpstreamFault::Timeout => ErrorKind::Timeout,
+            UpstreamFault::QueueFull => ErrorKind::RateLimited,
+            UpstreamFault::Io(_) | UpstreamFault::Http(_) | UpstreamFault::Credential(_) => {
+                ErrorKind::Upstream
+            }
+        },
+        MemberError::UnknownTarget { .. } | MemberError::UnknownContent { .. } => ErrorKind::Client,
+        MemberError::NoCandidate
+        | MemberError::Failed { .. }
+        | MemberError::CredentialFault { .. }
+        | MemberError::BadAnswer { .. }
+        | MemberError::BrokenAnswer { .. }
+        | MemberError::Corrupt { .. } => ErrorKind::Upstream,
+    }
+}
+
+fn unavailable(status: StatusCode, message: &str) -> Refusal {
+    Refusal { status, code: ErrorCode::Unavailable, message: message.to_owned() }
+}
+
+fn member_refusal(error: &MemberError) -> Refusal {
+    let unknown =
+        |code, message: &str| Refusal { status: StatusCode::NOT_FOUND, code, message: message.to_owned() };
+    let late = StatusCode::GATEWAY_TIMEOUT;
+    match error {
+        MemberError::NoCandidate | MemberError::CredentialFault { .. } => unavailable(late, NO_MEMBER),
+        MemberError::Upstream(error) => match (&error.source, error.phase) {
+            (UpstreamFault::QueueFull, _) => {
+                unavailable(StatusCode::SERVICE_UNAVAILABLE, "the registry is overloaded; try again")
+            }
+            (
+                UpstreamFault::Timeout
+                | UpstreamFault::Io(_)
+                | UpstreamFault::Http(_)
+                | UpstreamFault::Credential(_),
+                Phase::Head,
+            ) => unavailable(late, UNFINISHED),
+            (
+                UpstreamFault::Timeout
+                | UpstreamFault::Io(_)
+                | UpstreamFault::Http(_)
+                | UpstreamFault::Credential(_),
+                Phase::Queue | Phase::Connect | Phase::Unsent | Phase::Credential,
+            ) => unavailable(late, "no registry node could be reached; try again"),
+        },
+        MemberError::Failed { status, .. } => {
+            let overloaded = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS];
+            let status = match *status {
+                status if overloaded.contains(&status) => StatusCode::SERVICE_UNAVAILABLE,
+                StatusCode::INTERNAL_SERVER_ERROR => StatusCode::INTERNAL_SERVER_ERROR,
+                _ => late,
+            };
+            unavailable(status, "the registry node failed; try again")
+        }
+        MemberError::UnknownTarget { .. } => unknown(ErrorCode::NameUnknown, UNKNOWN_NAME),
+        MemberError::UnknownContent { is_blob: true, .. } => {
+            unknown(ErrorCode::BlobUnknown, "blob unknown to registry")
+        }
+        MemberError::UnknownContent { is_blob: false, .. } => {
+            unknown(ErrorCode::ManifestUnknown, "manifest unknown")
+        }
+        MemberError::BadAnswer { .. } => {
+            unavailable(late, "the registry node gave an unusable answer; try again")
+        }
+        MemberError::BrokenAnswer { .. } => unavailable(late, UNFINISHED),
+        MemberError::Corrupt { .. } => {
+            unavailable(late, "no registry node has this content intact; the gateway's log names the node")
         }
     }
 }
@@ -472,9 +446,3 @@ impl std::fmt::Display for Causes<'_> {
 
 /// The `Allow` of a path that is only read.
 pub(super) const READ_ONLY: &str = "GET, HEAD";
-
-/// Whether a method only reads.
-#[must_use]
-pub(super) fn is_read(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD)
-}

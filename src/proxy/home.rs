@@ -12,11 +12,11 @@ use http::{Method, StatusCode};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::error::{GatewayError, is_read};
+use super::error::GatewayError;
 use super::plan::NeedsHome;
 use super::{Admitted, Gateway};
 use crate::registry::{
-    Digest, ManifestMethod, Reference, RegistryRequest, RepositoryName, Tag, UploadMethod,
+    Digest, ManifestMethod, Reference, RegistryRequest, RepositoryName, Tag, UploadMethod, is_read,
 };
 use crate::upstream::{Member, Pool, StandIn, leave_out_draining, tag_digest};
 
@@ -47,6 +47,7 @@ impl Gateway {
     pub(super) async fn candidates_by_home(
         &self,
         admitted: &Admitted,
+        target: &RegistryRequest,
         pool: &Pool,
         repository: &RepositoryName,
     ) -> Result<Candidates, GatewayError> {
@@ -54,12 +55,10 @@ impl Gateway {
         let Some(home) = pool.home(key) else { return Ok((Vec::new(), 0)) };
         let serves = home.status().serves();
         let stand_in = pool.memory.stand_ins.of(repository);
-        match self.needs_home(admitted, repository) {
-            NeedsHome::Always => {
-                writer(admitted, pool, (home, key), stand_in.as_ref()).map(|it| (vec![it], 0))
-            }
+        match self.needs_home(admitted, target, repository) {
+            NeedsHome::Always => writer(target, pool, (home, key), stand_in.as_ref()).map(|it| (vec![it], 0)),
             NeedsHome::WhileItServes if serves => {
-                self.readers_of_tags(admitted, pool, (home, key), stand_in.as_ref()).await
+                readers_of_tags(target, pool, (home, key), stand_in.as_ref()).await
             }
             NeedsHome::WhileItServes if stand_in.is_some() => {
                 let first = stand_in.map(|record| record.member);
@@ -69,7 +68,7 @@ impl Gateway {
                 Ok(confirmed_by_all(members))
             }
             // A tag that was moved through this gateway a moment ago must not move back.
-            NeedsHome::WhileItServes if is_only_at(pool, repository, home, &admitted.target) => {
+            NeedsHome::WhileItServes if is_only_at(pool, repository, home, target) => {
                 match home.is_last_choice() {
                     true => Ok((vec![Arc::clone(home)], 0)),
                     false => Err(GatewayError::NewestDown { member: home.name.clone() }),
@@ -78,82 +77,12 @@ impl Gateway {
             NeedsHome::WhileItServes | NeedsHome::Never => {
                 let mut members = pool.candidates_from_home(key);
                 leave_out_draining(&mut members);
-                if let Some(Reference::Digest(digest)) = admitted.target.reference() {
+                if let Some(Reference::Digest(digest)) = target.reference() {
                     // Stable: who has it broken is asked after the others.
                     members.sort_by_key(|member| self.checks.quarantine.holds(&member.name, &digest));
                 }
                 Ok(confirmed_by_all(members))
             }
-        }
-    }
-
-    /// The home serves: it is asked, and the home before the list of members was changed; unless
-    /// others took writes in its place and it does not have them yet.
-    async fn readers_of_tags(
-        &self,
-        admitted: &Admitted,
-        pool: &Pool,
-        (home, key): (&Arc<Member>, &str),
-        stand_in: Option<&StandIn>,
-    ) -> Result<Candidates, GatewayError> {
-        let (Some(repository), Some(tag)) = (admitted.target.repository(), tag_of(&admitted.target)) else {
-            // What a push looks for, it looks for where it goes.
-            let taken_by =
-                stand_in.and_then(|record| pool.members.iter().find(|it| it.name == record.member));
-            let taken_by = taken_by.filter(|member| member.is_usable());
-            return Ok((taken_by.into_iter().chain(Some(home)).take(1).cloned().collect(), 0));
-        };
-        let previous = pool.previous_home(key).filter(|member| member.status().serves());
-        let as_ever = || {
-            let mut members: Vec<Arc<Member>> = std::iter::once(home).chain(previous).cloned().collect();
-            let confirmations = members.len() - 1;
-            // Its word is final; but if it has none because it has just died, reads go on.
-            if !is_only_at(pool, repository, home, &admitted.target) {
-                members.extend(pool.others_from_home(key));
-            }
-            Ok((members, confirmations))
-        };
-        let returns = home.returns();
-        let in_question = stand_in.is_some() || returns > 0;
-        if !in_question || pool.memory.stand_ins.is_agreed(repository, tag, returns) {
-            return as_ever();
-        }
-        let unsure = || GatewayError::HomeReturning { member: home.name.clone() };
-        let stand_ins = &pool.memory.stand_ins;
-        if stand_ins.disagreed_lately(repository, tag) {
-            let taken_by =
-                stand_in.and_then(|record| pool.members.iter().find(|it| it.name == record.member));
-            return taken_by.map(|member| (vec![Arc::clone(member)], 0)).ok_or_else(unsure);
-        }
-        let others = pool.others_from_home(key);
-        let deadline = Instant::now() + TAG_TIMEOUT;
-        let (at_home, elsewhere) = ask_about_tag((home, &others), repository, tag, deadline).await;
-        let Ok(at_home) = at_home else { return Err(unsure()) };
-        let Some(record) = stand_in else {
-            // Who took it, if anybody did, another gateway knows.
-            let known: Vec<_> = elsewhere.into_iter().filter_map(|(_, said)| said.ok()).collect();
-            if word_on_tag(at_home.as_ref(), &known) == Word::NotHome {
-                stand_ins.disagree(repository, tag);
-                return Err(unsure());
-            }
-            pool.memory.stand_ins.agree(repository, tag, returns);
-            return as_ever();
-        };
-        let taken_by = elsewhere.into_iter().find(|(member, _)| member.name == record.member);
-        match taken_by {
-            Some((_, Ok(said)))
-                if word_on_tag(at_home.as_ref(), std::slice::from_ref(&said)) == Word::Home =>
-            {
-                pool.memory.stand_ins.agree(repository, tag, returns);
-                as_ever()
-            }
-            Some((member, Ok(_))) => {
-                stand_ins.disagree(repository, tag);
-                Ok((vec![member], 0))
-            }
-            // It is out, and what it took is nowhere else for sure.
-            Some((_, Err(_))) | None if record.tags.contains(tag) => Err(unsure()),
-            Some((_, Err(_))) | None => as_ever(),
         }
     }
 
@@ -214,6 +143,71 @@ impl Gateway {
     }
 }
 
+/// The home serves: it is asked, and the home before the list of members was changed; unless
+/// others took writes in its place and it does not have them yet.
+async fn readers_of_tags(
+    target: &RegistryRequest,
+    pool: &Pool,
+    (home, key): (&Arc<Member>, &str),
+    stand_in: Option<&StandIn>,
+) -> Result<Candidates, GatewayError> {
+    let (Some(repository), Some(tag)) = (target.repository(), tag_of(target)) else {
+        // What a push looks for, it looks for where it goes.
+        let taken_by = stand_in.and_then(|record| pool.members.iter().find(|it| it.name == record.member));
+        let taken_by = taken_by.filter(|member| member.is_usable());
+        return Ok((taken_by.into_iter().chain(Some(home)).take(1).cloned().collect(), 0));
+    };
+    let previous = pool.previous_home(key).filter(|member| member.status().serves());
+    let as_ever = || {
+        let mut members: Vec<Arc<Member>> = std::iter::once(home).chain(previous).cloned().collect();
+        let confirmations = members.len() - 1;
+        // Its word is final; but if it has none because it has just died, reads go on.
+        if !is_only_at(pool, repository, home, target) {
+            members.extend(pool.others_from_home(key));
+        }
+        Ok((members, confirmations))
+    };
+    let returns = home.returns();
+    let in_question = stand_in.is_some() || returns > 0;
+    if !in_question || pool.memory.stand_ins.is_agreed(repository, tag, returns) {
+        return as_ever();
+    }
+    let unsure = || GatewayError::HomeReturning { member: home.name.clone() };
+    let stand_ins = &pool.memory.stand_ins;
+    if stand_ins.disagreed_lately(repository, tag) {
+        let taken_by = stand_in.and_then(|record| pool.members.iter().find(|it| it.name == record.member));
+        return taken_by.map(|member| (vec![Arc::clone(member)], 0)).ok_or_else(unsure);
+    }
+    let others = pool.others_from_home(key);
+    let deadline = Instant::now() + TAG_TIMEOUT;
+    let (at_home, elsewhere) = ask_about_tag((home, &others), repository, tag, deadline).await;
+    let Ok(at_home) = at_home else { return Err(unsure()) };
+    let Some(record) = stand_in else {
+        // Who took it, if anybody did, another gateway knows.
+        let known: Vec<_> = elsewhere.into_iter().filter_map(|(_, said)| said.ok()).collect();
+        if word_on_tag(at_home.as_ref(), &known) == Word::NotHome {
+            stand_ins.disagree(repository, tag);
+            return Err(unsure());
+        }
+        pool.memory.stand_ins.agree(repository, tag, returns);
+        return as_ever();
+    };
+    let taken_by = elsewhere.into_iter().find(|(member, _)| member.name == record.member);
+    match taken_by {
+        Some((_, Ok(said))) if word_on_tag(at_home.as_ref(), std::slice::from_ref(&said)) == Word::Home => {
+            pool.memory.stand_ins.agree(repository, tag, returns);
+            as_ever()
+        }
+        Some((member, Ok(_))) => {
+            stand_ins.disagree(repository, tag);
+            Ok((vec![member], 0))
+        }
+        // It is out, and what it took is nowhere else for sure.
+        Some((_, Err(_))) | None if record.tags.contains(tag) => Err(unsure()),
+        Some((_, Err(_))) | None => as_ever(),
+    }
+}
+
 /// Each of them is asked before a client hears that there is no such thing.
 fn confirmed_by_all(members: Vec<Arc<Member>>) -> Candidates {
     let confirmations = members.len();
@@ -228,15 +222,15 @@ fn is_only_at(pool: &Pool, repository: &RepositoryName, home: &Member, target: &
 
 /// Who takes a write: the home, or who stands in for it.
 fn writer(
-    admitted: &Admitted,
+    target: &RegistryRequest,
     pool: &Pool,
     (home, key): (&Arc<Member>, &str),
     stand_in: Option<&StandIn>,
 ) -> Result<Arc<Member>, GatewayError> {
     let down = || GatewayError::HomeDown { member: home.name.clone() };
-    let repository = admitted.target.repository().ok_or_else(down)?;
+    let repository = target.repository().ok_or_else(down)?;
     let adds = matches!(
-        admitted.target,
+        target,
         RegistryRequest::UploadStart { .. }
             | RegistryRequest::Upload { method: UploadMethod::Patch | UploadMethod::Put { .. }, .. }
             | RegistryRequest::Manifest { method: ManifestMethod::Put, .. }
@@ -246,7 +240,7 @@ fn writer(
         // What was begun there goes on there, until the home has it all.
         let taken_by = pool.members.iter().find(|member| member.name == record.member);
         let taken_by = taken_by.filter(|member| member.is_usable() && adds);
-        let has_room = pool.memory.stand_ins.has_room(repository, tag_of(&admitted.target));
+        let has_room = pool.memory.stand_ins.has_room(repository, tag_of(target));
         let refused = || match home.status().serves() {
             true => GatewayError::HomeReturning { member: home.name.clone() },
             false => down(),

@@ -9,12 +9,12 @@ use jsonwebtoken::jwk::Jwk;
 
 use super::body::ResponseBody;
 use super::context::RequestContext;
-use super::error::{GatewayError, READ_ONLY, is_read};
+use super::error::{GatewayError, READ_ONLY};
 use super::{Downstream, Gateway};
 use crate::auth::credentials::Credentials;
 use crate::forwarding::response::API_VERSION;
 use crate::random::unix_now;
-use crate::registry::RouteKind;
+use crate::registry::{RouteKind, is_read};
 use crate::snapshot::Snapshot;
 use crate::telemetry::TokenRefusal;
 use crate::token_service::{TOKEN_PATHS, TokenParameters, TokenRequestError};
@@ -97,7 +97,7 @@ impl Gateway {
         ctx.subject = Some(issued.subject().clone());
         ctx.jti = Some(issued.jti().to_owned());
         tracing::debug!(
-            request_id = ctx.id.as_str(), subject = %issued.subject(), jti = issued.jti(), granted = issued.granted(),
+            request_id = &*ctx.id, subject = %issued.subject(), jti = issued.jti(), granted = issued.granted(),
             "token issued"
         );
         let text = serde_json::to_vec(&issued)

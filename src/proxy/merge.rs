@@ -5,88 +5,75 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LINK};
-use http::{Method, Response, StatusCode};
+use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use tokio::time::{Instant, timeout_at};
 
 use super::body::ResponseBody;
 use super::context::RequestContext;
 use super::error::GatewayError;
-use super::forward::{Attempt, Outgoing, Target, try_member};
-use super::send::{Answer, Try};
-use super::{Admitted, Asked, Gateway};
+use super::{Downstream, Gateway};
+use crate::attempt::{Answer, AttemptError, ClientFault, MemberError, MemberRequest, try_member};
 use crate::forwarding::readable::text;
 use crate::forwarding::response::API_VERSION;
-use crate::registry::{CatalogOrder, ListKind, Page, PartialList, RegistryRequest, merge};
+use crate::registry::{CatalogOrder, ListKind, Page, PartialList, merge};
 use crate::upstream::{Member, Pool, RequestBody};
 
 /// Pages of a Harbor node that are read to come to a place in its list, and their size.
 const NODE_PAGES_MAX: usize = 100;
 const NODE_PAGE: u32 = 1000;
 
-/// What one member said.
-enum Said {
+/// What came of one member's list.
+enum OneList {
     List(PartialList),
     /// It has no such repository.
     Missing,
     /// The client has no right there.
-    Refused(GatewayError),
-    Failed(GatewayError),
+    Refused(AttemptError),
+    Failed(AttemptError),
 }
 
 impl Gateway {
     /// The answer to a list, from all members that serve.
     pub(super) async fn merged_list(
         &self,
-        admitted: &Admitted,
+        down: &Downstream,
         (kind, page): (&ListKind, &Page),
-        asked: &Asked,
-        ctx: &mut RequestContext,
-    ) -> Result<Response<ResponseBody>, GatewayError> {
-        let merged = self.merge_lists(admitted, (kind, page), asked, ctx).await;
-        merged.or_else(|error| self.failed(admitted, None, error))
-    }
-
-    async fn merge_lists(
-        &self,
-        admitted: &Admitted,
-        (kind, page): (&ListKind, &Page),
-        asked: &Asked,
+        request: &MemberRequest,
         ctx: &mut RequestContext,
     ) -> Result<Response<ResponseBody>, GatewayError> {
         let mut members: Vec<_> =
-            asked.pool.members.iter().filter(|member| member.status().serves()).cloned().collect();
+            request.pool.members.iter().filter(|member| member.status().serves()).cloned().collect();
         if members.is_empty() {
-            members = asked.pool.members.iter().filter(|member| member.is_usable()).cloned().collect();
+            members = request.pool.members.iter().filter(|member| member.is_usable()).cloned().collect();
         }
         if members.iter().any(|member| member.harbor.is_some()) {
             // Harbor keeps these lists in its database; a plain registry beside it has none.
             members.retain(|member| member.harbor.is_some());
         }
         let wanted = kind.page_of_members(page);
-        let deadline = ctx.started + asked.pool.limits.head_timeout;
-        let at = Try { worker: ctx.connection.worker, deadline };
+        let deadline = ctx.started + request.patience().head;
         ctx.tries = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        let said = members.iter().map(|member| ask_for_pages(admitted, (&wanted, asked), member, at));
-        let said = futures_util::future::join_all(said).await;
+        let lists = members.iter().map(|member| ask_for_pages(request, &wanted, member, deadline));
+        let all = futures_util::future::join_all(lists).await;
         let (mut lists, mut failed, mut refused, mut missing) = (Vec::new(), None, None, false);
-        for said in said {
-            match said {
-                Said::List(list) => lists.push(list),
-                Said::Missing => missing = true,
-                Said::Refused(error) => refused = Some(error),
-                Said::Failed(error) => failed = Some(error),
+        for one in all {
+            match one {
+                OneList::List(list) => lists.push(list),
+                OneList::Missing => missing = true,
+                OneList::Refused(error) => refused = Some(error),
+                OneList::Failed(error) => failed = Some(error),
             }
         }
         if let Some(error) = failed {
             // A list that lacks what one of them has would be taken for the whole.
-            return Err(error);
+            return Err(self.attempt_failed(down, request, error));
         }
         if lists.is_empty() {
             return Err(match (refused, missing) {
-                (Some(error), _) => error,
+                (Some(error), _) => self.attempt_failed(down, request, error),
                 (None, true) => GatewayError::UnknownRepository,
-                (None, false) => GatewayError::NoMember(asked.pool.name.clone()),
+                (None, false) => GatewayError::NoMember(request.pool.name.clone()),
             });
         }
         let merged = merge(kind, page, lists);
@@ -110,20 +97,19 @@ pub(super) fn catalog_order(pool: &Pool) -> CatalogOrder {
 /// A page of one member. Harbor takes only entries of its own as the place to go on after, so it is
 /// asked from the start, as far as it takes.
 async fn ask_for_pages(
-    admitted: &Admitted,
-    (wanted, asked): (&Page, &Asked),
+    request: &MemberRequest,
+    wanted: &Page,
     member: &Arc<Member>,
-    at: Try,
-) -> Said {
+    deadline: Instant,
+) -> OneList {
     let Some(last) = wanted.last.as_deref().filter(|_| member.harbor.is_some()) else {
-        return ask_for_list(admitted, (&admitted.target.with_page(wanted.clone()), asked), member, at).await;
+        return ask_for_list(request, wanted, member, deadline).await;
     };
     let mut page = Page { n: Some(NODE_PAGE), last: None };
     let mut all: Option<PartialList> = None;
     for _ in 0..NODE_PAGES_MAX {
-        let target = admitted.target.with_page(page.clone());
-        let list = match ask_for_list(admitted, (&target, asked), member, at).await {
-            Said::List(list) => list,
+        let list = match ask_for_list(request, &page, member, deadline).await {
+            OneList::List(list) => list,
             other => return other,
         };
         let list = match all.take() {
@@ -137,53 +123,44 @@ async fn ask_for_pages(
             break;
         }
     }
-    all.map_or_else(|| Said::Failed(GatewayError::Internal("no page was asked for")), Said::List)
+    all.map_or_else(|| OneList::Failed(MemberError::NoCandidate.into()), OneList::List)
 }
 
 async fn ask_for_list(
-    admitted: &Admitted,
-    (target, asked): (&RegistryRequest, &Asked),
+    request: &MemberRequest,
+    page: &Page,
     member: &Arc<Member>,
-    at: Try,
-) -> Said {
-    let outgoing = Outgoing {
-        target: Target::Registry(target),
-        method: &Method::GET,
-        headers: &asked.headers,
-        subject: &admitted.client.subject,
-        client: admitted.key,
-        access: &asked.access,
-        secret: asked.secret.as_ref(),
-        pool: &asked.pool,
-        confirmations: 0,
-        copies: true,
-    };
-    match try_member(&outgoing, member, RequestBody::Empty, at).await {
-        Attempt::Answered(answer) => {
-            read_list(*answer, asked.pool.limits.manifest_bytes_max, at.deadline).await
-        }
-        Attempt::Failed(failed) => match failed.error {
+    deadline: Instant,
+) -> OneList {
+    let Some(target) = request.registry() else { return OneList::Missing };
+    let request = request.get(target.with_page(page.clone()), request.headers.clone());
+    match try_member(&request, member, RequestBody::Empty, deadline).await {
+        Ok(answer) => read_list(answer, request.pool.limits.manifest_bytes_max, deadline).await,
+        Err(failed) => match failed.error {
             // There nobody knows the repository; another member's list may have it.
-            GatewayError::UnknownTarget { .. } => Said::Missing,
-            error @ GatewayError::Unauthorized { .. } => Said::Refused(error),
-            error => Said::Failed(error),
+            AttemptError::Member(MemberError::UnknownTarget { .. }) => OneList::Missing,
+            error @ AttemptError::Client(ClientFault::WrongPassword | ClientFault::NotGranted) => {
+                OneList::Refused(error)
+            }
+            error => OneList::Failed(error),
         },
     }
 }
 
-async fn read_list(answer: Answer, bytes_max: usize, deadline: Instant) -> Said {
+async fn read_list(answer: Answer, bytes_max: usize, deadline: Instant) -> OneList {
     let Answer { member, head, body, .. } = answer;
-    let bad = |problem| Said::Failed(GatewayError::BadAnswer { member: member.name.clone(), problem });
+    let bad =
+        |problem| OneList::Failed(MemberError::BadAnswer { member: member.name.clone(), problem }.into());
     match head.status {
         StatusCode::OK => {}
-        StatusCode::NOT_FOUND => return Said::Missing,
+        StatusCode::NOT_FOUND => return OneList::Missing,
         _ => return bad("its list has an unexpected status"),
     }
     let read = timeout_at(deadline, Limited::new(body, bytes_max).collect()).await;
     let Ok(Ok(collected)) = read else { return bad("its list broke off or is too large") };
     let bytes: Bytes = collected.to_bytes();
     let list = PartialList::parse(&bytes, has_next(&head.headers));
-    list.map_or_else(|| bad("its list cannot be read"), Said::List)
+    list.map_or_else(|| bad("its list cannot be read"), OneList::List)
 }
 
 fn has_next(headers: &HeaderMap) -> bool {

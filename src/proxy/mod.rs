@@ -3,26 +3,17 @@
 mod admission;
 mod answer;
 mod body;
-mod coalesce;
-mod content;
 mod context;
 mod error;
-mod forward;
 mod home;
 mod local;
-mod memory;
 mod merge;
 mod plan;
-mod refusal;
 mod request_body;
-mod rest;
-mod resume;
 mod send;
-mod upload_check;
 mod upload_session;
 mod uploads;
 mod web;
-mod window;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,14 +29,13 @@ use tokio::time::timeout_at;
 use tokio_util::task::TaskTracker;
 
 pub use body::ResponseBody;
-pub use coalesce::Flights;
-pub use content::ContentChecks;
 pub use context::{ConnectionInfo, RequestContext};
 pub use error::GatewayError;
-pub use upload_check::UploadChecks;
 pub use uploads::OpenUploads;
 
+use crate::attempt::{AttemptError, ClientFault, MemberRequest, Target};
 use crate::balance::blame::ClientKey;
+use crate::content::{ContentChecks, Flights, Joined, UploadChecks, join};
 use crate::forwarding::content_type::member_content_type;
 use crate::forwarding::hosts::{Authority, Hosts};
 use crate::forwarding::readable::{keep_readable, text};
@@ -59,10 +49,10 @@ use crate::telemetry::{AccessLog, Metrics};
 use crate::token_service::{Place, TOKEN_PATHS, TokenRequestError, TokenService};
 use crate::upstream::harbor::ClientSecret;
 use crate::upstream::{MemberAccess, Pool, Storage, Topology, client_key};
-use coalesce::Joined;
-use forward::{Outgoing, Target, forward};
 use merge::catalog_order;
-use plan::Plan;
+use plan::Route;
+use request_body::PreparedBody;
+use send::{Sending, Trail};
 
 /// Everything that answers requests.
 pub struct Gateway {
@@ -128,15 +118,6 @@ struct Admitted {
     client: AuthenticatedClient,
     /// Whose request it is, for shares and for blame.
     key: ClientKey,
-    target: RegistryRequest,
-}
-
-/// What was sent to members, beside the target.
-struct Asked {
-    pool: Arc<Pool>,
-    headers: HeaderMap,
-    access: MemberAccess,
-    secret: Option<ClientSecret>,
 }
 
 impl Gateway {
@@ -182,58 +163,59 @@ impl Gateway {
             return Ok(local::pong());
         }
         let key = client_key(client.source, &client.subject);
-        let admitted = Admitted { state, down, client, key, target };
-        let Plan { pool, candidates, confirmations, pin } = self.plan(&admitted).await?;
-        let headers = Self::outgoing_headers(&admitted, body.as_ref(), ctx)?;
-        let access = member_access(&admitted.target);
-        let secret = self.secret_for(&admitted, &pool);
-        if pool.storage == Storage::Replicated
-            && let Some((kind, page)) = ListKind::of(&admitted.target, catalog_order(&pool))
+        let admitted = Admitted { state, down, client, key };
+        let Route { pool, candidates, confirmations, pin } = self.plan(&admitted, &target).await?;
+        let request = Arc::new(self.member_request(&admitted, target, pool, body.as_ref(), ctx)?);
+        let Some(target) = request.registry() else {
+            return Err(GatewayError::Internal("a registry's request became another"));
+        };
+        if request.pool.storage == Storage::Replicated
+            && let Some((kind, page)) = ListKind::of(target, catalog_order(&request.pool))
         {
-            let asked = Asked { pool, headers, access, secret };
-            return Box::pin(self.merged_list(&admitted, (&kind, page), &asked, ctx)).await;
+            return Box::pin(self.merged_list(&admitted.down, (&kind, page), &request, ctx)).await;
         }
-        let key = self.flights.key(
-            (&admitted.target, admitted.down.authority.name()),
-            &pool,
-            &admitted.down.head.headers,
-            &admitted.client.subject,
-        );
-        // Whoever waits for somebody else's answer waits no longer than for its own.
-        let patience = ctx.started + pool.limits.head_timeout;
-        let joined = timeout_at(patience, coalesce::join(&self.flights, key)).await;
-        match joined.unwrap_or(Joined::Asks(None)) {
-            Joined::Asks(leader) => ctx.leader = leader,
-            Joined::Shared(outcome) => {
-                if let Some(settled) = self.shared(outcome, ctx) {
-                    pool.metrics.coalesced.inc();
-                    pool.count_request();
-                    let asked = Asked { pool, headers, access, secret };
-                    return self.client_response(&admitted, pin, settled, (asked, ctx));
+        // Another request's answer is waited for no longer than one of its own would be.
+        let patience = ctx.started + request.pool.limits.head_timeout;
+        let key = self.flights.key(&request, admitted.down.authority.name());
+        let joined = timeout_at(patience, join(&self.flights, key)).await;
+        let leader = match joined.unwrap_or(Joined::Asks(None)) {
+            Joined::Asks(leader) => leader,
+            Joined::Shared(outcome) => match self.shared(&request, outcome, ctx) {
+                Some(answered) => {
+                    request.pool.metrics.coalesced.inc();
+                    request.pool.count_request();
+                    return self.client_response(&admitted, target, &request, pin, answered);
                 }
-            }
-        }
-        let asked = (&admitted.target, &headers);
-        let request_body = self.request_body(asked, body, (&pool, admitted.key), ctx).await?;
-        let said = self.upload_checks.begin((&admitted.target, &headers), &request_body, pin.as_ref());
-        let outgoing = outgoing(&admitted, (&headers, &access), (&pool, secret.as_ref()), confirmations);
-        match forward(&outgoing, candidates, request_body, &self.checks, ctx).await {
+                None => None,
+            },
+        };
+        let PreparedBody { body, awaited, memory: _memory } =
+            self.request_body(&request, body, &ctx.progress).await?;
+        let offset = pin.as_ref().and_then(|pin| pin.offset);
+        let sent = self.upload_checks.begin(target, &request.headers, &body, offset);
+        let mut sending = Sending {
+            request: &request,
+            checks: &self.checks,
+            begun: ctx.started + awaited,
+            confirmations,
+            trail: Trail::default(),
+        };
+        let settled = sending.run(candidates, body).await;
+        ctx.note_trail(sending.trail);
+        match settled {
             Ok(settled) => {
-                self.check_upload(&admitted.target, said, &settled)?;
+                self.upload_checks.compare(target, sent, &settled)?;
                 let written = (&*settled.member, settled.head.status);
-                self.note_write((&admitted.target, &admitted.down.head.method), &pool, written);
-                let asked = Asked { pool, headers, access, secret };
-                self.client_response(&admitted, pin, settled, (asked, ctx))
+                self.note_write((target, &request.method), &request.pool, written);
+                let answered = self.answered(&request, settled, leader, ctx);
+                self.client_response(&admitted, target, &request, pin, answered)
             }
             Err(error) => {
-                if let Some(leader) = ctx.leader.take() {
+                if let Some(leader) = leader {
                     leader.share_nothing();
                 }
-                let harbor = self.tokens.logins().harbor.as_ref();
-                if let (true, Some(secret), Some(harbor)) = (error.is_wrong_password(), &secret, harbor) {
-                    harbor.forget(secret);
-                }
-                self.failed(&admitted, pin.as_ref(), error)
+                self.forget_wrong_password(&request, &error);
+                self.failed(&admitted, &request, pin.as_ref(), error)
             }
         }
     }
@@ -270,12 +252,44 @@ impl Gateway {
         ClientSecret::from_pair(pair.expose_secret().to_owned())
     }
 
-    fn outgoing_headers(
+    /// A password that a member refuses is not shown to it again.
+    fn forget_wrong_password(&self, request: &MemberRequest, error: &AttemptError) {
+        let is_wrong = matches!(error, AttemptError::Client(ClientFault::WrongPassword));
+        if let (true, Some(secret), Some(harbor)) = (is_wrong, &request.secret, &self.tokens.logins().harbor)
+        {
+            harbor.forget(secret);
+        }
+    }
+
+    /// The request as it goes to members.
+    fn member_request(
+        &self,
         admitted: &Admitted,
+        target: RegistryRequest,
+        pool: Arc<Pool>,
+        body: Option<&Incoming>,
+        ctx: &RequestContext,
+    ) -> Result<MemberRequest, GatewayError> {
+        Ok(MemberRequest {
+            id: Arc::clone(&ctx.id),
+            worker: ctx.connection.worker,
+            method: admitted.down.head.method.clone(),
+            headers: Self::member_headers(&admitted.down, &target, body, ctx)?,
+            subject: admitted.client.subject.clone(),
+            client: admitted.key,
+            access: member_access(&target),
+            secret: self.secret_for(admitted, &pool),
+            pool,
+            target: Target::Registry(target),
+        })
+    }
+
+    fn member_headers(
+        down: &Downstream,
+        target: &RegistryRequest,
         body: Option<&Incoming>,
         ctx: &RequestContext,
     ) -> Result<HeaderMap, GatewayError> {
-        let Admitted { down, target, .. } = admitted;
         let via = Via {
             client: ctx.connection.peer.ip(),
             https: down.https,
@@ -318,7 +332,7 @@ impl Gateway {
     }
 
     fn observe(ctx: Box<RequestContext>, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
-        if let Ok(id) = HeaderValue::try_from(&ctx.id) {
+        if let Ok(id) = HeaderValue::from_str(&ctx.id) {
             response.headers_mut().insert(REQUEST_ID, id);
         }
         if ctx.method == Method::HEAD {
@@ -326,27 +340,6 @@ impl Gateway {
         }
         let status = response.status().as_u16();
         response.map(|body| body.observed(ctx, status))
-    }
-}
-
-/// The request as it goes to the members.
-fn outgoing<'a>(
-    admitted: &'a Admitted,
-    (headers, access): (&'a HeaderMap, &'a MemberAccess),
-    (pool, secret): (&'a Pool, Option<&'a ClientSecret>),
-    confirmations: usize,
-) -> Outgoing<'a> {
-    Outgoing {
-        target: Target::Registry(&admitted.target),
-        method: &admitted.down.head.method,
-        headers,
-        subject: &admitted.client.subject,
-        client: admitted.key,
-        access,
-        secret,
-        pool,
-        confirmations,
-        copies: pool.storage == Storage::Replicated,
     }
 }
 

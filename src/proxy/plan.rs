@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use http::Method;
 
-use super::error::{GatewayError, is_read};
+use super::error::GatewayError;
 use super::{Admitted, Downstream, Gateway};
 use crate::balance::Choice;
 use crate::pin::Pin;
 use crate::random::unix_now;
 use crate::registry::{
-    Action, BlobMethod, ManifestMethod, Reference, RegistryRequest, RepositoryName, Resource,
+    Action, BlobMethod, ManifestMethod, Reference, RegistryRequest, RepositoryName, Resource, is_read,
 };
 use crate::upstream::{Member, Pool, Request as PoolRequest, Storage};
 
@@ -23,7 +23,7 @@ pub(super) enum NeedsHome {
 }
 
 /// Where a request goes, and the pin that led there.
-pub(super) struct Plan {
+pub(super) struct Route {
     pub pool: Arc<Pool>,
     pub candidates: Vec<Arc<Member>>,
     /// How many of them are asked beside one that says 404.
@@ -33,36 +33,39 @@ pub(super) struct Plan {
 
 impl Gateway {
     /// The members to try: the pinned one, or those of the route's pool.
-    pub(super) async fn plan(&self, admitted: &Admitted) -> Result<Plan, GatewayError> {
-        if let Some(pin) = self.open_pin(&admitted.state, &admitted.target, unix_now()) {
+    pub(super) async fn plan(
+        &self,
+        admitted: &Admitted,
+        target: &RegistryRequest,
+    ) -> Result<Route, GatewayError> {
+        if let Some(pin) = self.open_pin(&admitted.state, target, unix_now()) {
             return self.pinned_plan(pin, &admitted.client.subject, &admitted.down.topology);
         }
         let host = admitted.down.authority.name();
-        let pool = admitted.down.topology.pool_of(host, admitted.target.repository());
+        let pool = admitted.down.topology.pool_of(host, target.repository());
         let pool = pool.ok_or(GatewayError::NoRoute)?;
-        let (mut candidates, confirmations) = match (pool.storage, admitted.target.repository()) {
+        let (mut candidates, confirmations) = match (pool.storage, target.repository()) {
             (Storage::Shared, _) | (Storage::Replicated, None) => {
-                (self.candidates_by_load(admitted, pool), confirmations(&admitted.target))
+                (self.candidates_by_load(&admitted.down.head.method, target, pool), confirmations(target))
             }
             (Storage::Replicated, Some(repository)) => {
-                self.candidates_by_home(admitted, pool, repository).await?
+                self.candidates_by_home(admitted, target, pool, repository).await?
             }
         };
         if pool.is_mixed {
-            prefer_nodes(&mut candidates, admitted);
+            prefer_nodes(&mut candidates, target, &admitted.down.head.method);
         }
         if candidates.is_empty() {
             return Err(GatewayError::NoMember(pool.name.clone()));
         }
-        Ok(Plan { pool: Arc::clone(pool), candidates, confirmations, pin: None })
+        Ok(Route { pool: Arc::clone(pool), candidates, confirmations, pin: None })
     }
 
     /// Where all members have the same content: blobs come from the member that is likely to have
     /// them in its page cache, what is written to one repository goes to one member as far as that
     /// can be, and what was just written is read there.
-    fn candidates_by_load(&self, admitted: &Admitted, pool: &Pool) -> Vec<Arc<Member>> {
-        let Admitted { target, down, .. } = admitted;
-        let reads = is_read(&down.head.method);
+    fn candidates_by_load(&self, method: &Method, target: &RegistryRequest, pool: &Pool) -> Vec<Arc<Member>> {
+        let reads = is_read(method);
         let digest = match target {
             RegistryRequest::Blob { digest, method: BlobMethod::Get, .. } => Some(digest),
             RegistryRequest::Manifest { reference: Reference::Digest(digest), .. } if reads => Some(digest),
@@ -87,15 +90,20 @@ impl Gateway {
         candidates
     }
 
-    pub(super) fn needs_home(&self, admitted: &Admitted, repository: &RepositoryName) -> NeedsHome {
+    pub(super) fn needs_home(
+        &self,
+        admitted: &Admitted,
+        target: &RegistryRequest,
+        repository: &RepositoryName,
+    ) -> NeedsHome {
         let method = &admitted.down.head.method;
-        let by_digest = match &admitted.target {
+        let by_digest = match target {
             RegistryRequest::Blob { .. } | RegistryRequest::Referrers { .. } => true,
             RegistryRequest::Manifest { reference, .. } => matches!(reference, Reference::Digest(_)),
             _ => false,
         };
         if !is_read(method)
-            || matches!(admitted.target, RegistryRequest::UploadStart { .. } | RegistryRequest::Upload { .. })
+            || matches!(target, RegistryRequest::UploadStart { .. } | RegistryRequest::Upload { .. })
         {
             return NeedsHome::Always;
         }
@@ -139,14 +147,13 @@ pub(super) fn share_a_home(
 /// Harbor keeps a list of its own of what is pushed: what a plain registry of the pool took, Harbor
 /// would not know. So writes go to Harbor nodes alone, and what a push looks for first; other reads
 /// go to a plain registry when no node can serve, and blobs are the same everywhere.
-fn prefer_nodes(candidates: &mut Vec<Arc<Member>>, admitted: &Admitted) {
-    let is_read = is_read(&admitted.down.head.method);
-    match &admitted.target {
-        RegistryRequest::Blob { .. } if admitted.down.head.method == Method::GET => {}
+fn prefer_nodes(candidates: &mut Vec<Arc<Member>>, target: &RegistryRequest, method: &Method) {
+    match target {
+        RegistryRequest::Blob { .. } if *method == Method::GET => {}
         RegistryRequest::UploadStart { .. } | RegistryRequest::Upload { .. } => {
             candidates.retain(|member| member.harbor.is_some());
         }
-        _ if is_read => candidates.sort_by_key(|member| member.harbor.is_none()),
+        _ if is_read(method) => candidates.sort_by_key(|member| member.harbor.is_none()),
         _ => candidates.retain(|member| member.harbor.is_some()),
     }
 }

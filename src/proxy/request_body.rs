@@ -5,56 +5,74 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HeaderMap};
+use http::header::CONTENT_LENGTH;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
 
 use super::Gateway;
-use super::context::RequestContext;
-use super::error::{GatewayError, is_read};
-use super::memory::{FIRST_BYTES, ManifestMemory, ManifestReservation};
+use super::error::GatewayError;
+use crate::attempt::MemberRequest;
 use crate::balance::blame::ClientKey;
+use crate::content::{FIRST_BYTES, ManifestMemory, ManifestReservation};
 use crate::pace::LeastRate;
-use crate::registry::{ManifestMethod, RegistryRequest, RouteKind};
-use crate::upstream::{Pool, RequestBody};
+use crate::registry::{ManifestMethod, RegistryRequest, is_read};
+use crate::upstream::{BodyProgress, Pool, RequestBody};
 
 /// Largest login form; Harbor's have a name, a password and little else.
 const FORM_BYTES_MAX: usize = 64 * 1024;
 /// A login form comes as a whole within this.
 const FORM_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A request's body as it goes to members.
+pub(super) struct PreparedBody {
+    pub body: RequestBody,
+    /// How long it took the client to begin it; not counted against the members.
+    pub awaited: Duration,
+    /// What it takes of the memory for manifests.
+    pub memory: Option<ManifestReservation>,
+}
+
+impl PreparedBody {
+    fn of(body: RequestBody) -> Self {
+        Self { body, awaited: Duration::ZERO, memory: None }
+    }
+}
+
 /// The body for the member, once it has begun to come: until then it takes no member's connection,
 /// and no memory. Taken from `body` only here, after every decision: reading it is what makes hyper
 /// answer `100 Continue`.
 pub(super) async fn streamed(
-    headers: &HeaderMap,
+    request: &MemberRequest,
     body: &mut Option<Incoming>,
-    ctx: &mut RequestContext,
-    (pool, body_rate_min): (&Pool, u64),
-) -> Result<RequestBody, GatewayError> {
-    if is_read(&ctx.method)
-        || ctx.route == RouteKind::Ping
-        || headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
-    {
-        return Ok(RequestBody::Empty);
+    body_rate_min: u64,
+    progress: &Arc<BodyProgress>,
+) -> Result<PreparedBody, GatewayError> {
+    if is_read(&request.method) || request.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0") {
+        return Ok(PreparedBody::of(RequestBody::Empty));
     }
-    let idle = pool.limits.body_idle_timeout;
-    let Some((first, incoming)) = begun(body, Instant::now() + idle, ctx, GatewayError::UploadBody).await?
-    else {
-        return Ok(RequestBody::Empty);
+    let idle = request.pool.limits.body_idle_timeout;
+    let Some(begun) = begun(body, Instant::now() + idle, GatewayError::UploadBody).await? else {
+        return Ok(PreparedBody::of(RequestBody::Empty));
     };
     let least = LeastRate { bytes_per_second: body_rate_min, window: idle };
-    Ok(RequestBody::stream(first, incoming, Arc::clone(&ctx.progress), least))
+    let streaming = RequestBody::stream(begun.first, begun.rest, Arc::clone(progress), least);
+    Ok(PreparedBody { awaited: begun.awaited, ..PreparedBody::of(streaming) })
+}
+
+/// A body that has begun to come.
+struct Begun {
+    first: Bytes,
+    rest: Incoming,
+    awaited: Duration,
 }
 
 /// The first of a body with the rest of it; `None` where there is none.
 async fn begun(
     body: &mut Option<Incoming>,
     deadline: Instant,
-    ctx: &mut RequestContext,
     broken: GatewayError,
-) -> Result<Option<(Bytes, Incoming)>, GatewayError> {
+) -> Result<Option<Begun>, GatewayError> {
     let Some(mut incoming) = body.take().filter(|incoming| !incoming.is_end_stream()) else {
         return Ok(None);
     };
@@ -72,15 +90,14 @@ async fn begun(
         Ok::<_, GatewayError>(None)
     };
     let first = timeout_at(deadline, reading).await.map_err(|_| GatewayError::BodyLate)?;
-    // The client's time, not the members'.
-    ctx.body_awaited = asked.elapsed();
-    Ok(first?.map(|data| (data, incoming)))
+    let awaited = asked.elapsed();
+    Ok(first?.map(|first| Begun { first, rest: incoming, awaited }))
 }
 
 /// A login form as a whole, so that nothing waits for its turn but what is here.
 pub(super) async fn form(
     body: &mut Option<Incoming>,
-    ctx: &RequestContext,
+    progress: &BodyProgress,
 ) -> Result<RequestBody, GatewayError> {
     let Some(incoming) = body.take().filter(|incoming| !incoming.is_end_stream()) else {
         return Ok(RequestBody::Empty);
@@ -94,7 +111,7 @@ pub(super) async fn form(
     match tokio::time::timeout(FORM_TIMEOUT, reading).await {
         Ok(Ok(form)) => {
             let form = form.to_bytes();
-            ctx.progress.add(form.len() as u64);
+            progress.add(form.len() as u64);
             Ok(RequestBody::Whole(Some(form)))
         }
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large),
@@ -106,42 +123,45 @@ impl Gateway {
     /// The body for members: a manifest as a whole, everything else as it comes.
     pub(super) async fn request_body(
         &self,
-        (target, headers): (&RegistryRequest, &HeaderMap),
+        request: &MemberRequest,
         body: &mut Option<Incoming>,
-        (pool, client): (&Pool, ClientKey),
-        ctx: &mut RequestContext,
-    ) -> Result<RequestBody, GatewayError> {
-        if is_read(&ctx.method) {
-            return Ok(RequestBody::Empty);
+        progress: &Arc<BodyProgress>,
+    ) -> Result<PreparedBody, GatewayError> {
+        if is_read(&request.method) {
+            return Ok(PreparedBody::of(RequestBody::Empty));
         }
         // Apart, so that reads, which are most of all requests, carry none of it along.
-        Box::pin(self.body_of_write((target, headers), body, (pool, client), ctx)).await
+        Box::pin(self.body_of_write(request, body, progress)).await
     }
 
     async fn body_of_write(
         &self,
-        (target, headers): (&RegistryRequest, &HeaderMap),
+        request: &MemberRequest,
         body: &mut Option<Incoming>,
-        (pool, client): (&Pool, ClientKey),
-        ctx: &mut RequestContext,
-    ) -> Result<RequestBody, GatewayError> {
-        if !matches!(target, RegistryRequest::Manifest { method: ManifestMethod::Put, .. }) {
-            return streamed(headers, body, ctx, (pool, self.limits.body_rate_min)).await;
-        }
-        let max = pool.limits.manifest_bytes_max;
+        progress: &Arc<BodyProgress>,
+    ) -> Result<PreparedBody, GatewayError> {
+        let Some(RegistryRequest::Manifest { method: ManifestMethod::Put, .. }) = request.registry() else {
+            return streamed(request, body, self.limits.body_rate_min, progress).await;
+        };
+        let max = request.pool.limits.manifest_bytes_max;
         let announced = body.as_ref().and_then(|body| body.size_hint().exact());
         if announced.is_some_and(|length| length > max as u64) {
             return Err(GatewayError::ManifestTooLarge(max));
         }
-        let deadline = Instant::now() + pool.limits.head_timeout;
-        let Some((first, incoming)) = begun(body, deadline, ctx, GatewayError::ClientBody).await? else {
-            return Ok(RequestBody::Empty);
+        let deadline = Instant::now() + request.pool.limits.head_timeout;
+        let Some(begun) = begun(body, deadline, GatewayError::ClientBody).await? else {
+            return Ok(PreparedBody::of(RequestBody::Empty));
         };
-        let reading = ManifestReading { max, pool, client, memory: &self.checks.manifests };
-        let (bytes, memory) = reading.read((first, incoming), deadline, body).await?;
-        ctx.progress.add(bytes.len() as u64);
-        ctx.memory = Some(memory);
-        Ok(RequestBody::Whole(Some(bytes)))
+        let awaited = begun.awaited;
+        let reading = ManifestReading {
+            max,
+            pool: &request.pool,
+            client: request.client,
+            memory: self.checks.manifests(),
+        };
+        let (bytes, memory) = reading.read(begun, deadline, body).await?;
+        progress.add(bytes.len() as u64);
+        Ok(PreparedBody { body: RequestBody::Whole(Some(bytes)), awaited, memory: Some(memory) })
     }
 }
 
@@ -158,7 +178,7 @@ impl ManifestReading<'_> {
     /// read away.
     async fn read(
         &self,
-        (first, mut incoming): (Bytes, Incoming),
+        Begun { first, rest: mut incoming, .. }: Begun,
         deadline: Instant,
         refused: &mut Option<Incoming>,
     ) -> Result<(Bytes, ManifestReservation), GatewayError> {

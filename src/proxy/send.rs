@@ -1,240 +1,207 @@
-//! One try at one member: its credential, a connection, the request, and the head of the answer.
+//! Sending one request to members until one answers.
+//!
+//! What may be repeated ([`MemberRequest::is_repeatable`]) is tried again after any failure before the answer began, and
+//! after 500, 502, 503 and 504; everything else only when provably no byte of it was sent (an upload's bytes exist
+//! once). Each further attempt is paid for from the pool's retry budget.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderValue};
-use http::{Method, Request, Response, Uri, response};
-use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
+use http::StatusCode;
+use tokio::time::Instant;
 
-use super::body::{Hold, MemberBody};
-use super::forward::{Outgoing, Target, head_time};
-use crate::registry::{ManifestMethod, RegistryRequest};
-use crate::upstream::{
-    Authorization, BodyProgress, InFlight, Lease, Member, Phase, RequestBody, SendError, UpstreamError,
-    UpstreamFault, Work,
+use crate::attempt::{
+    Answer, AttemptError, Failure, Judgement, MemberError, MemberRequest, Times, try_member,
 };
+use crate::content::{ContentChecks, Settled, settle};
+use crate::registry::{RegistryRequest, is_read};
+use crate::upstream::{Member, MemberName, Phase, RequestBody, UpstreamError, UpstreamFault};
 
-/// A member's answer, its body still to come.
-pub(super) struct Answer {
-    pub member: Arc<Member>,
-    pub head: response::Parts,
-    pub body: MemberBody,
-    /// How far the request's own body is, where it streams.
-    pub progress: Option<Arc<BodyProgress>>,
-    pub times: Times,
+/// A request that goes from member to member.
+pub(super) struct Sending<'a> {
+    pub request: &'a MemberRequest,
+    pub checks: &'a ContentChecks,
+    /// From here on the members' time counts.
+    pub begun: Instant,
+    /// How many other members are asked before a client hears that there is no such thing.
+    pub confirmations: usize,
+    pub trail: Trail,
 }
 
-/// When what happened.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Times {
-    /// How long the request waited for its turn.
-    pub queued: Duration,
-    /// It had a connection.
-    pub connected: Instant,
-    /// The answer began.
-    pub first_byte: Instant,
+/// What came of a request on its way.
+#[derive(Default)]
+pub(super) struct Trail {
+    /// How many attempts were made.
+    pub tries: u32,
+    /// Other members that were asked about a 404.
+    pub confirmations: u32,
+    /// The member that was reached last.
+    pub member: Option<Arc<Member>>,
+    /// When what happened at it.
+    pub times: Option<Times>,
 }
 
-/// Where and until when a try is made.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Try {
-    /// The worker that makes it.
-    pub worker: usize,
-    /// The answer begins until then.
-    pub deadline: Instant,
-}
+/// Members that failed a request that another one may do better.
+struct Suspects(Vec<(Arc<Member>, String)>);
 
-/// A failed sending.
-pub(super) struct Sending {
-    pub error: UpstreamError,
-    /// Whether the connection had served before.
-    pub reused: bool,
-    /// The body, if no byte of it is lost.
-    pub body: Option<RequestBody>,
-    /// Whether the client, not the member, is to blame.
-    pub by_client: bool,
-    /// How long the member had the request; `None` where it never had.
-    pub waited: Option<Duration>,
-}
-
-/// Our credential for the member; for pages and the API only the turn of the client's own.
-async fn authorize<'a>(
-    outgoing: &Outgoing<'_>,
-    member: &'a Member,
-    streams: bool,
-    deadline: Instant,
-) -> Result<Authorization<'a>, (Phase, UpstreamFault)> {
-    match (outgoing.target, &member.harbor, outgoing.secret) {
-        (Target::Registry(_), ..) => {
-            let asked = member.authorization(outgoing.asking(streams), deadline).await;
-            asked.map_err(|error| (Phase::Credential, error.into()))
-        }
-        (Target::Web(_), Some(node), Some(secret)) => {
-            // Meanwhile no other password of its name is tried there.
-            let turn = timeout_at(deadline, node.password_turn(secret)).await;
-            turn.map(Authorization::of_turn).map_err(|_| (Phase::Queue, UpstreamFault::Timeout))
-        }
-        (Target::Web(_), ..) => Ok(Authorization::default()),
-    }
-}
-
-pub(super) async fn send_once(
-    outgoing: &Outgoing<'_>,
-    member: &Arc<Member>,
-    body: RequestBody,
-    at: Try,
-) -> Result<Answer, Box<Sending>> {
-    let failed =
-        |error, body| Box::new(Sending { error, reused: false, body, by_client: false, waited: None });
-    let fail =
-        |phase, source, body| failed(UpstreamError { member: member.name.clone(), phase, source }, body);
-    let progress = match &body {
-        RequestBody::Stream { progress, .. } => Some(Arc::clone(progress)),
-        RequestBody::Empty | RequestBody::Whole(_) => None,
-    };
-    // Kept until the member has judged it.
-    let has_body = !matches!(body, RequestBody::Empty);
-    let mut authorization = match authorize(outgoing, member, has_body, at.deadline).await {
-        Ok(authorization) => authorization,
-        Err((phase, fault)) => return Err(fail(phase, fault, Some(body))),
-    };
-    let mut in_flight = InFlight::new(member);
-    let acquired = member.connections.acquire((work_of(outgoing), outgoing.client), at.worker, at.deadline);
-    let acquired = timeout_at(at.deadline, acquired).await;
-    let mut lease = match acquired {
-        Ok(Ok(lease)) => lease,
-        Ok(Err(error)) => return Err(failed(error, Some(body))),
-        Err(_) => return Err(fail(Phase::Queue, UpstreamFault::Timeout, Some(body))),
-    };
-    member.metrics.observe_queue(lease.queued());
-    let queued = lease.queued();
-    let connected = Instant::now();
-    if let Some(progress) = &progress {
-        lease.allow_reclaim_of_body(progress);
-    }
-    let again = body.again();
-    let header = authorization.header.take();
-    let Some(request) = request_for(outgoing, member, body, header) else {
-        return Err(fail(Phase::Credential, UpstreamFault::Timeout, None));
-    };
-    match await_head(outgoing, &mut lease, request, progress.as_ref(), at.deadline).await {
-        Ok(response) => {
-            let first_byte = Instant::now();
-            let (head, incoming) = response.into_parts();
-            if let Some(length) = http_body::Body::size_hint(&incoming).exact() {
-                in_flight.expect_bytes(length);
+impl Suspects {
+    /// Another member answered: those that failed the same request are at fault. A refusal is not better than a failure.
+    fn answered(self, request: &MemberRequest, status: StatusCode) {
+        if status.is_success() || status.is_redirection() {
+            for (member, problem) in self.0 {
+                request.pool.member_failed(&member, &problem, Some(request.client));
             }
-            let is_good = !head.status.is_server_error();
-            let hold = Hold { lease, in_flight, progress: progress.clone(), is_good };
-            let body = MemberBody::new(incoming, outgoing.pool.limits.body_idle_timeout, hold);
-            let times = Times { queued, connected, first_byte };
-            Ok(Answer { member: Arc::clone(member), head, body, progress, times })
-        }
-        Err(HeadError::Send(failed)) => {
-            let reused = lease.was_reused();
-            let SendError { error, unsent } = *failed;
-            let phase = if unsent.is_some() { Phase::Unsent } else { Phase::Head };
-            let body = match unsent {
-                Some(request) => again.or_else(|| Some(request.into_body())),
-                None => again,
-            };
-            let by_client = progress.is_some_and(|progress| progress.is_broken());
-            let error = UpstreamError { member: member.name.clone(), phase, source: error.into() };
-            Err(Box::new(Sending { error, reused, body, by_client, waited: Some(connected.elapsed()) }))
-        }
-        Err(HeadError::Timeout) => {
-            let failed = fail(Phase::Head, UpstreamFault::Timeout, again);
-            Err(Box::new(Sending { waited: Some(connected.elapsed()), ..*failed }))
         }
     }
 }
 
-/// The request as this member gets it. `None` only for a target that is no path, of which there is none.
-fn request_for(
-    outgoing: &Outgoing<'_>,
-    member: &Member,
-    body: RequestBody,
-    authorization: Option<HeaderValue>,
-) -> Option<Request<RequestBody>> {
-    let mut request = Request::new(body);
-    *request.method_mut() = outgoing.method.clone();
-    *request.uri_mut() = outgoing.target.member_target().parse::<Uri>().ok()?;
-    *request.headers_mut() = outgoing.headers.clone();
-    set_length(&mut request);
-    if let Target::Registry(_) = outgoing.target {
-        request.headers_mut().insert(HOST, member.host.clone());
-    }
-    if let Some(header) = authorization {
-        request.headers_mut().insert(AUTHORIZATION, header);
-    }
-    Some(request)
-}
-
-/// What the client said of a body that is not sent would swallow the next request.
-fn set_length(request: &mut Request<RequestBody>) {
-    let length = match request.body() {
-        RequestBody::Stream { .. } => return,
-        RequestBody::Empty => 0,
-        RequestBody::Whole(bytes) => bytes.as_ref().map_or(0, bytes::Bytes::len),
-    };
-    request.headers_mut().remove(CONTENT_LENGTH);
-    if length > 0 || matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) {
-        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-}
-
-/// Which share of a member's connections a request is of.
-fn work_of(outgoing: &Outgoing<'_>) -> Work {
-    match outgoing.target {
-        Target::Registry(
-            RegistryRequest::UploadStart { .. }
-            | RegistryRequest::Upload { .. }
-            | RegistryRequest::Manifest { method: ManifestMethod::Put, .. },
-        ) => Work::Upload,
-        Target::Registry(_) | Target::Web(_) => Work::Pull,
-    }
-}
-
-enum HeadError {
-    Send(Box<SendError>),
-    Timeout,
-}
-
-/// Sends and waits for the head of the answer. While a body is on its way only a stall ends it;
-/// when it has gone, the answer has its time.
-async fn await_head(
-    outgoing: &Outgoing<'_>,
-    lease: &mut Lease,
-    request: Request<RequestBody>,
-    progress: Option<&Arc<BodyProgress>>,
-    deadline: Instant,
-) -> Result<Response<Incoming>, HeadError> {
-    let sending = lease.send(request);
-    tokio::pin!(sending);
-    let Some(progress) = progress else {
-        return match timeout_at(deadline, &mut sending).await {
-            Ok(sent) => sent.map_err(HeadError::Send),
-            Err(_) => Err(HeadError::Timeout),
-        };
-    };
-    let stall = outgoing.pool.limits.body_idle_timeout;
-    let mut bytes_before = None;
-    while !progress.has_ended() {
-        tokio::select! {
-            sent = &mut sending => return sent.map_err(HeadError::Send),
-            () = progress.ended() => {}
-            () = tokio::time::sleep(stall) => {
-                let bytes = progress.bytes();
-                if bytes_before.replace(bytes) == Some(bytes) {
-                    return Err(HeadError::Timeout);
+impl Sending<'_> {
+    /// Tries the candidates in order.
+    ///
+    /// # Errors
+    /// The last failure, when no candidate answered.
+    pub(super) async fn run(
+        &mut self,
+        candidates: Vec<Arc<Member>>,
+        mut body: RequestBody,
+    ) -> Result<Settled, AttemptError> {
+        let request = self.request;
+        request.pool.count_request();
+        let head_deadline = self.begun + request.patience().head;
+        let mut last = None;
+        let (mut missing, mut suspects) = (None, Suspects(Vec::new()));
+        let mut candidates = candidates.into_iter().peekable();
+        while let Some(member) = candidates.next() {
+            if Instant::now() >= head_deadline {
+                return Err(too_late(&member));
+            }
+            let is_repeatable = request.is_repeatable();
+            let more_follow = candidates.peek().is_some_and(|next| next.status().serves()) && is_repeatable;
+            let is_last = candidates.peek().is_none() || !is_repeatable;
+            let deadline = self.attempt_deadline(more_follow, is_last, head_deadline);
+            self.trail.tries += 1;
+            let again = body.again();
+            let attempt = try_member(request, &member, body, deadline).await;
+            let settled = match attempt {
+                Ok(answer) if more_follow && self.may_confirm(answer.head.status) => {
+                    // Not kept: an answer that waits for another member's would hold a connection here.
+                    self.trail.confirmations += 1;
+                    missing.get_or_insert_with(|| unknown_content(request, &member.name));
+                    body = again.unwrap_or(RequestBody::Empty);
+                    continue;
                 }
+                attempt => self.settled(&member, attempt, more_follow).await,
+            };
+            let Failure { error, body: returned, is_suspect } = match settled {
+                Ok(settled) => {
+                    note_confirmation(request, missing.is_some(), settled.head.status);
+                    suspects.answered(request, settled.head.status);
+                    return Ok(settled);
+                }
+                Err(failed) => *failed,
+            };
+            tracing::debug!(request_id = &*request.id, member = member.name.as_str(), %error, "attempt failed");
+            if is_suspect {
+                member.ask_for_probe();
+                suspects.0.push((member, with_cause(&error)));
+            }
+            let costs_nothing = error.is_full_queue();
+            last = Some(error);
+            match returned {
+                Some(returned) if candidates.peek().is_some() && Instant::now() < head_deadline => {
+                    body = returned
+                }
+                Some(_) | None => break,
+            }
+            // Where a member has no room nothing was asked of it, and nothing is made worse elsewhere.
+            if !costs_nothing && !request.pool.may_retry() {
+                tracing::debug!(
+                    request_id = &*request.id,
+                    "no attempt at another member: the retry budget is spent"
+                );
+                break;
+            }
+        }
+        Err(match (missing, last) {
+            // A member that could not be asked may have it.
+            (Some(_), Some(last)) if request.members_differ() || !is_read(&request.method) => last,
+            (Some(missing), _) => missing.into(),
+            (None, Some(last)) => last,
+            (None, None) => MemberError::NoCandidate.into(),
+        })
+    }
+
+    /// Whether another member is asked before the client hears of this.
+    fn may_confirm(&self, status: StatusCode) -> bool {
+        (self.trail.confirmations as usize) < self.confirmations
+            && self.request.judge(status) == Judgement::Unsure
+    }
+
+    /// The answer of an attempt, its content as safe as can be.
+    async fn settled(
+        &mut self,
+        member: &Arc<Member>,
+        attempt: Result<Answer, Box<Failure>>,
+        more_follow: bool,
+    ) -> Result<Settled, Box<Failure>> {
+        match attempt {
+            Ok(answer) => {
+                self.trail.member = Some(Arc::clone(member));
+                self.trail.times = Some(answer.times);
+                settle(self.request, answer, self.checks, more_follow).await.map_err(|error| {
+                    let is_suspect = !matches!(error, MemberError::Corrupt { .. });
+                    let body = Some(RequestBody::Empty);
+                    Box::new(Failure { error: error.into(), body, is_suspect })
+                })
+            }
+            Err(failed) => {
+                if failed.error.has_reached_member() {
+                    self.trail.member = Some(Arc::clone(member));
+                }
+                Err(failed)
             }
         }
     }
-    match tokio::time::timeout(head_time(outgoing), &mut sending).await {
-        Ok(sent) => sent.map_err(HeadError::Send),
-        Err(_) => Err(HeadError::Timeout),
+
+    fn attempt_deadline(&self, more_follow: bool, is_last: bool, head_deadline: Instant) -> Instant {
+        let limits = &self.request.pool.limits;
+        if more_follow {
+            return head_deadline.min(Instant::now() + self.request.patience().attempt);
+        }
+        if is_last {
+            return head_deadline;
+        }
+        // What follows is asked only before a client is refused, and then has its time.
+        head_deadline - limits.first_byte_timeout.min(limits.head_timeout / 2)
+    }
+}
+
+fn unknown_content(request: &MemberRequest, member: &MemberName) -> MemberError {
+    MemberError::UnknownContent {
+        member: member.clone(),
+        is_blob: matches!(request.registry(), Some(RegistryRequest::Blob { .. })),
+    }
+}
+
+fn with_cause(error: &AttemptError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// The time was over before anything was asked.
+fn too_late(member: &Member) -> AttemptError {
+    let (member, source) = (member.name.clone(), UpstreamFault::Timeout);
+    UpstreamError { member, phase: Phase::Queue, source }.into()
+}
+
+fn note_confirmation(request: &MemberRequest, was_missing: bool, status: StatusCode) {
+    if !was_missing {
+        return;
+    }
+    let metrics = &request.pool.metrics;
+    match request.judge(status) {
+        Judgement::Unsure => metrics.confirmed_missing.inc(),
+        Judgement::Final | Judgement::MemberFailed => metrics.found_elsewhere.inc(),
     }
 }

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use http::header::{HeaderMap, RANGE};
+use http::header::HeaderMap;
 use http::{HeaderValue, Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::error::GatewayError;
-use super::plan::Plan;
+use super::plan::Route;
 use super::{Admitted, Gateway, local};
+use crate::attempt::MemberError;
 use crate::auth::subject::Subject;
 use crate::balance::health::Status;
-use crate::forwarding::readable::text;
+use crate::content::received;
 use crate::handover::State;
 use crate::pin::{Pin, PinContext, PinError};
 use crate::random::{nonce, unix_now};
@@ -22,25 +23,12 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::PinEvent;
 use crate::upstream::{Member, Placed, Topology};
 
-impl Admitted {
-    /// A cancel that the member refuses for want of the `delete` right is done as far as the
-    /// client is concerned: the member's own purging removes the session.
-    pub(super) fn is_refused_cancel(&self, status: StatusCode) -> bool {
-        let cancel = matches!(self.target, RegistryRequest::Upload { method: UploadMethod::Cancel, .. });
-        cancel
-            && matches!(
-                status,
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED
-            )
-    }
-}
-
-/// How many bytes of an upload a member says that it has (`Range: 0-LAST`). With none it says `0-0`
-/// too, so that one byte and none cannot be told apart.
-pub(super) fn received(headers: &HeaderMap) -> Option<u64> {
-    let (first, last) = text(headers.get(RANGE)?).rsplit_once('-')?;
-    let last: u64 = last.parse().ok()?;
-    (first.trim_start_matches("bytes=") == "0" && last > 0).then(|| last.saturating_add(1))
+/// Whether a cancel is refused by the member for want of the `delete` right. It is done as far as the client is
+/// concerned: the member's own purging removes the session.
+pub(super) fn is_refused_cancel(target: &RegistryRequest, status: StatusCode) -> bool {
+    let cancel = matches!(target, RegistryRequest::Upload { method: UploadMethod::Cancel, .. });
+    let refused = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::METHOD_NOT_ALLOWED];
+    cancel && refused.contains(&status)
 }
 
 impl Gateway {
@@ -99,7 +87,7 @@ impl Gateway {
         pin: Result<Pin, PinError>,
         subject: &Subject,
         topology: &Topology,
-    ) -> Result<Plan, GatewayError> {
+    ) -> Result<Route, GatewayError> {
         let pin = pin.and_then(|pin| pin.check_subject(subject).map(|()| pin)).map_err(|error| {
             self.metrics.count_pins(PinEvent::Refused, 1);
             GatewayError::Pin(error)
@@ -112,7 +100,7 @@ impl Gateway {
         if !may_serve {
             return Err(gone());
         }
-        Ok(Plan {
+        Ok(Route {
             pool: Arc::clone(pool),
             candidates: vec![Arc::clone(member)],
             confirmations: 0,
@@ -138,17 +126,20 @@ impl Gateway {
     pub(super) fn sealed_location(
         &self,
         admitted: &Admitted,
+        repository_asked: Option<&RepositoryName>,
         upload: &RegistryRequest,
         pin: Option<Pin>,
         (member, headers): (&Member, &HeaderMap),
     ) -> Result<HeaderValue, GatewayError> {
-        let bad = || GatewayError::BadAnswer {
+        let bad = || MemberError::BadAnswer {
             member: member.name.clone(),
             problem: "its Location is no upload session of this repository",
         };
-        let RegistryRequest::Upload { repository, id, member_query, .. } = upload else { return Err(bad()) };
-        if admitted.target.repository() != Some(repository) {
-            return Err(bad());
+        let RegistryRequest::Upload { repository, id, member_query, .. } = upload else {
+            return Err(bad().into());
+        };
+        if repository_asked != Some(repository) {
+            return Err(bad().into());
         }
         let pin = match pin {
             Some(pin) => {
@@ -169,7 +160,7 @@ impl Gateway {
         let own = member_query.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let parameters: Vec<(&str, &str)> = own.chain([(PIN_PARAMETER, sealed.as_str())]).collect();
         HeaderValue::try_from(with_query(format!("/v2/{repository}/blobs/uploads/{id}"), &parameters))
-            .map_err(|_| bad())
+            .map_err(|_| bad().into())
     }
 
     /// Counts the end of a session.

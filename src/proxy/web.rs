@@ -3,26 +3,29 @@
 //! third party are that node's, and so are the names of the files that its first page leads to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, COOKIE, HeaderValue, SET_COOKIE, UPGRADE};
 use http::{HeaderMap, Method, Response, StatusCode, request};
 use hyper::body::Incoming;
 
 use super::body::ResponseBody;
-use super::content::{Settled, SettledBody};
 use super::context::RequestContext;
-use super::error::{GatewayError, READ_ONLY, is_read};
-use super::forward::{Outgoing, Target, forward};
-use super::{Downstream, Gateway, request_body};
+use super::error::{GatewayError, READ_ONLY};
+use super::request_body::{self, PreparedBody};
+use super::send::{Sending, Trail};
+use super::{Downstream, Gateway};
+use crate::attempt::{MemberRequest, Target};
 use crate::auth::credentials::Credentials;
 use crate::auth::seal::{self, Purpose};
 use crate::auth::subject::Subject;
+use crate::content::{Settled, SettledBody};
 use crate::forwarding::readable::text;
 use crate::forwarding::request::Via;
 use crate::forwarding::web::{affinities, affinity_cookie, client_headers, node_headers};
 use crate::harbor::{self, HarborIdentity, Turn};
 use crate::random::{nonce, unix_now};
-use crate::registry::{ParseError, WebKind, WebRequest};
+use crate::registry::{ParseError, WebKind, WebRequest, is_read};
 use crate::snapshot::Snapshot;
 use crate::upstream::TakenBack;
 use crate::upstream::harbor::ClientSecret;
@@ -62,7 +65,7 @@ impl Gateway {
         };
         // Whole before its turn: nobody waits for a form that is still on its way.
         let harbor = self.tokens.logins().harbor.as_ref().filter(|_| is_form(&request, &down.head.method));
-        let form = if harbor.is_some() { Some(request_body::form(body, ctx).await?) } else { None };
+        let form = if harbor.is_some() { Some(request_body::form(body, &ctx.progress).await?) } else { None };
         let turn = match harbor {
             Some(harbor) => Some(form_turn(harbor, ctx).await?),
             None => None,
@@ -77,24 +80,38 @@ impl Gateway {
             authority: &down.authority.text,
             request_id: &ctx.id,
         };
-        let headers = node_headers(&down.head.headers, via);
-        let outgoing = Outgoing {
-            target: Target::Web(&request),
-            method: &down.head.method,
-            headers: &headers,
-            subject: &Subject::anonymous(),
-            client: client_key(ctx.connection.peer.ip(), &Subject::anonymous()),
-            access: &MemberAccess::default(),
-            secret: secret.as_ref(),
-            pool,
+        let subject = Subject::anonymous();
+        let request = MemberRequest {
+            id: Arc::clone(&ctx.id),
+            worker: ctx.connection.worker,
+            method: down.head.method.clone(),
+            headers: node_headers(&down.head.headers, via),
+            client: client_key(ctx.connection.peer.ip(), &subject),
+            subject,
+            access: MemberAccess::default(),
+            secret,
+            pool: Arc::clone(pool),
+            target: Target::Web(request),
+        };
+        let (body, awaited) = match form {
+            Some(form) => (form, Duration::ZERO),
+            None => {
+                let body_rate_min = self.limits.body_rate_min;
+                let prepared = request_body::streamed(&request, body, body_rate_min, &ctx.progress).await?;
+                let PreparedBody { body, awaited, .. } = prepared;
+                (body, awaited)
+            }
+        };
+        let mut sending = Sending {
+            request: &request,
+            checks: &self.checks,
+            begun: ctx.started + awaited,
             confirmations: 0,
-            copies: false,
+            trail: Trail::default(),
         };
-        let request_body = match form {
-            Some(form) => form,
-            None => request_body::streamed(&headers, body, ctx, (pool, self.limits.body_rate_min)).await?,
-        };
-        let answer = forward(&outgoing, candidates, request_body, &self.checks, ctx).await?;
+        let answer = sending.run(candidates, body).await;
+        ctx.note_trail(sending.trail);
+        let answer = answer.map_err(|error| self.attempt_failed(down, &request, error))?;
         if let Some(mut turn) = turn.filter(|_| answer.head.status == StatusCode::UNAUTHORIZED) {
             turn.was_wrong();
         }
@@ -227,7 +244,6 @@ fn web_response(
             ResponseBody::member(body)
         }
         SettledBody::Held(bytes) => ResponseBody::held(bytes),
-        SettledBody::Shared(reader, _) => ResponseBody::shared(reader),
     };
     Response::from_parts(head, body)
 }

@@ -20,6 +20,7 @@ pub use list::{CatalogOrder, ListKind, MergedList, PartialList, merge};
 pub use name::{Digest, NameError, Reference, RepositoryName, Tag, UploadId};
 pub use request::{
     BlobMethod, ManifestMethod, Mount, PIN_PARAMETER, Page, ParseError, RegistryRequest, UploadMethod,
+    is_read,
 };
 pub use route::RouteKind;
 pub(crate) use target::with_query;

@@ -184,6 +184,12 @@ impl ParseError {
     }
 }
 
+/// Whether a method only reads.
+#[must_use]
+pub fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
 impl RegistryRequest {
     /// Parses the target of a request under `/v2/`.
     ///
@@ -193,7 +199,7 @@ impl RegistryRequest {
         let path = canonical_path(path)?;
         let query = parse_query(query)?;
         let rest = path.strip_prefix("/v2").ok_or(ParseError::Route)?;
-        let read = || matches!(*method, Method::GET | Method::HEAD).then_some(()).ok_or(ParseError::Method);
+        let read = || is_read(method).then_some(()).ok_or(ParseError::Method);
         match rest {
             "" | "/" => read().map(|()| Self::Ping),
             "/_catalog" => {

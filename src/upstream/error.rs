@@ -93,6 +93,18 @@ impl UpstreamError {
         if let UpstreamFault::Credential(error) = &self.source { Some(error) } else { None }
     }
 
+    /// Whether nothing was asked of the member, for want of room.
+    #[must_use]
+    pub fn is_full_queue(&self) -> bool {
+        matches!(self.source, UpstreamFault::QueueFull)
+    }
+
+    /// Whether nothing was asked of the member, because its turn did not come.
+    #[must_use]
+    pub fn is_queue(&self) -> bool {
+        self.phase == Phase::Queue
+    }
+
     /// Whether it says something about the member's health.
     #[must_use]
     pub fn is_connect_failure(&self) -> bool {

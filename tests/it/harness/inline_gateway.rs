@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tidegate::config::{self, Config};
+use tidegate::content::{ContentChecks, Flights, UploadChecks};
 use tidegate::identity::PasswordChecks;
 use tidegate::key_store;
-use tidegate::proxy::{
-    ConnectionInfo, ContentChecks, Flights, Gateway, GatewayLimits, OpenUploads, UploadChecks,
-};
+use tidegate::proxy::{ConnectionInfo, Gateway, GatewayLimits, OpenUploads};
 use tidegate::random::unix_now;
 use tidegate::reload::build_state;
 use tidegate::server::{Accepted, Acceptor, Certificates, Families, Listener, ListenerKind, bind};

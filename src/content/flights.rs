@@ -22,16 +22,17 @@ use tokio::time::timeout;
 
 use super::resume::ContentBody;
 use super::window::{SharedReader, Window};
+use crate::attempt::MemberRequest;
 use crate::auth::subject::Subject;
 use crate::registry::{BlobMethod, ManifestMethod, Reference, RegistryRequest};
-use crate::upstream::{CoalesceSettings, Credential, Member, Pool, PoolName};
+use crate::upstream::{CoalesceSettings, Credential, Member, PoolName};
 
 /// How long those that wait for an answer may take to come in once it is there.
 const JOIN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What makes two reads the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct FlightKey {
+pub struct FlightKey {
     pool: PoolName,
     host: String,
     /// Path at the member: repository and digest.
@@ -55,7 +56,7 @@ pub struct Flights {
 
 /// What became of a read, for those that wait for it.
 #[derive(Clone)]
-pub(super) enum Outcome {
+pub enum Outcome {
     /// Small content.
     Held(Head, Bytes),
     /// Larger content, through a window.
@@ -66,14 +67,17 @@ pub(super) enum Outcome {
 
 /// The head of a shared answer.
 #[derive(Clone)]
-pub(super) struct Head {
+pub struct Head {
+    /// Whose answer it is.
     pub member: Arc<Member>,
+    /// Its status.
     pub status: StatusCode,
+    /// Its headers, as the member sent them.
     pub headers: HeaderMap,
 }
 
 /// How a read takes part.
-pub(super) enum Part {
+enum Part {
     /// It asks a member.
     Leader(Leader),
     /// It waits for the one that asks.
@@ -81,14 +85,14 @@ pub(super) enum Part {
 }
 
 /// Asks for all who wait. Dropped without a word, one of those that wait asks instead.
-pub(super) struct Leader {
+pub struct Leader {
     place: Place,
     window_bytes: usize,
     windows: Arc<Semaphore>,
 }
 
 /// Where those that come find a read that is under way.
-pub(super) struct Place {
+struct Place {
     key: FlightKey,
     flights: Arc<Outcomes>,
     outcome: Arc<watch::Sender<Option<Outcome>>>,
@@ -118,14 +122,10 @@ impl Flights {
     }
 
     /// What a read can be shared by; `None` where it cannot.
-    pub(super) fn key(
-        &self,
-        (target, host): (&RegistryRequest, &str),
-        pool: &Pool,
-        headers: &HeaderMap,
-        subject: &Subject,
-    ) -> Option<FlightKey> {
+    pub fn key(&self, request: &MemberRequest, host: &str) -> Option<FlightKey> {
         self.window_bytes?;
+        let MemberRequest { headers, pool, subject, .. } = request;
+        let target = request.registry()?;
         let by_digest = matches!(
             target,
             RegistryRequest::Blob { method: BlobMethod::Get, .. }
@@ -162,7 +162,7 @@ impl Flights {
     }
 
     /// Takes part in the read of this key.
-    pub(super) fn enter(&self, key: FlightKey) -> Part {
+    fn enter(&self, key: FlightKey) -> Part {
         match self.flights.entry(key) {
             Entry::Occupied(flight) => Part::Follower(flight.get().subscribe()),
             Entry::Vacant(place) => {
@@ -183,14 +183,14 @@ impl Leader {
     }
 
     /// There is nothing that others could have.
-    pub(super) fn share_nothing(self) {
+    pub fn share_nothing(self) {
         if self.has_followers() {
             self.place.say(Outcome::Alone);
         }
     }
 
     /// Small content, for all who wait.
-    pub(super) fn share_held(self, head: impl FnOnce() -> Head, bytes: &Bytes) {
+    pub fn share_held(self, head: impl FnOnce() -> Head, bytes: &Bytes) {
         if self.has_followers() {
             self.place.say(Outcome::Held(head(), bytes.clone()));
         }
@@ -198,7 +198,7 @@ impl Leader {
 
     /// Larger content, where somebody waits for it and there is room for one more window. The future
     /// fills the window, and has to be driven by somebody else than the reader.
-    pub(super) fn share_stream(
+    pub fn share_stream(
         self,
         head: impl FnOnce() -> Head,
         body: ContentBody,
@@ -213,10 +213,10 @@ impl Leader {
         };
         let window = Arc::new(Window::new(self.window_bytes, &body, permit));
         let Some(mut reader) = window.reader() else { return Err(Box::new(body)) };
-        reader.may_go_on(body.plan(), body.content().anew(), Arc::clone(body.member()));
+        reader.may_go_on(body.resumption(), body.content().anew(), Arc::clone(body.member()));
         self.place.say(Outcome::Stream(head(), Arc::clone(&window)));
         let place = self.place;
-        Ok((reader, window.fill(body, place)))
+        Ok((reader, window.fill(body, async move { place.close().await })))
     }
 }
 
@@ -226,7 +226,7 @@ impl Place {
     }
 
     /// Whoever comes from now on begins anew; those that wait have a moment to come in.
-    pub(super) async fn close(self) {
+    async fn close(self) {
         self.leave();
         // However it ends: who is not here by then asks for himself.
         drop(timeout(JOIN_PATIENCE, self.outcome.closed()).await);
@@ -244,7 +244,7 @@ impl Drop for Place {
 }
 
 /// How a read goes on.
-pub(super) enum Joined {
+pub enum Joined {
     /// It asks, perhaps for others too.
     Asks(Option<Leader>),
     /// Somebody else has asked.
@@ -252,7 +252,7 @@ pub(super) enum Joined {
 }
 
 /// Asks, or waits for what somebody else comes to. Where that one went away, it begins anew.
-pub(super) async fn join(flights: &Flights, key: Option<FlightKey>) -> Joined {
+pub async fn join(flights: &Flights, key: Option<FlightKey>) -> Joined {
     let Some(key) = key else { return Joined::Asks(None) };
     loop {
         let mut receiver = match flights.enter(key.clone()) {

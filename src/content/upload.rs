@@ -10,18 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
-use http::header::{CONTENT_RANGE, HeaderMap};
+use http::header::{CONTENT_RANGE, HeaderMap, RANGE};
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::Gateway;
-use super::content::{Settled, announced_digest, is_schema1};
-use super::error::GatewayError;
-use super::upload_session::received;
+use super::expected::{announced_digest, is_schema1};
+use super::settle::Settled;
+use crate::attempt::MemberError;
 use crate::forwarding::readable::text;
 use crate::forwarding::response::{MemberLocation, member_location};
-use crate::pin::Pin;
 use crate::random::monotonic_ms;
 use crate::registry::{
     ContentHash, Digest, ManifestMethod, Reference, RegistryRequest, UploadId, UploadMethod,
@@ -36,10 +34,11 @@ const WARN_EVERY_MS: u64 = 60_000;
 #[derive(Debug)]
 pub struct UploadChecks {
     sessions: Cache<UploadId, ContentHash>,
+    metrics: Arc<Metrics>,
 }
 
 /// What a request says and what its bytes are.
-pub(super) struct Said {
+pub struct SentContent {
     /// Complete already, for a body that is here as a whole.
     whole: Vec<ContentHash>,
     /// Whether the hashes are in the body that streams.
@@ -50,12 +49,12 @@ impl UploadChecks {
     /// Remembers at most `sessions_max` sessions, for their grace.
     #[must_use]
     pub fn new(sessions_max: usize, grace: Duration, metrics: Arc<Metrics>) -> Self {
-        let warned_ms = AtomicU64::new(0);
+        let (warned_ms, counted) = (AtomicU64::new(0), Arc::clone(&metrics));
         let forgotten = move |_: Arc<UploadId>, _: ContentHash, cause: RemovalCause| {
             if cause != RemovalCause::Size {
                 return;
             }
-            metrics.upload_hashes_evicted.inc();
+            counted.upload_hashes_evicted.inc();
             let (now, last) = (monotonic_ms(), warned_ms.load(Ordering::Relaxed));
             if last == 0 || now.saturating_sub(last) >= WARN_EVERY_MS {
                 warned_ms.store(now, Ordering::Relaxed);
@@ -71,7 +70,7 @@ impl UploadChecks {
             .eviction_policy(EvictionPolicy::lru())
             .eviction_listener(forgotten)
             .build();
-        Self { sessions }
+        Self { sessions, metrics }
     }
 
     /// Forgets the sessions whose time is over.
@@ -97,14 +96,15 @@ impl UploadChecks {
         self.len() == 0
     }
 
-    /// Prepares the hashes of a request's body. `None` where nothing can be said afterwards.
-    pub(super) fn begin(
+    /// Prepares the hashes of a request's body, which begins at `offset` of its upload as far as the client's pin says.
+    /// `None` where nothing can be said afterwards.
+    pub fn begin(
         &self,
-        (target, headers): (&RegistryRequest, &HeaderMap),
+        target: &RegistryRequest,
+        headers: &HeaderMap,
         body: &RequestBody,
-        pin: Option<&Pin>,
-    ) -> Option<Said> {
-        let offset = pin.and_then(|pin| pin.offset);
+        offset: Option<u64>,
+    ) -> Option<SentContent> {
         let mut hashes = match target {
             RegistryRequest::Manifest { method: ManifestMethod::Put, .. } if is_schema1(headers) => {
                 return None;
@@ -126,14 +126,14 @@ impl UploadChecks {
         match body {
             RequestBody::Stream { progress, .. } => {
                 progress.set_hashes(hashes);
-                Some(Said { whole: Vec::new(), streams: true })
+                Some(SentContent { whole: Vec::new(), streams: true })
             }
             RequestBody::Whole(bytes) => {
                 let bytes = bytes.as_deref().unwrap_or_default();
                 hashes.iter_mut().for_each(|hash| hash.update(bytes));
-                Some(Said { whole: hashes, streams: false })
+                Some(SentContent { whole: hashes, streams: false })
             }
-            RequestBody::Empty => Some(Said { whole: hashes, streams: false }),
+            RequestBody::Empty => Some(SentContent { whole: hashes, streams: false }),
         }
     }
 
@@ -167,17 +167,17 @@ fn fresh(digest: Option<&Digest>) -> Vec<ContentHash> {
     std::iter::once(canonical).chain(named).collect()
 }
 
-impl Gateway {
+impl UploadChecks {
     /// Compares what a member acknowledges with what it was sent.
     ///
     /// # Errors
     /// When it acknowledges something else.
-    pub(super) fn check_upload(
+    pub fn compare(
         &self,
         target: &RegistryRequest,
-        said: Option<Said>,
+        sent: Option<SentContent>,
         settled: &Settled,
-    ) -> Result<(), GatewayError> {
+    ) -> Result<(), MemberError> {
         let status = settled.head.status;
         if let RegistryRequest::UploadStart { digest: None, .. } = target {
             // A registry may take the body of this request for the first part.
@@ -186,7 +186,7 @@ impl Gateway {
                 && let Some(MemberLocation::Upload(upload)) = member_location(&settled.head.headers)
                 && let RegistryRequest::Upload { id, .. } = *upload
             {
-                self.upload_checks.keep(&id, ContentHash::sha256());
+                self.keep(&id, ContentHash::sha256());
             }
             return Ok(());
         }
@@ -199,9 +199,9 @@ impl Gateway {
         if !is_upload {
             return Ok(());
         }
-        let hashes = match (said, &settled.progress) {
-            (Some(Said { streams: true, .. }), Some(progress)) => progress.take_hashes(),
-            (Some(said), _) => said.whole,
+        let hashes = match (sent, &settled.progress) {
+            (Some(SentContent { streams: true, .. }), Some(progress)) => progress.take_hashes(),
+            (Some(sent), _) => sent.whole,
             (None, _) => Vec::new(),
         };
         match target {
@@ -227,7 +227,7 @@ impl Gateway {
             _ => None,
         };
         if has_all {
-            self.upload_checks.keep(renamed.as_ref().unwrap_or(id), hash);
+            self.keep(renamed.as_ref().unwrap_or(id), hash);
         }
     }
 
@@ -236,7 +236,7 @@ impl Gateway {
         target: &RegistryRequest,
         hashes: &[ContentHash],
         settled: &Settled,
-    ) -> Result<(), GatewayError> {
+    ) -> Result<(), MemberError> {
         if hashes.is_empty() {
             self.metrics.count_unverified(Unverified::Parts);
             return Ok(());
@@ -262,11 +262,20 @@ impl Gateway {
             sent,
             "member acknowledged an upload that is not what it was sent; the client was told that it failed. Look at its storage"
         );
-        Err(GatewayError::BadAnswer {
+        Err(MemberError::BadAnswer {
             member: member.name.clone(),
             problem: "it acknowledges content that it was not sent",
         })
     }
+}
+
+/// How many bytes of an upload a member says that it has (`Range: 0-LAST`). With none it says `0-0`
+/// too, so that one byte and none cannot be told apart.
+#[must_use]
+pub fn received(headers: &HeaderMap) -> Option<u64> {
+    let (first, last) = text(headers.get(RANGE)?).rsplit_once('-')?;
+    let last: u64 = last.parse().ok()?;
+    (first.trim_start_matches("bytes=") == "0" && last > 0).then(|| last.saturating_add(1))
 }
 
 #[cfg(test)]

@@ -6,23 +6,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use http::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
     IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
 };
-use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::body::MemberBody;
-use super::content::{ContentChecks, announced_digest, content_range};
-use super::forward::{Attempt, Outgoing, Target, try_member};
-use super::send::{Answer, Try};
-use crate::auth::subject::Subject;
-use crate::balance::blame::ClientKey;
+use super::checks::ContentChecks;
+use super::expected::{announced_digest, content_range};
+use crate::attempt::{Answer, MemberBody, MemberRequest, try_member};
 use crate::registry::{Digest, Reference, RegistryRequest};
-use crate::upstream::harbor::ClientSecret;
-use crate::upstream::{Member, MemberAccess, MemberName, Pool, Request, RequestBody, Storage};
+use crate::upstream::{Member, MemberName, Pool, Request, RequestBody};
 
 /// Headers that would change what is answered to a request for the rest.
 const CONDITIONS: [HeaderName; 6] =
@@ -31,21 +27,12 @@ const CONDITIONS: [HeaderName; 6] =
 /// Before a full queue is tried again.
 const TURN_PAUSE: Duration = Duration::from_millis(500);
 
-/// Everything that is needed to ask another member for the rest.
-pub(super) struct Plan {
-    pub pool: Arc<Pool>,
-    pub target: RegistryRequest,
-    /// The headers for members, but for conditions, `Host` and `Authorization`.
-    pub headers: HeaderMap,
-    pub subject: Subject,
-    pub client: ClientKey,
-    pub access: MemberAccess,
-    pub secret: Option<ClientSecret>,
-    pub checks: Arc<ContentChecks>,
-    pub worker: usize,
-    pub request_id: String,
-    /// How often it may go on elsewhere.
-    pub switches_max: u32,
+/// Everything that is needed to ask for the rest.
+pub struct Resumption {
+    request: Arc<MemberRequest>,
+    /// What the first member called the content; a weak one compares nothing byte by byte (RFC 9110 13.1.5).
+    etag: Option<HeaderValue>,
+    pub(super) checks: Arc<ContentChecks>,
 }
 
 /// What is still missing of some content.
@@ -73,30 +60,49 @@ enum Asked {
     Failed,
 }
 
-impl Plan {
-    /// The target with the digest that is known by now: a tag may have moved meanwhile.
-    pub(super) fn target_of(target: RegistryRequest, digest: &Digest) -> RegistryRequest {
-        match target {
-            RegistryRequest::Manifest { repository, method, .. } => {
-                RegistryRequest::Manifest { repository, reference: Reference::Digest(digest.clone()), method }
-            }
-            target => target,
-        }
+impl Resumption {
+    /// How the answer to `request` goes on, of which `answer` are the headers.
+    #[must_use]
+    pub fn new(request: Arc<MemberRequest>, answer: &HeaderMap, checks: Arc<ContentChecks>) -> Self {
+        let etag = answer.get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\"")).cloned();
+        Self { request, etag, checks }
     }
 
-    /// The headers for the rest. `etag` is what the first member said of the content.
-    pub(super) fn headers_of(mut headers: HeaderMap, answer: &HeaderMap, digest: &Digest) -> HeaderMap {
+    /// What is asked of members.
+    pub(super) fn request(&self) -> &MemberRequest {
+        &self.request
+    }
+
+    fn pool(&self) -> &Pool {
+        &self.request.pool
+    }
+
+    /// The request for the rest: by the digest that is known by now, for a tag may have moved meanwhile, and without
+    /// what would change the answer.
+    fn request_for(&self, digest: &Digest, rest: Rest) -> Option<MemberRequest> {
+        let target = match self.request.registry()? {
+            RegistryRequest::Manifest { repository, method, .. } => RegistryRequest::Manifest {
+                repository: repository.clone(),
+                reference: Reference::Digest(digest.clone()),
+                method: *method,
+            },
+            target => target.clone(),
+        };
+        let mut headers = self.request.headers.clone();
         for name in CONDITIONS {
             headers.remove(name);
         }
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        // A weak one compares nothing byte by byte (RFC 9110 13.1.5).
-        let etag = answer.get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\"")).cloned();
-        let etag = etag.or_else(|| HeaderValue::try_from(format!("\"{digest}\"")).ok());
+        let etag = self.etag.clone().or_else(|| HeaderValue::try_from(format!("\"{digest}\"")).ok());
         if let Some(etag) = etag {
             headers.insert(IF_RANGE, etag);
         }
-        headers
+        let range = match rest.end {
+            Some(end) => format!("bytes={}-{}", rest.from, end - 1),
+            None => format!("bytes={}-", rest.from),
+        };
+        headers.insert(RANGE, HeaderValue::try_from(range).ok()?);
+        Some(self.request.get(target, headers))
     }
 
     /// Asks the others for the rest, each of them once, while the pool's budget of retries lasts.
@@ -109,7 +115,7 @@ impl Plan {
         let mut candidates = self.candidates(&digest);
         candidates.retain(|member| !tried.contains(&member.name));
         for member in candidates {
-            if !self.pool.may_retry() {
+            if !self.pool().may_retry() {
                 break;
             }
             if let Asked::GoesOn(continued) = self.ask_for_rest(&member, &digest, rest).await {
@@ -121,7 +127,7 @@ impl Plan {
 
     /// Asks any member for the rest, for as long as a client is waited for, where all that it lacks is its turn.
     pub(super) async fn continue_in_turn(self: Arc<Self>, digest: Digest, rest: Rest) -> Option<Continued> {
-        let deadline = Instant::now() + self.pool.limits.body_idle_timeout;
+        let deadline = Instant::now() + self.pool().limits.body_idle_timeout;
         loop {
             let mut lacks_turn = false;
             for member in self.candidates(&digest) {
@@ -140,42 +146,24 @@ impl Plan {
 
     /// The members to read the content from, in the order to ask them in.
     fn candidates(&self, digest: &Digest) -> Vec<Arc<Member>> {
-        self.pool.candidates(Request {
-            choice: self.pool.choice_by(digest.as_str()),
+        self.pool().candidates(Request {
+            choice: self.pool().choice_by(digest.as_str()),
             reads: true,
             content: Some((&self.checks.quarantine, digest)),
         })
     }
 
     async fn ask_for_rest(&self, member: &Arc<Member>, digest: &Digest, rest: Rest) -> Asked {
-        let mut headers = self.headers.clone();
-        let range = match rest.end {
-            Some(end) => format!("bytes={}-{}", rest.from, end - 1),
-            None => format!("bytes={}-", rest.from),
-        };
-        let Ok(range) = HeaderValue::try_from(range) else { return Asked::Failed };
-        headers.insert(RANGE, range);
-        let outgoing = Outgoing {
-            target: Target::Registry(&self.target),
-            method: &Method::GET,
-            headers: &headers,
-            subject: &self.subject,
-            client: self.client,
-            access: &self.access,
-            secret: self.secret.as_ref(),
-            pool: &self.pool,
-            confirmations: 0,
-            copies: self.pool.storage == Storage::Replicated,
-        };
-        let limits = &self.pool.limits;
-        let patience = if rest.is_free { limits.head_timeout } else { limits.first_byte_timeout };
+        let Some(request) = self.request_for(digest, rest) else { return Asked::Failed };
+        let patience = request.patience();
+        let patience = if rest.is_free { patience.head } else { patience.attempt };
         let deadline = Instant::now() + patience;
-        let at = Try { worker: self.worker, deadline };
-        let answer = match try_member(&outgoing, member, RequestBody::Empty, at).await {
-            Attempt::Answered(answer) => *answer,
-            Attempt::Failed(failed) => {
+        let request_id = &*self.request.id;
+        let answer = match try_member(&request, member, RequestBody::Empty, deadline).await {
+            Ok(answer) => answer,
+            Err(failed) => {
                 let error = failed.error;
-                tracing::debug!(request_id = self.request_id.as_str(), member = member.name.as_str(), %error, "it does not go on there");
+                tracing::debug!(request_id, member = member.name.as_str(), %error, "it does not go on there");
                 return if error.is_queue() { Asked::Queued } else { Asked::Failed };
             }
         };
@@ -183,7 +171,7 @@ impl Plan {
         match self.continued(answer, digest, rest, deadline).await {
             Some(continued) => Asked::GoesOn(Box::new(continued)),
             None => {
-                tracing::debug!(request_id = self.request_id.as_str(), member = member.name.as_str(), %status, "its answer is not the rest");
+                tracing::debug!(request_id, member = member.name.as_str(), %status, "its answer is not the rest");
                 Asked::Failed
             }
         }
@@ -192,8 +180,8 @@ impl Plan {
     /// So many bytes are read away at most. Stock registries know no parts of manifests.
     fn skip_max(&self) -> u64 {
         let hold = self.checks.hold_bytes();
-        match self.target {
-            RegistryRequest::Manifest { .. } => hold.max(self.pool.limits.manifest_bytes_max as u64),
+        match self.request.registry() {
+            Some(RegistryRequest::Manifest { .. }) => hold.max(self.pool().limits.manifest_bytes_max as u64),
             _ => hold,
         }
     }

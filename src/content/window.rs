@@ -2,7 +2,8 @@
 //! the pace, and who falls out of it reads the rest by itself.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -11,9 +12,8 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use super::coalesce::Place;
-use super::content::Content;
-use super::rest::Plan;
+use super::expected::Content;
+use super::rest::Resumption;
 use super::resume::ContentBody;
 use crate::registry::ContentHash;
 use crate::upstream::{BodyError, Member};
@@ -24,7 +24,7 @@ const AHEAD_BYTES_MAX: usize = 256 * 1024;
 const OPEN_FOR: Duration = Duration::from_secs(2);
 
 /// A part of some content, through which several read it.
-pub(super) struct Window {
+pub struct Window {
     state: Mutex<WindowState>,
     bytes_max: usize,
     content: Content,
@@ -99,17 +99,18 @@ impl Window {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fills the window until the content ends or nobody reads any more.
-    pub(super) async fn fill(self: Arc<Self>, mut body: ContentBody, place: Place) {
-        let mut place = Some(place);
+    /// Fills the window until the content ends or nobody reads any more. `closing` lets nobody come in any more; dropped, it
+    /// does so at once.
+    pub(super) async fn fill(self: Arc<Self>, mut body: ContentBody, closing: impl Future<Output = ()>) {
+        let mut closing = Some(Box::pin(closing));
         let open_until = Instant::now() + OPEN_FOR;
         loop {
-            let patience = if place.is_some() { open_until } else { Instant::now() + OPEN_FOR };
+            let patience = if closing.is_some() { open_until } else { Instant::now() + OPEN_FOR };
             match timeout_at(patience, poll_fn(|cx| self.poll_room(cx))).await {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(_) => {
-                    self.close(place.take()).await;
+                    self.close(closing.take()).await;
                     self.leave_alone();
                     continue;
                 }
@@ -118,7 +119,7 @@ impl Window {
             let more = data.as_ref().and_then(|data| data.as_ref().ok()).map_or(0, Bytes::len);
             let is_full = self.lock().bytes + more > self.bytes_max;
             if is_full {
-                self.close(place.take()).await;
+                self.close(closing.take()).await;
             }
             let mut state = self.lock();
             match data {
@@ -138,7 +139,7 @@ impl Window {
                 break;
             }
         }
-        drop((place, body));
+        drop((closing, body));
         // Its readers keep the window, not this.
         let window = Arc::downgrade(&self);
         drop(self);
@@ -160,9 +161,9 @@ impl Window {
     }
 
     /// Lets nobody come in any more. Those that wait come in first: they would come too late.
-    async fn close(&self, place: Option<Place>) {
-        let Some(place) = place else { return };
-        place.close().await;
+    async fn close(&self, closing: Option<Pin<Box<impl Future<Output = ()>>>>) {
+        let Some(closing) = closing else { return };
+        closing.await;
         self.lock().closed = true;
     }
 
@@ -181,7 +182,8 @@ impl Window {
     }
 
     /// One more reader, if the beginning is still here.
-    pub(super) fn reader(self: &Arc<Self>) -> Option<SharedReader> {
+    #[must_use]
+    pub fn reader(self: &Arc<Self>) -> Option<SharedReader> {
         let mut state = self.lock();
         if state.first > 0 || state.closed {
             return None;
@@ -194,7 +196,8 @@ impl Window {
     }
 
     /// The content as a reader that has none of it yet sees it.
-    pub(super) fn content(&self) -> Content {
+    #[must_use]
+    pub fn content(&self) -> Content {
         self.content.anew()
     }
 }
@@ -202,12 +205,12 @@ impl Window {
 /// What a reader needs to go on by itself.
 struct Reading {
     content: Content,
-    plan: Arc<Plan>,
+    resumption: Arc<Resumption>,
     member: Arc<Member>,
 }
 
 /// One of those that read a window.
-pub(super) struct SharedReader {
+pub struct SharedReader {
     window: Arc<Window>,
     number: usize,
     position: u64,
@@ -218,18 +221,21 @@ pub(super) struct SharedReader {
 
 impl SharedReader {
     /// With this it goes on by itself when it is too slow for the window.
-    pub(super) fn may_go_on(&mut self, plan: Arc<Plan>, content: Content, member: Arc<Member>) {
-        self.reading = Some(Reading { content, plan, member });
+    pub fn may_go_on(&mut self, resumption: Arc<Resumption>, content: Content, member: Arc<Member>) {
+        self.reading = Some(Reading { content, resumption, member });
     }
 
-    pub(super) fn remaining(&self) -> Option<u64> {
+    /// Bytes that the reader still gets, where that is known.
+    #[must_use]
+    pub fn remaining(&self) -> Option<u64> {
         match &self.rest {
             Some(rest) => rest.remaining(),
             None => self.window.content.end.map(|end| end.saturating_sub(self.position)),
         }
     }
 
-    pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    /// The next bytes.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
             if let Some(rest) = &mut self.rest {
                 return rest.poll_data(cx);
@@ -242,11 +248,11 @@ impl SharedReader {
                 Poll::Pending => return Poll::Pending,
                 // Too slow for the window.
                 Poll::Ready(None) => {
-                    let Some(Reading { content, plan, member }) = self.reading.take() else {
+                    let Some(Reading { content, resumption, member }) = self.reading.take() else {
                         return Poll::Ready(Some(Err(BodyError::Short)));
                     };
                     self.leave();
-                    self.rest = Some(Box::new(ContentBody::rest(plan, content, member, self.position)));
+                    self.rest = Some(Box::new(ContentBody::rest(resumption, content, member, self.position)));
                 }
             }
         }

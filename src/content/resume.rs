@@ -12,9 +12,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::body::MemberBody;
-use super::content::Content;
-use super::rest::{Continued, Plan, Rest};
+use super::expected::Content;
+use super::rest::{Continued, Rest, Resumption};
+use crate::attempt::MemberBody;
 use crate::upstream::{BodyError, IdleTimer, Member, MemberName, TakenBack};
 
 /// How often and with how much an answer went on from other members, for the log.
@@ -41,8 +41,8 @@ impl Resumed {
 type Resuming = Pin<Box<dyn Future<Output = Option<Continued>> + Send>>;
 
 /// Content on its way to a client.
-pub(super) struct ContentBody {
-    plan: Arc<Plan>,
+pub struct ContentBody {
+    resumption: Arc<Resumption>,
     content: Content,
     member: Arc<Member>,
     /// `None` for the rest of something that was read elsewhere so far.
@@ -69,8 +69,9 @@ pub(super) struct ContentBody {
 
 impl ContentBody {
     /// Content from `member`, of which `held` has come already.
-    pub(super) fn new(
-        plan: Plan,
+    #[must_use]
+    pub fn new(
+        resumption: Resumption,
         content: Content,
         (member, mut stream): (Arc<Member>, MemberBody),
         held: VecDeque<Bytes>,
@@ -78,11 +79,11 @@ impl ContentBody {
         if content.end.is_some() {
             stream.allow_reclaim(TakenBack::GoesOn);
         }
-        let stall = IdleTimer::new(plan.pool.limits.body_stall_timeout);
+        let stall = IdleTimer::new(resumption.request().pool.limits.body_stall_timeout);
         let (position, tried) = (content.start, vec![member.name.clone()]);
         Self {
             contributors: vec![Arc::clone(&member)],
-            plan: Arc::new(plan),
+            resumption: Arc::new(resumption),
             content,
             member,
             stream: Some(stream),
@@ -101,13 +102,18 @@ impl ContentBody {
 
     /// The rest of content of which the client has everything before `position`, hashed in
     /// `content`. Any member may go on, `member` too.
-    pub(super) fn rest(plan: Arc<Plan>, content: Content, member: Arc<Member>, position: u64) -> Self {
-        let stall = IdleTimer::new(plan.pool.limits.body_stall_timeout);
+    pub(super) fn rest(
+        resumption: Arc<Resumption>,
+        content: Content,
+        member: Arc<Member>,
+        position: u64,
+    ) -> Self {
+        let stall = IdleTimer::new(resumption.request().pool.limits.body_stall_timeout);
         let rest = Rest { from: position, end: content.end, total: content.total, is_free: true };
-        let going_on = Arc::clone(&plan).continue_in_turn(content.digest.clone(), rest);
+        let going_on = Arc::clone(&resumption).continue_in_turn(content.digest.clone(), rest);
         Self {
             contributors: vec![Arc::clone(&member)],
-            plan,
+            resumption,
             content,
             member,
             stream: None,
@@ -130,8 +136,8 @@ impl ContentBody {
     }
 
     /// What it takes to go on elsewhere.
-    pub(super) fn plan(&self) -> Arc<Plan> {
-        Arc::clone(&self.plan)
+    pub(super) fn resumption(&self) -> Arc<Resumption> {
+        Arc::clone(&self.resumption)
     }
 
     /// Whom it comes from now.
@@ -140,22 +146,26 @@ impl ContentBody {
     }
 
     /// How often it went on elsewhere, now and later.
-    pub(super) fn resumed(&self) -> Arc<Resumed> {
+    #[must_use]
+    pub fn resumed(&self) -> Arc<Resumed> {
         Arc::clone(&self.resumed)
     }
 
     /// Bytes that the client still gets.
-    pub(super) fn remaining(&self) -> Option<u64> {
+    #[must_use]
+    pub fn remaining(&self) -> Option<u64> {
         let kept: u64 = self.last.iter().chain(&self.ready).map(|kept| kept.len() as u64).sum();
         self.content.end.map(|end| end.saturating_sub(self.position) + kept)
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    /// Whether there is nothing more to come.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
         self.ended
     }
 
     /// The next bytes for the client.
-    pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         let polled = self.poll_next(cx);
         if let Poll::Ready(Some(Err(_)) | None) = &polled {
             self.ended = true;
@@ -235,7 +245,7 @@ impl ContentBody {
         self.position += data.len() as u64;
         if self.resumed.switches() > 0 {
             self.resumed.bytes.fetch_add(data.len() as u64, Ordering::AcqRel);
-            self.plan.pool.metrics.resumed_bytes.inc_by(data.len() as u64);
+            self.resumption.request().pool.metrics.resumed_bytes.inc_by(data.len() as u64);
         }
         if let Some(hash) = &mut self.content.hash {
             hash.update(&data);
@@ -268,7 +278,7 @@ impl ContentBody {
     fn is_right(&self) -> bool {
         let right = self.content.hash.as_ref().is_none_or(|hash| hash.is(&self.content.digest));
         if right && self.content.hash.is_some() && self.contributors.len() == 1 {
-            self.plan.checks.quarantine.remove(&self.member.name, &self.content.digest);
+            self.resumption.checks.quarantine.remove(&self.member.name, &self.content.digest);
         }
         right
     }
@@ -281,12 +291,12 @@ impl ContentBody {
         if self.contributors.len() > 1 {
             let names: Vec<&str> = self.contributors.iter().map(|member| member.name.as_str()).collect();
             tracing::error!(
-                request_id = self.plan.request_id.as_str(),
+                request_id = &*self.resumption.request().id,
                 members = names.join(", "),
                 "parts of several members are not what the digest says; one of them has it broken"
             );
         }
-        self.plan.checks.note_corrupt(first, &self.content.digest);
+        self.resumption.checks.note_corrupt(first, &self.content.digest);
         BodyError::Corrupt
     }
 
@@ -295,22 +305,22 @@ impl ContentBody {
             return self.corrupt();
         }
         self.member.ask_for_probe();
-        self.plan.pool.metrics.resumes_failed.inc();
+        self.resumption.request().pool.metrics.resumes_failed.inc();
         error
     }
 
     fn may_switch(&self) -> bool {
         !self.exhausted
             && self.resuming.is_none()
-            && self.resumed.switches() < u64::from(self.plan.switches_max)
+            && self.resumed.switches() < u64::from(self.resumption.request().pool.limits.resume_max)
     }
 
     fn start_resuming(&mut self, error: BodyError) {
         self.member.ask_for_probe();
         let (end, total) = (self.content.end, self.content.total);
         let rest = Rest { from: self.position, end, total, is_free: false };
-        let plan = Arc::clone(&self.plan);
-        let going_on = plan.continue_elsewhere(self.content.digest.clone(), rest, self.tried.clone());
+        let resumption = Arc::clone(&self.resumption);
+        let going_on = resumption.continue_elsewhere(self.content.digest.clone(), rest, self.tried.clone());
         self.resuming = Some((Box::pin(going_on), error));
     }
 
@@ -318,8 +328,8 @@ impl ContentBody {
     fn wait_for_turn(&mut self) {
         let (end, total) = (self.content.end, self.content.total);
         let rest = Rest { from: self.position, end, total, is_free: true };
-        self.plan.pool.metrics.reclaims.inc();
-        let going_on = Arc::clone(&self.plan).continue_in_turn(self.content.digest.clone(), rest);
+        self.resumption.request().pool.metrics.reclaims.inc();
+        let going_on = Arc::clone(&self.resumption).continue_in_turn(self.content.digest.clone(), rest);
         self.resuming = Some((Box::pin(going_on), BodyError::Reclaimed));
     }
 
@@ -332,7 +342,7 @@ impl ContentBody {
             if matches!(error, BodyError::Idle) && still_there {
                 return None;
             }
-            self.plan.pool.metrics.resumes_failed.inc();
+            self.resumption.request().pool.metrics.resumes_failed.inc();
             return Some(if matches!(error, BodyError::Corrupt) { self.corrupt() } else { error });
         };
         body.allow_reclaim(TakenBack::GoesOn);
@@ -349,15 +359,19 @@ impl ContentBody {
         }
         let (from, to) = (self.member.name.as_str(), member.name.as_str());
         tracing::info!(
-            request_id = self.plan.request_id.as_str(),
+            request_id = &*self.resumption.request().id,
             from, to, %error, at = self.position, "an answer goes on from another member"
         );
         // The other one does better, so it was the member's fault.
         if !self.tried.is_empty() {
             let problem = format!("its answer broke off: {error}");
-            self.plan.pool.member_failed(&self.member, &problem, Some(self.plan.client));
+            self.resumption.request().pool.member_failed(
+                &self.member,
+                &problem,
+                Some(self.resumption.request().client),
+            );
         }
-        self.plan.pool.metrics.resumes.inc();
+        self.resumption.request().pool.metrics.resumes.inc();
         self.resumed.switches.fetch_add(1, Ordering::AcqRel);
         self.tried.push(member.name.clone());
         self.contributors.push(Arc::clone(&member));

@@ -16,7 +16,7 @@ const PLACES: usize = 256;
 /// One client holds at most this part of the memory.
 const CLIENT_PART: u32 = 4;
 /// Of a manifest that is still to come, so many bytes are reserved at first; the whole only when they are here.
-pub(super) const FIRST_BYTES: u64 = 64 << 10;
+pub const FIRST_BYTES: u64 = 64 << 10;
 
 /// Memory for answers. Where there is none, an answer is passed on as it comes.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) struct AnswerMemory {
 /// Memory for manifests on their way in. A client waits for its turn when it holds its part, and everybody waits when
 /// there is none left.
 #[derive(Debug)]
-pub(super) struct ManifestMemory {
+pub struct ManifestMemory {
     /// For the first bytes of each. Apart from the rest, so that whoever holds some never waits for more of the same.
     first: Fair,
     whole: Fair,
@@ -117,12 +117,12 @@ impl ManifestMemory {
     }
 
     /// Waits for memory for the first [`FIRST_BYTES`] of a manifest.
-    pub(super) async fn first(&self, client: ClientKey) -> Option<ManifestReservation> {
+    pub async fn first(&self, client: ClientKey) -> Option<ManifestReservation> {
         self.first.reserve(FIRST_BYTES, client).await
     }
 
     /// Waits for memory for a manifest of so many bytes.
-    pub(super) async fn whole(&self, bytes: u64, client: ClientKey) -> Option<ManifestReservation> {
+    pub async fn whole(&self, bytes: u64, client: ClientKey) -> Option<ManifestReservation> {
         self.whole.reserve(bytes, client).await
     }
 }
