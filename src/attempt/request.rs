@@ -246,3 +246,84 @@ fn judge(target: &Target, method: &Method, status: StatusCode) -> Judgement {
         (false, false) => Judgement::Final,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry(method: &Method, path_and_query: &str) -> (Target, Method) {
+        let (path, query) = match path_and_query.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path_and_query, None),
+        };
+        let request = RegistryRequest::parse(method, path, query).expect("a request of a registry");
+        (Target::Registry(request), method.clone())
+    }
+
+    fn web(method: &Method, path: &str) -> (Target, Method) {
+        let request = WebRequest::parse(method, path, None, false).expect("a request of a Harbor node");
+        (Target::Web(request), method.clone())
+    }
+
+    /// A request of each kind, with whether it may be repeated and what share of connections it is of.
+    fn requests() -> Vec<((Target, Method), bool, Work)> {
+        use Work::{Pull, Upload};
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let (get, put) = (Method::GET, Method::PUT);
+        vec![
+            (registry(&get, "/v2/a/b/manifests/v1"), true, Pull),
+            (registry(&Method::HEAD, &format!("/v2/a/b/blobs/{digest}")), true, Pull),
+            (registry(&get, &format!("/v2/a/b/blobs/{digest}")), true, Pull),
+            (registry(&Method::DELETE, &format!("/v2/a/b/blobs/{digest}")), false, Pull),
+            (registry(&put, "/v2/a/b/manifests/v1"), true, Upload),
+            (registry(&Method::POST, "/v2/a/b/blobs/uploads/"), true, Upload),
+            (registry(&Method::POST, &format!("/v2/a/b/blobs/uploads/?digest={digest}")), false, Upload),
+            (registry(&Method::PATCH, "/v2/a/b/blobs/uploads/u"), false, Upload),
+            (registry(&put, &format!("/v2/a/b/blobs/uploads/u?digest={digest}")), false, Upload),
+            (registry(&get, "/v2/_catalog"), true, Pull),
+            (web(&get, "/api/v2.0/projects"), true, Pull),
+            (web(&Method::POST, "/api/v2.0/projects"), false, Pull),
+        ]
+    }
+
+    #[test]
+    fn what_is_repeated_and_which_connections_it_takes() {
+        for ((target, method), repeatable, of) in requests() {
+            let what = format!("{method} {}", target.member_target());
+            assert_eq!(is_repeatable(&target, &method), repeatable, "{what}");
+            assert_eq!(work(&target), of, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_a_status_says() {
+        use Judgement::{Final, MemberFailed, Unsure};
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let pull = registry(&Method::GET, "/v2/a/b/manifests/v1");
+        let push = registry(&Method::PUT, "/v2/a/b/manifests/v1");
+        let end = registry(&Method::PUT, &format!("/v2/a/b/blobs/uploads/u?digest={digest}"));
+        let page = web(&Method::GET, "/api/v2.0/projects");
+        let change = web(&Method::POST, "/api/v2.0/projects");
+        for (request, status, expected) in [
+            (&pull, 200, Final),
+            (&pull, 404, Unsure),
+            (&pull, 400, Final),
+            (&pull, 500, MemberFailed),
+            (&pull, 501, Final),
+            (&pull, 429, MemberFailed),
+            (&push, 400, Unsure),
+            (&push, 404, Unsure),
+            (&push, 201, Final),
+            (&end, 404, Final),
+            (&end, 503, MemberFailed),
+            (&page, 404, Final),
+            (&page, 500, Final),
+            (&page, 503, MemberFailed),
+            (&change, 503, Final),
+        ] {
+            let (target, method) = request;
+            let judged = judge(target, method, StatusCode::from_u16(status).expect("a status"));
+            assert_eq!(judged, expected, "{method} {} {status}", target.member_target());
+        }
+    }
+}

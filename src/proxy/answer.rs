@@ -8,7 +8,7 @@ use http::{Method, Response, StatusCode, response};
 use super::body::ResponseBody;
 use super::context::RequestContext;
 use super::error::GatewayError;
-use super::upload_session::is_refused_cancel;
+use super::upload_session::{is_refused_cancel, no_session_here};
 use super::{Admitted, Downstream, Gateway};
 use crate::attempt::{AttemptError, ClientFault, MemberError, MemberRequest};
 use crate::auth::challenge::ChallengeReason;
@@ -57,11 +57,11 @@ impl Gateway {
     pub(super) fn client_response(
         &self,
         admitted: &Admitted,
-        target: &RegistryRequest,
         request: &MemberRequest,
         pin: Option<Pin>,
         answered: Answered,
     ) -> Result<Response<ResponseBody>, GatewayError> {
+        let target = request.registry().ok_or(GatewayError::Internal("a page has another answer"))?;
         let Answered { member, mut head, body } = answered;
         if is_refused_cancel(target, head.status) {
             return Ok(self.forget_session(target));
@@ -73,9 +73,10 @@ impl Gateway {
             None => {}
             Some(MemberLocation::Elsewhere) => drop(head.headers.remove(LOCATION)),
             Some(MemberLocation::Upload(upload)) => {
-                let asked = target.repository();
-                let location =
-                    self.sealed_location(admitted, asked, &upload, pin, (&member, &head.headers))?;
+                if upload.repository() != target.repository() {
+                    return Err(no_session_here(&member).into());
+                }
+                let location = self.sealed_location(admitted, &upload, pin, (&member, &head.headers))?;
                 head.headers.insert(LOCATION, location);
             }
             Some(MemberLocation::Content(path)) => {

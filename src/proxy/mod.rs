@@ -25,7 +25,7 @@ use http::header::{
 use http::{Method, Request, Response, request};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 pub use body::ResponseBody;
@@ -165,7 +165,7 @@ impl Gateway {
         let key = client_key(client.source, &client.subject);
         let admitted = Admitted { state, down, client, key };
         let Route { pool, candidates, confirmations, pin } = self.plan(&admitted, &target).await?;
-        let request = Arc::new(self.member_request(&admitted, target, pool, body.as_ref(), ctx)?);
+        let request = Arc::new(member_request(&admitted, target, pool, body.as_ref(), ctx)?);
         let Some(target) = request.registry() else {
             return Err(GatewayError::Internal("a registry's request became another"));
         };
@@ -184,7 +184,7 @@ impl Gateway {
                 Some(answered) => {
                     request.pool.metrics.coalesced.inc();
                     request.pool.count_request();
-                    return self.client_response(&admitted, target, &request, pin, answered);
+                    return self.client_response(&admitted, &request, pin, answered);
                 }
                 None => None,
             },
@@ -193,13 +193,7 @@ impl Gateway {
             self.request_body(&request, body, &ctx.progress).await?;
         let offset = pin.as_ref().and_then(|pin| pin.offset);
         let sent = self.upload_checks.begin(target, &request.headers, &body, offset);
-        let mut sending = Sending {
-            request: &request,
-            checks: &self.checks,
-            begun: ctx.started + awaited,
-            confirmations,
-            trail: Trail::default(),
-        };
+        let mut sending = self.sending(&request, ctx.started + awaited, confirmations);
         let settled = sending.run(candidates, body).await;
         ctx.note_trail(sending.trail);
         match settled {
@@ -208,7 +202,7 @@ impl Gateway {
                 let written = (&*settled.member, settled.head.status);
                 self.note_write((target, &request.method), &request.pool, written);
                 let answered = self.answered(&request, settled, leader, ctx);
-                self.client_response(&admitted, target, &request, pin, answered)
+                self.client_response(&admitted, &request, pin, answered)
             }
             Err(error) => {
                 if let Some(leader) = leader {
@@ -243,13 +237,14 @@ impl Gateway {
         Ok(Downstream { head, authority, topology: self.topology.load_full(), https })
     }
 
-    /// The client's own name and password, where a member of the pool needs them.
-    fn secret_for(&self, admitted: &Admitted, pool: &Pool) -> Option<ClientSecret> {
-        if !pool.needs_passwords {
-            return None;
-        }
-        let pair = admitted.state.pair_of(&admitted.client, unix_now())?;
-        ClientSecret::from_pair(pair.expose_secret().to_owned())
+    /// The sending of a request of which nothing was asked yet. The members' time counts from `begun`.
+    fn sending<'a>(
+        &'a self,
+        request: &'a MemberRequest,
+        begun: Instant,
+        confirmations: usize,
+    ) -> Sending<'a> {
+        Sending { request, checks: &self.checks, begun, confirmations, trail: Trail::default() }
     }
 
     /// A password that a member refuses is not shown to it again.
@@ -259,29 +254,6 @@ impl Gateway {
         {
             harbor.forget(secret);
         }
-    }
-
-    /// The request as it goes to members.
-    fn member_request(
-        &self,
-        admitted: &Admitted,
-        target: RegistryRequest,
-        pool: Arc<Pool>,
-        body: Option<&Incoming>,
-        ctx: &RequestContext,
-    ) -> Result<MemberRequest, GatewayError> {
-        Ok(MemberRequest {
-            id: Arc::clone(&ctx.id),
-            worker: ctx.connection.worker,
-            method: admitted.down.head.method.clone(),
-            headers: Self::member_headers(&admitted.down, &target, body, ctx)?,
-            subject: admitted.client.subject.clone(),
-            client: admitted.key,
-            access: member_access(&target),
-            secret: self.secret_for(admitted, &pool),
-            pool,
-            target: Target::Registry(target),
-        })
     }
 
     fn member_headers(
@@ -341,6 +313,37 @@ impl Gateway {
         let status = response.status().as_u16();
         response.map(|body| body.observed(ctx, status))
     }
+}
+
+/// The request as it goes to members.
+fn member_request(
+    admitted: &Admitted,
+    target: RegistryRequest,
+    pool: Arc<Pool>,
+    body: Option<&Incoming>,
+    ctx: &RequestContext,
+) -> Result<MemberRequest, GatewayError> {
+    Ok(MemberRequest {
+        id: Arc::clone(&ctx.id),
+        worker: ctx.connection.worker,
+        method: admitted.down.head.method.clone(),
+        headers: Gateway::member_headers(&admitted.down, &target, body, ctx)?,
+        subject: admitted.client.subject.clone(),
+        client: admitted.key,
+        access: member_access(&target),
+        secret: secret_for(admitted, &pool),
+        pool,
+        target: Target::Registry(target),
+    })
+}
+
+/// The client's own name and password, where a member of the pool needs them.
+fn secret_for(admitted: &Admitted, pool: &Pool) -> Option<ClientSecret> {
+    if !pool.needs_passwords {
+        return None;
+    }
+    let pair = admitted.state.pair_of(&admitted.client, unix_now())?;
+    ClientSecret::from_pair(pair.expose_secret().to_owned())
 }
 
 /// The access that a member's token gets for a request: what the request needs, and for a cancel

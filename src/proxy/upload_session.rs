@@ -31,6 +31,14 @@ pub(super) fn is_refused_cancel(target: &RegistryRequest, status: StatusCode) ->
     cancel && refused.contains(&status)
 }
 
+/// A `Location` of a member that leads to no upload session of the repository that was asked for.
+pub(super) fn no_session_here(member: &Member) -> MemberError {
+    MemberError::BadAnswer {
+        member: member.name.clone(),
+        problem: "its Location is no upload session of this repository",
+    }
+}
+
 impl Gateway {
     /// Goes on with what a process before knew of members and upload sessions.
     pub fn take_over(&self, state: &State) {
@@ -126,21 +134,13 @@ impl Gateway {
     pub(super) fn sealed_location(
         &self,
         admitted: &Admitted,
-        repository_asked: Option<&RepositoryName>,
         upload: &RegistryRequest,
         pin: Option<Pin>,
         (member, headers): (&Member, &HeaderMap),
     ) -> Result<HeaderValue, GatewayError> {
-        let bad = || MemberError::BadAnswer {
-            member: member.name.clone(),
-            problem: "its Location is no upload session of this repository",
-        };
         let RegistryRequest::Upload { repository, id, member_query, .. } = upload else {
-            return Err(bad().into());
+            return Err(no_session_here(member).into());
         };
-        if repository_asked != Some(repository) {
-            return Err(bad().into());
-        }
         let pin = match pin {
             Some(pin) => {
                 self.uploads.seen(id, pin.deadline, member);
@@ -160,7 +160,7 @@ impl Gateway {
         let own = member_query.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let parameters: Vec<(&str, &str)> = own.chain([(PIN_PARAMETER, sealed.as_str())]).collect();
         HeaderValue::try_from(with_query(format!("/v2/{repository}/blobs/uploads/{id}"), &parameters))
-            .map_err(|_| bad().into())
+            .map_err(|_| no_session_here(member).into())
     }
 
     /// Counts the end of a session.

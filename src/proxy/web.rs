@@ -13,7 +13,6 @@ use super::body::ResponseBody;
 use super::context::RequestContext;
 use super::error::{GatewayError, READ_ONLY};
 use super::request_body::{self, PreparedBody};
-use super::send::{Sending, Trail};
 use super::{Downstream, Gateway};
 use crate::attempt::{MemberRequest, Target};
 use crate::auth::credentials::Credentials;
@@ -102,13 +101,7 @@ impl Gateway {
                 (body, awaited)
             }
         };
-        let mut sending = Sending {
-            request: &request,
-            checks: &self.checks,
-            begun: ctx.started + awaited,
-            confirmations: 0,
-            trail: Trail::default(),
-        };
+        let mut sending = self.sending(&request, ctx.started + awaited, 0);
         let answer = sending.run(candidates, body).await;
         ctx.note_trail(sending.trail);
         let answer = answer.map_err(|error| self.attempt_failed(down, &request, error))?;
