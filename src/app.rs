@@ -6,17 +6,17 @@
 //! signals run on one runtime more, here called control.
 
 mod admin_side;
+mod build;
 mod listeners;
+mod parts;
 mod succession;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
@@ -27,24 +27,21 @@ use tokio_util::task::TaskTracker;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking};
 
 use crate::admin::{Admin, Readiness, Reloads};
-use crate::auth::keys::{Ring, SigningKey};
 use crate::config::Config;
-use crate::content::{ContentChecks, Flights, UploadChecks};
 use crate::handover::{Estate, Inheritance, PROCESS_ENDS, notify_manager, ready_text};
-use crate::harbor::HarborIdentity;
-use crate::identity::{PasswordChecks, ProviderSettings};
 use crate::key_store;
-use crate::proxy::{ConnectionInfo, Gateway, GatewayLimits, OpenUploads};
+use crate::proxy::{ConnectionInfo, Gateway, GatewayState};
 use crate::random::unix_now;
-use crate::reload::{Fingerprint, Members, Reloader, build_state};
-use crate::server::{Accepted, Acceptor, Certificates, Listener, ListenerKind, raise_descriptor_limit};
+use crate::reload::{Fingerprint, Members, Reloader};
+use crate::server::{Accepted, Certificates, ListenerKind, raise_descriptor_limit};
 use crate::telemetry::{AccessLog, Metrics};
-use crate::token_service::{Logins, TokenService};
-use crate::upstream::{BodyError, Pools, Shared, Topology};
+use crate::upstream::BodyError;
 use admin_side::AdminSide;
+pub use build::RequestPath;
 use listeners::{Listening, bind_all};
+use parts::{Endpoint, Parts};
 pub use succession::StartedAs;
-use succession::Succession;
+use succession::{Succession, take_over};
 
 /// How often open uploads are looked through for abandoned ones.
 const UPLOAD_SWEEP: Duration = Duration::from_secs(10);
@@ -68,26 +65,6 @@ pub struct Surroundings {
     /// How the next process is started.
     pub started_as: StartedAs,
 }
-
-/// The parts that live as long as the process.
-struct Parts {
-    gateway: Arc<Gateway>,
-    member_ring: Arc<ArcSwap<Ring<SigningKey>>>,
-    /// Until they are handed to the reloader.
-    members: Option<Members>,
-    seen: Fingerprint,
-    certificates: Vec<Arc<Certificates>>,
-    /// The accept loops of every worker.
-    accepting: TaskTracker,
-    connections: TaskTracker,
-    /// Cancelled when accepting begins.
-    go: CancellationToken,
-    stop: CancellationToken,
-    finished: CancellationToken,
-}
-
-/// A bound socket with what serves it; one a worker and listener.
-type Endpoint = (Listener, Acceptor);
 
 /// Runs the gateway until it is told to end.
 ///
@@ -130,82 +107,27 @@ fn build(config: &Config, metrics: &Arc<Metrics>, surroundings: &Surroundings) -
     }
     // Taken first, so that nothing that changes from here on is missed.
     let seen = Fingerprint::of(surroundings.config_path.as_deref(), config);
-    let (snapshot, member_ring) = build_state(config, 1)?;
-    metrics.generation.set(1);
-    let state = Arc::new(ArcSwap::from_pointee(snapshot));
-    let member_ring = Arc::new(ArcSwap::from_pointee(member_ring));
-    let tasks = TaskTracker::new();
-    let shared = Shared {
-        member_ring: Arc::clone(&member_ring),
-        metrics: Arc::clone(metrics),
-        drivers: tasks.clone(),
-        workers: config.server.workers,
-        cache_entries_max: config.tokens.cache_entries_max,
-        ejections: Arc::default(),
-    };
-    let pools = Pools::build(&config.pools, &shared)?;
-    let logins = Logins {
-        checks: Arc::new(PasswordChecks::new(&config.identity.limits)),
-        harbor: harbor_identity(config, &pools, (metrics, &tasks)),
-        members_need_passwords: AtomicBool::new(pools.need_passwords()),
-    };
-    let topology = Topology { pools, routes: config.routes.clone() };
     let access_writer = config.log.access_log.then(|| surroundings.access_writer.clone());
-    let gateway = Arc::new(Gateway {
-        hosts: config.hosts.clone(),
-        topology: Arc::new(ArcSwap::from_pointee(topology)),
-        state,
-        tokens: TokenService::new(config.tokens.clone(), logins, Arc::clone(metrics)),
-        metrics: Arc::clone(metrics),
-        access_log: Arc::new(AccessLog::new(access_writer, config.log.format)),
-        uploads: Arc::new(OpenUploads::new(config.uploads.tracked_max, Arc::clone(metrics))),
-        checks: Arc::new(ContentChecks::new(&config.verify, Arc::clone(metrics))),
-        flights: Flights::new(&config.coalesce),
-        upload_checks: UploadChecks::new(
-            config.uploads.tracked_max,
-            config.uploads.grace,
-            Arc::clone(metrics),
-        ),
-        tasks,
-        limits: GatewayLimits {
-            upload_grace: config.uploads.grace,
-            body_rate_min: config.server.limits.body_rate_min,
-            refused_body_bytes_max: config.server.limits.refused_body_bytes_max,
-            refused_body_timeout: config.server.limits.refused_body_timeout,
-        },
-    });
-    let go = CancellationToken::new();
-    let (connections, stop, finished) =
-        (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-    let topology = Arc::clone(&gateway.topology);
-    let members = Members::new(topology, shared, gateway.tokens.logins().harbor.clone());
-    Ok(Parts {
+    let access_log = AccessLog::new(access_writer, config.log.format);
+    let path = RequestPath::build(config, metrics, access_log, TaskTracker::new())?;
+    let RequestPath { gateway, state, shared, member_ring } = path;
+    metrics.generation.set(1);
+    let topology = Arc::clone(&state.topology);
+    let members = Members::new(topology, shared, state.tokens.logins().harbor.clone());
+    let parts = Parts {
         gateway,
+        state,
         member_ring,
         members: Some(members),
         seen,
         certificates: Vec::new(),
-        connections,
-        stop,
-        finished,
-        go,
         accepting: TaskTracker::new(),
-    })
-    .and_then(|parts| with_certificates(parts, config))
-}
-
-fn harbor_identity(
-    config: &Config,
-    pools: &Pools,
-    (metrics, tasks): (&Arc<Metrics>, &TaskTracker),
-) -> Option<Arc<HarborIdentity>> {
-    let identity = &config.identity;
-    let settings = identity.providers.iter().find_map(|provider| match provider {
-        ProviderSettings::Harbor(settings) => Some(settings),
-        ProviderSettings::Users(_) | ProviderSettings::Htpasswd { .. } => None,
-    })?;
-    let pool = Arc::clone(pools.get(settings.pool)?);
-    Some(HarborIdentity::new(settings.clone(), &identity.limits, pool, (Arc::clone(metrics), tasks.clone())))
+        connections: TaskTracker::new(),
+        go: CancellationToken::new(),
+        stop: CancellationToken::new(),
+        finished: CancellationToken::new(),
+    };
+    with_certificates(parts, config)
 }
 
 fn with_certificates(mut parts: Parts, config: &Config) -> anyhow::Result<Parts> {
@@ -274,18 +196,18 @@ async fn supervise(
     mut estate: Estate,
 ) -> anyhow::Result<()> {
     let Surroundings { config_path, access_dropped, mut inheritance, started_as, .. } = surroundings;
-    let metrics = Arc::clone(&parts.gateway.metrics);
+    let metrics = Arc::clone(&parts.state.observers.metrics);
     let mut maintenance: JoinSet<String> = JoinSet::new();
     let mut signals = Signals::new()?;
     let (reloads, asked_reloads) = Reloads::new();
     let hosts = config.admin.as_ref().map_or_else(Vec::new, |admin| admin.hosts.clone());
-    let shown = what_is_shown(&parts.gateway, hosts, (access_dropped, Arc::clone(&reloads)));
+    let shown = what_is_shown(&parts.state, hosts, access_dropped, Arc::clone(&reloads));
     let mut admin = AdminSide::open(&config, Arc::clone(&shown), &mut inheritance, &mut estate)?;
     let alone = !inheritance.has_predecessor();
     if alone {
         admin.serve();
     }
-    parts.gateway.take_over(&inheritance.state);
+    take_over(&parts.state, &inheritance.state);
     let mut members = parts.members.take().context("the members")?;
     members.begin().await;
     let shutdown = config.shutdown.clone();
@@ -293,7 +215,7 @@ async fn supervise(
     let reloader = Reloader {
         path: config_path,
         config,
-        gateway: Arc::clone(&parts.gateway),
+        state: parts.state.clone(),
         member_ring: Arc::clone(&parts.member_ring),
         certificates: parts.certificates.clone(),
         members,
@@ -301,8 +223,8 @@ async fn supervise(
         reloads,
     };
     maintenance.spawn(reloader.run(Arc::clone(&reload), asked_reloads));
-    maintenance.spawn(sweep_uploads(Arc::clone(&parts.gateway)));
-    maintenance.spawn(settle_stand_ins(Arc::clone(&parts.gateway)));
+    maintenance.spawn(sweep_uploads(parts.state.clone()));
+    maintenance.spawn(settle_stand_ins(parts.state.clone()));
     parts.go.cancel();
     shown.readiness.begin();
     if !alone {
@@ -312,8 +234,8 @@ async fn supervise(
     }
     let mut succession = JoinSet::new();
     let (offers, upgrades) = admin.successors();
-    let gateway = Arc::clone(&parts.gateway);
-    succession.spawn(Succession { gateway, estate, started_as, offers, upgrades }.run());
+    let state = parts.state.clone();
+    succession.spawn(Succession { state, estate, started_as, offers, upgrades }.run());
     notify_manager(&ready_text());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "ready");
     let heir = loop {
@@ -360,37 +282,38 @@ fn log_memory_bounds(config: &Config) {
 }
 
 fn what_is_shown(
-    gateway: &Gateway,
+    state: &GatewayState,
     hosts: Vec<String>,
-    (access_log_dropped, reloads): (ErrorCounter, Arc<Reloads>),
+    access_log_dropped: ErrorCounter,
+    reloads: Arc<Reloads>,
 ) -> Arc<Admin> {
-    let state = Arc::clone(&gateway.state);
+    let snapshot = Arc::clone(&state.snapshot);
     Arc::new(Admin {
         hosts,
         reloads,
-        revoked_until: Box::new(move |subject| state.load().revocations.get(subject).copied()),
-        topology: Arc::clone(&gateway.topology),
-        metrics: Arc::clone(&gateway.metrics),
+        revoked_until: Box::new(move |subject| snapshot.load().revocations.get(subject).copied()),
+        topology: Arc::clone(&state.topology),
+        metrics: Arc::clone(&state.observers.metrics),
         readiness: Readiness::default(),
         started: Instant::now(),
         access_log_dropped,
     })
 }
 
-async fn settle_stand_ins(gateway: Arc<Gateway>) -> String {
+async fn settle_stand_ins(state: GatewayState) -> String {
     loop {
         tokio::time::sleep(SETTLE_EVERY).await;
-        gateway.settle_stand_ins().await;
+        state.topology.load_full().pools.settle_stand_ins().await;
     }
 }
 
-async fn sweep_uploads(gateway: Arc<Gateway>) -> String {
+async fn sweep_uploads(state: GatewayState) -> String {
     loop {
         tokio::time::sleep(UPLOAD_SWEEP).await;
-        gateway.uploads.sweep(unix_now());
-        gateway.upload_checks.sweep();
-        // Nobody probes those, which is where others have their idle connections closed.
-        gateway.topology.load().pools.retired().for_each(|member| member.connections.sweep());
+        state.uploads.sweep(unix_now());
+        state.upload_checks.sweep();
+        // A retired member is not probed, which is where others have their idle connections closed.
+        state.topology.load().pools.retired().for_each(|member| member.connections.sweep());
     }
 }
 

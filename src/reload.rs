@@ -17,7 +17,7 @@ use crate::auth::keys::{Ring, SigningKey};
 use crate::config::{self, Config, ConfigError, ConfigErrors, Loaded};
 use crate::identity::{IdentitySettings, ProviderSettings};
 use crate::key_store;
-use crate::proxy::Gateway;
+use crate::proxy::GatewayState;
 use crate::server::{Certificates, raise_descriptor_limit};
 use crate::telemetry::{CertificateLabel, ReloadResult};
 use crate::upstream::Topology;
@@ -37,7 +37,7 @@ pub struct Reloader {
     /// The configuration in force.
     pub config: Config,
     /// Identities, policy and keys, pools and routes, in force for the request path.
-    pub gateway: Arc<Gateway>,
+    pub state: GatewayState,
     /// The member keys in force.
     pub member_ring: Arc<ArcSwap<Ring<SigningKey>>>,
     /// The certificates of every TLS listener.
@@ -109,7 +109,7 @@ impl Reloader {
         let mut refused = self.reload_certificates();
         let attempt = self.attempt(seen.clone(), &mut refused).await;
         if !refused.is_empty() {
-            self.gateway.metrics.count_reload(ReloadResult::Refused);
+            self.state.observers.metrics.count_reload(ReloadResult::Refused);
         }
         if reason == Reason::Again && refused == *self.reloads.refused() {
             return;
@@ -143,14 +143,14 @@ impl Reloader {
         let (loaded, config, harbor_changed) = match loaded {
             Ok(loaded) => loaded,
             Err(errors) => {
-                refused.push(refusal("configuration", &errors));
+                refused.push(RefusedSection::new("configuration", &errors));
                 return None;
             }
         };
-        refused.extend(loaded.refused.iter().map(|error| refusal(section_of(error), error)));
-        let state = rebuild_state(&config, &self.gateway.state.load(), refused);
+        refused.extend(loaded.refused.iter().map(|error| RefusedSection::new(section_of(error), error)));
+        let state = rebuild_state(&config, &self.state.snapshot.load(), refused);
         let topology = self.members.prepare(&config).await;
-        let topology = topology.map_err(|error| refused.push(refusal("members", &error))).ok();
+        let topology = topology.map_err(|error| refused.push(RefusedSection::new("members", &error))).ok();
         Some(Attempt { wanted: loaded.config, config, harbor_changed, state, topology, seen })
     }
 
@@ -174,18 +174,18 @@ impl Reloader {
         {
             tracing::warn!(%error, "that users were removed is forgotten with this process: should one of them come back after a restart, its earlier tokens count until they end");
         }
-        self.gateway.state.store(Arc::new(state.snapshot));
+        self.state.snapshot.store(Arc::new(state.snapshot));
         match topology {
             Some(topology) => {
-                self.members.apply(topology, self.gateway.tokens.logins());
+                self.members.apply(topology, self.state.tokens.logins());
                 self.config = config;
             }
             // The newest secrets are what stays where a file cannot be read next time.
             None => self.config.secret_files = config.secret_files,
         }
         self.seen = seen;
-        self.gateway.metrics.count_reload(ReloadResult::Applied);
-        self.gateway.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.state.observers.metrics.count_reload(ReloadResult::Applied);
+        self.state.observers.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         tracing::info!(generation, "reloaded");
     }
 
@@ -206,20 +206,16 @@ impl Reloader {
 
     fn reload_certificates(&self) -> Vec<RefusedSection> {
         let errors = self.certificates.iter().filter_map(|certificates| certificates.reload().err());
-        let refused = errors.map(|error| refusal(CERTIFICATES, &error)).collect();
+        let refused = errors.map(|error| RefusedSection::new(CERTIFICATES, &error)).collect();
         self.publish_expiries();
         refused
     }
 
     fn publish_expiries(&self) {
         for (name, expires_at) in self.certificates.iter().flat_map(|certificates| certificates.expiries()) {
-            self.gateway.metrics.set_certificate_expiry(&CertificateLabel(name), expires_at);
+            self.state.observers.metrics.set_certificate_expiry(&CertificateLabel(name), expires_at);
         }
     }
-}
-
-fn refusal(section: &'static str, error: &impl std::fmt::Display) -> RefusedSection {
-    RefusedSection { section, error: error.to_string() }
 }
 
 /// The section whose files the key names.

@@ -18,6 +18,14 @@ pub struct RefusedSection {
     pub error: String,
 }
 
+impl RefusedSection {
+    /// A section that was refused, and why.
+    #[must_use]
+    pub fn new(section: &'static str, error: &impl std::fmt::Display) -> Self {
+        Self { section, error: error.to_string() }
+    }
+}
+
 /// Told when the reload that was asked for has ended.
 pub type ReloadAsker = oneshot::Sender<()>;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::Semaphore;
 
-use super::{Endpoint, Parts};
+use super::parts::{Endpoint, Parts};
 use crate::config::Config;
 use crate::handover::{Estate, Inheritance};
 use crate::server::{Acceptor, Families, Listener, ListenerKind, Redirect, bind, bind_alone};

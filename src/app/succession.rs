@@ -4,14 +4,15 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::handover::{Estate, Heir, State, bequeath};
-use crate::proxy::Gateway;
+use crate::proxy::GatewayState;
+use crate::registry::{RepositoryName, Tag, UploadId};
+use crate::upstream::Member;
 
 /// A new process is ready within this: it has every member probed once.
 const READY_TIMEOUT: Duration = Duration::from_secs(100);
@@ -47,7 +48,7 @@ pub(super) type Asker = oneshot::Sender<Result<u32, String>>;
 
 /// Where successors come from.
 pub(super) struct Succession {
-    pub(super) gateway: Arc<Gateway>,
+    pub(super) state: GatewayState,
     pub(super) estate: Estate,
     pub(super) started_as: StartedAs,
     /// Connections of processes that want to take over.
@@ -83,14 +84,7 @@ impl Succession {
 
     async fn bequeath(&self, stream: UnixStream) -> Result<Heir, String> {
         tracing::info!("another process takes over");
-        let topology = self.gateway.topology.load_full();
-        let draining = topology.pools.members().filter(|member| member.is_draining());
-        let state = State {
-            draining: draining.map(|member| member.name.as_str().to_owned()).collect(),
-            uploads: self.gateway.uploads.list(),
-            returned: self.gateway.returned_homes(),
-            stand_ins: self.gateway.stand_ins(),
-        };
+        let state = state_to_hand_over(&self.state);
         bequeath(stream, &self.estate, state, READY_TIMEOUT).await
     }
 
@@ -137,4 +131,51 @@ impl Succession {
 
 fn has_ended(child: &mut Child) -> bool {
     !matches!(child.try_wait(), Ok(None))
+}
+
+/// Goes on with what a process before knew of members and upload sessions.
+pub(super) fn take_over(gateway: &GatewayState, state: &State) {
+    let topology = gateway.topology.load_full();
+    let member = |name: &str| topology.pools.member(name).map(|placed| placed.member);
+    state.draining.iter().filter_map(|name| member(name)).for_each(|member| member.set_draining(true));
+    for (upload, at, deadline) in &state.uploads {
+        if let (Ok(upload), Some(member)) = (UploadId::try_from(upload.as_str()), member(at)) {
+            gateway.uploads.seen(&upload, *deadline, member);
+        }
+    }
+    state.returned.iter().filter_map(|name| member(name)).for_each(|member| member.has_returned());
+    for (pool, repository, at, tags) in &state.stand_ins {
+        let pool = topology.pools.all().iter().find(|it| it.name.as_str() == pool);
+        let repository = RepositoryName::try_from(repository.as_str());
+        let (Some(pool), Ok(repository), Some(at)) = (pool, repository, member(at)) else { continue };
+        let stand_ins = &pool.memory.stand_ins;
+        stand_ins.note(&repository, &at.name, None);
+        for tag in tags.iter().filter_map(|tag| Tag::try_from(tag.as_str()).ok()) {
+            stand_ins.note(&repository, &at.name, Some(&tag));
+        }
+    }
+}
+
+/// What the next process has to know of members and upload sessions.
+fn state_to_hand_over(gateway: &GatewayState) -> State {
+    let topology = gateway.topology.load_full();
+    let names = |wanted: fn(&Member) -> bool| {
+        let members = topology.pools.members().filter(|member| wanted(member));
+        members.map(|member| member.name.as_str().to_owned()).collect()
+    };
+    let records = topology.pools.all().iter().flat_map(|pool| {
+        let records = pool.memory.stand_ins.some(usize::MAX);
+        records.into_iter().map(|(repository, record)| {
+            let tags = record.tags.iter().map(|tag| tag.as_str().to_owned()).collect();
+            let (pool, member) = (pool.name.as_str().to_owned(), record.member.as_str().to_owned());
+            (pool, repository.as_str().to_owned(), member, tags)
+        })
+    });
+    State {
+        draining: names(Member::is_draining),
+        uploads: gateway.uploads.list(),
+        // Homes whose word on tags has to be compared with that of others.
+        returned: names(|member| member.returns() > 0),
+        stand_ins: records.collect(),
+    }
 }

@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use crate::registry::Digest;
-use crate::upstream::{MemberName, UpstreamError};
+use crate::upstream::{MemberName, RequestBody, UpstreamError};
 
 /// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
@@ -129,5 +129,22 @@ impl AttemptError {
 impl From<UpstreamError> for AttemptError {
     fn from(error: UpstreamError) -> Self {
         MemberError::from(error).into()
+    }
+}
+
+/// An attempt that failed.
+pub struct Failure {
+    /// Why.
+    pub error: AttemptError,
+    /// The body, where another attempt may be made.
+    pub body: Option<RequestBody>,
+    /// Whether it counts against the member, should another one do better.
+    pub is_suspect: bool,
+}
+
+impl Failure {
+    /// A failure that says nothing about the member.
+    pub(super) fn of_nobody(error: AttemptError, body: Option<RequestBody>) -> Box<Self> {
+        Box::new(Self { error, body, is_suspect: false })
     }
 }

@@ -7,29 +7,12 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::answer::Answer;
-use super::error::{AttemptError, ClientFault, MemberError};
+use super::error::{ClientFault, Failure, MemberError};
 use super::refusal::{Verdict, judge_refusal, target_refused, without_credential};
 use super::request::{Judgement, MemberRequest};
 use super::send::{SendFailure, send_once};
 use crate::forwarding::response::check_head;
 use crate::upstream::{Member, Phase, RequestBody, UpstreamError};
-
-/// An attempt that failed.
-pub struct Failure {
-    /// Why.
-    pub error: AttemptError,
-    /// The body, where another attempt may be made.
-    pub body: Option<RequestBody>,
-    /// Whether it counts against the member, should another one do better.
-    pub is_suspect: bool,
-}
-
-impl Failure {
-    /// A failure that says nothing about the member.
-    pub(super) fn of_nobody(error: AttemptError, body: Option<RequestBody>) -> Box<Self> {
-        Box::new(Self { error, body, is_suspect: false })
-    }
-}
 
 /// Asks one member, and once more where a kept connection turned out closed or a minted token stale. The answer begins
 /// until `deadline`.

@@ -12,6 +12,6 @@ mod request;
 mod send;
 
 pub use answer::{Answer, MemberBody, Times};
-pub use error::{AttemptError, ClientFault, MemberError};
-pub use member::{Failure, try_member};
+pub use error::{AttemptError, ClientFault, Failure, MemberError};
+pub use member::try_member;
 pub use request::{Judgement, MemberRequest, Patience, Target};

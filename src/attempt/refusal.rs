@@ -6,12 +6,12 @@ use http::header::{AUTHORIZATION, COOKIE};
 use tokio::time::Instant;
 
 use super::answer::Answer;
-use super::error::{AttemptError, ClientFault, MemberError};
-use super::member::Failure;
+use super::error::{AttemptError, ClientFault, Failure, MemberError};
 use super::request::{MemberRequest, Target};
 use crate::registry::is_read;
 use crate::upstream::{
-    Credential, CredentialError, Member, Phase, RequestBody, UpstreamError, UpstreamFault, prober,
+    Credential, CredentialError, Member, Phase, RequestBody, UpstreamError, UpstreamFault,
+    probe::control_passes,
 };
 
 /// What a member's 401 means.
@@ -67,7 +67,7 @@ pub(super) async fn judge_refusal(
         // Harbor refuses clients itself there; a node that has lost its database refuses everybody.
         // Who shows nothing is refused rightly; only a shown credential may be a good one.
         let shown = [AUTHORIZATION, COOKIE].iter().any(|name| request.headers.contains_key(name));
-        let is_fault = shown && request.is_repeatable() && !prober::control_passes(member).await;
+        let is_fault = shown && request.is_repeatable() && !control_passes(member).await;
         return if is_fault { Verdict::Fault } else { Verdict::PassOn };
     }
     if !member.credential.is_configured() {
@@ -77,15 +77,15 @@ pub(super) async fn judge_refusal(
     }
     let body_unused = answer.progress.as_ref().is_none_or(|progress| !progress.was_polled());
     if let (Credential::Relay, Some(node), Some(secret)) =
-        (&member.credential, &member.harbor, &request.secret)
+        (&member.credential, member.node(), &request.secret)
     {
         // Harbor says 401 for a locked name, for a wrong password, and for a right one that may
         // not do this: only the password alone tells them apart.
-        if let Err(why) = node.check_in_turn(member, secret, deadline).await {
+        if let Err(why) = node.check_in_turn(secret, deadline).await {
             let is_fault = matches!(why, CredentialError::Member(_));
             return if is_fault { Verdict::Fault } else { Verdict::Credential(why) };
         }
-    } else if !prober::control_passes(member).await {
+    } else if !control_passes(member).await {
         return Verdict::Fault;
     }
     if member.harbor.is_some() && !request.names_repository() {

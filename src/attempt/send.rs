@@ -133,7 +133,7 @@ fn request_for(
     *request.headers_mut() = asked.headers.clone();
     set_length(&mut request);
     if asked.registry().is_some() {
-        request.headers_mut().insert(HOST, member.host.clone());
+        request.headers_mut().insert(HOST, member.door.host.clone());
     }
     if let Some(header) = authorization {
         request.headers_mut().insert(AUTHORIZATION, header);

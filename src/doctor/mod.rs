@@ -3,7 +3,6 @@
 //! Pure files judge (`reach`, `clocks`, `facts`, `verdict`), the others ask. Without write probes
 //! nothing but GET reaches a member.
 
-mod call;
 mod clocks;
 mod facts;
 mod finding;
@@ -12,7 +11,9 @@ mod patient;
 mod probes;
 mod reach;
 mod render;
+mod spoken;
 mod together;
+mod trial;
 mod verdict;
 mod visit;
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 use http::StatusCode;
 use http::header::AUTHORIZATION;
 
-use super::call::Question;
 use super::clocks;
 use super::facts;
 use super::finding::{Check, Checkup, Code, Finding};
-use super::patient::Patient;
-use super::visit::{Minted, Said, Visit, challenge_realm, try_token};
+use super::patient::{Patient, Visit};
+use super::trial::{Acceptance, TokenTrial, challenge_realm, try_token};
+use crate::upstream::Question;
 use crate::upstream::harbor::LOCK;
 use crate::upstream::harbor::basic;
 use crate::upstream::{
@@ -92,20 +92,20 @@ async fn health(patient: &Patient<'_>, harbor: &HarborSettings, checkup: &mut Ch
 }
 
 /// Whether the node takes an account, a lock by somebody else's wrong password waited out.
-async fn takes(patient: &Patient<'_>, harbor: &HarborSettings, account: &AccountSettings) -> Said {
+async fn takes(patient: &Patient<'_>, harbor: &HarborSettings, account: &AccountSettings) -> Acceptance {
     // The registry of Harbor 1.x takes no passwords.
     let target = if is_two(harbor) { "/v2/" } else { TOKEN };
     for waited in [false, true] {
         let question = Question::get(target).with(AUTHORIZATION, basic(account));
         let answer = patient.ask(question).await;
-        let said = Said::of(&answer);
+        let acceptance = Acceptance::of(&answer);
         let was_slow = answer.is_ok_and(|answer| answer.took >= HASTY);
-        if said != Said::No || waited || was_slow || facts::is_robot(&account.user) {
-            return said;
+        if acceptance != Acceptance::Refused || waited || was_slow || facts::is_robot(&account.user) {
+            return acceptance;
         }
         tokio::time::sleep(LOCK + Duration::from_millis(100)).await;
     }
-    Said::No
+    Acceptance::Refused
 }
 
 async fn account(
@@ -115,19 +115,19 @@ async fn account(
     checkup: &mut Checkup,
 ) -> bool {
     match takes(patient, harbor, &harbor.account).await {
-        Said::Yes => {
+        Acceptance::Accepted => {
             checkup.pass(Check::Account);
             true
         }
-        Said::Nothing(why) => {
+        Acceptance::Unknown(why) => {
             checkup.skip(Check::Account, why);
             false
         }
-        Said::No if !database => {
+        Acceptance::Refused if !database => {
             checkup.skip(Check::Account, "the node has lost its database, and refuses everybody");
             false
         }
-        Said::No => {
+        Acceptance::Refused => {
             checkup.find(account_refused(patient, &harbor.account.user));
             false
         }
@@ -202,8 +202,8 @@ async fn catalog_account(patient: &Patient<'_>, harbor: &HarborSettings, checkup
         return;
     }
     match takes(patient, harbor, account).await {
-        Said::Nothing(why) => return checkup.skip(Check::CatalogAccount, why),
-        Said::No => {
+        Acceptance::Unknown(why) => return checkup.skip(Check::CatalogAccount, why),
+        Acceptance::Refused => {
             let problem = format!(
                 "the node refuses the name or password of `harbor.catalog_account` ({:?})",
                 account.user
@@ -211,7 +211,7 @@ async fn catalog_account(patient: &Patient<'_>, harbor: &HarborSettings, checkup
             let fix = "correct `harbor.catalog_account`; give the member one of its own where nodes have different accounts";
             return checkup.find(Finding::error(Code::CatalogAccountRefused, problem, CATALOG, fix));
         }
-        Said::Yes => {}
+        Acceptance::Accepted => {}
     }
     let question = Question::get("/v2/_catalog?n=1").with(AUTHORIZATION, basic(account));
     match patient.ask(question).await {
@@ -245,14 +245,14 @@ async fn credential(patient: &Patient<'_>, visit: &mut Visit) -> bool {
     }
     let finding = match (&patient.settings.credential, &patient.member.credential) {
         (_, Credential::Token(token)) => match try_token(patient, token).await {
-            Minted::Taken => None,
-            Minted::Finding(finding) => Some(finding),
-            Minted::Refused => {
+            TokenTrial::Accepted => None,
+            TokenTrial::Finding(finding) => Some(finding),
+            TokenTrial::Refused => {
                 let node_kid = own.as_ref().and_then(|(header, _, _)| header["kid"].as_str());
                 let own_kid = patient.own_kid().unwrap_or_default();
                 Some(facts::judge_refused_token(&own_kid, node_kid, visit.skew.unwrap_or_default()))
             }
-            Minted::Unknown(why) => {
+            TokenTrial::Unknown(why) => {
                 visit.checkup.skip(Check::Credential, why);
                 return false;
             }

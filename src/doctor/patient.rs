@@ -3,10 +3,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use http::header::{ACCEPT, AUTHORIZATION, COOKIE};
+use http::header::{ACCEPT, AUTHORIZATION, COOKIE, USER_AGENT};
 use http::{HeaderValue, Method};
+use tokio::time::Instant;
 
-use super::call::{Answer, Door, Failure, Question};
 use super::finding::Checkup;
 use crate::auth::keys::KidStyle;
 use crate::forwarding::hosts::Hosts;
@@ -18,6 +18,21 @@ use crate::upstream::{
     Credential, CredentialSettings, HarborSettings, Member, MemberAccess, MemberKind, MemberSettings,
     PoolSettings,
 };
+use crate::upstream::{Door, Question, QuestionError, Reply};
+
+/// How the doctor names itself to members.
+const DOCTOR: &str = concat!("tidegate-doctor/", env!("CARGO_PKG_VERSION"));
+
+/// What the first visit has shown.
+pub(super) struct Visit {
+    pub(super) checkup: Checkup,
+    /// The clock's distance to ours, where the member says the time.
+    pub(super) skew: Option<i64>,
+    /// The version of a Harbor node, in its own words.
+    pub(super) version: Option<String>,
+    /// Whether it takes our credential, so that more can be asked.
+    pub(super) usable: bool,
+}
 
 /// One member, and what is known of it from the configuration.
 pub(super) struct Patient<'a> {
@@ -25,7 +40,8 @@ pub(super) struct Patient<'a> {
     pub(super) settings: &'a MemberSettings,
     pub(super) member: &'a Member,
     pub(super) hosts: &'a Hosts,
-    pub(super) door: Door,
+    /// How long a question may take.
+    timeout: Duration,
     /// The session of the questions to a Harbor node, so that not each of them starts one.
     session: Mutex<Option<String>>,
 }
@@ -36,8 +52,7 @@ impl<'a> Patient<'a> {
         hosts: &'a Hosts,
         timeout: Duration,
     ) -> Self {
-        let door = Door::of(member, timeout);
-        Self { pool, settings, member, hosts, door, session: Mutex::new(None) }
+        Self { pool, settings, member, hosts, timeout, session: Mutex::new(None) }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -46,7 +61,7 @@ impl<'a> Patient<'a> {
 
     pub(super) fn url(&self) -> String {
         let scheme = if self.settings.address.https { "https" } else { "http" };
-        format!("{scheme}://{}", text(&self.member.host))
+        format!("{scheme}://{}", text(&self.member.door.host))
     }
 
     pub(super) fn checkup(&self) -> Checkup {
@@ -68,8 +83,24 @@ impl<'a> Patient<'a> {
         }
     }
 
-    pub(super) async fn ask(&self, question: Question) -> Result<Answer, Failure> {
-        self.door.ask(question).await
+    pub(super) async fn ask(&self, question: Question) -> Result<Reply, QuestionError> {
+        let question = question.with(USER_AGENT, Some(HeaderValue::from_static(DOCTOR)));
+        self.door().ask(question, self.deadline()).await
+    }
+
+    pub(super) fn door(&self) -> &'a Door {
+        &self.member.door
+    }
+
+    /// By when a question that begins now is answered.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    /// The name that the member's certificate has to carry.
+    pub(super) fn expected_name(&self) -> String {
+        let Door { address, tls, .. } = self.door();
+        tls.as_ref().map_or_else(|| address.host.clone(), |(_, name)| name.to_str().into_owned())
     }
 
     /// A GET, at a Harbor node in the one session of our own. Not for questions whose answer must
@@ -78,7 +109,7 @@ impl<'a> Patient<'a> {
         &self,
         target: &str,
         authorization: Option<&HeaderValue>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Reply, QuestionError> {
         let cookie = self.session().map(|sid| format!("{SESSION_COOKIE}={sid}"));
         let cookie = cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok());
         let question = Question::get(target)

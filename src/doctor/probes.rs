@@ -5,13 +5,12 @@ use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use http::{Method, StatusCode};
 
-use super::call::{Answer, Failure};
 use super::finding::{Check, Checkup, Code};
-use super::patient::Patient;
+use super::patient::{Patient, Visit};
 use super::verdict::{self, Refusal};
-use super::visit::Visit;
 use crate::registry::RepositoryName;
 use crate::upstream::Storage;
+use crate::upstream::{QuestionError, Reply};
 
 /// The type of the probe's manifest.
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -100,7 +99,7 @@ impl Writing<'_, '_> {
         format!("/v2/{}/{rest}", self.repository)
     }
 
-    async fn ask(&self, at: usize, method: Method, target: &str) -> Result<Answer, Failure> {
+    async fn ask(&self, at: usize, method: Method, target: &str) -> Result<Reply, QuestionError> {
         self.patients[at].ask(self.patients[at].write(method, target, self.repository)).await
     }
 
@@ -110,7 +109,7 @@ impl Writing<'_, '_> {
         method: Method,
         target: &str,
         body: (&'static str, Bytes),
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Reply, QuestionError> {
         let question = self.patients[at].write(method, target, self.repository).body(body.0, body.1);
         self.patients[at].ask(question).await
     }
@@ -270,7 +269,7 @@ impl Writing<'_, '_> {
         }
     }
 
-    fn judge_redirect(&mut self, at: usize, blob: &Answer) {
+    fn judge_redirect(&mut self, at: usize, blob: &Reply) {
         let location = blob.header("location").filter(|_| blob.status.is_redirection());
         match location {
             None if blob.status.is_success() => self.checkup(at).pass(Check::Redirects),

@@ -3,9 +3,17 @@
 use http::StatusCode;
 use rustls::{AlertDescription, CertificateError};
 
-use super::call::{Answer, Failure, Spoken};
 use super::facts::origin;
 use super::finding::{Code, Finding};
+use crate::upstream::{QuestionError, Reply};
+
+/// What a port speaks, found by trying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spoken {
+    Http,
+    Tls,
+    Neither,
+}
 
 const OUT: &str =
     "the member takes no part; its pool serves with the others, or answers 504 when it is the last";
@@ -18,14 +26,20 @@ const WANTS_TLS: [&str; 3] = [
 ];
 
 /// Whether it is worth trying the other protocol.
-pub(super) fn may_be_mixed_up(failure: &Failure) -> bool {
+pub(super) fn may_be_mixed_up(failure: &QuestionError) -> bool {
     match failure {
         // A certificate or an alert is TLS already.
-        Failure::Tls(error) => {
+        QuestionError::Tls(error) => {
             !matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
         }
-        Failure::TlsBroken(_) | Failure::TlsTimeout | Failure::NotHttp(_) | Failure::Silent => true,
-        Failure::Lookup(_) | Failure::Refused | Failure::Connect(_) | Failure::ConnectTimeout => false,
+        QuestionError::TlsBroken(_)
+        | QuestionError::TlsTimeout
+        | QuestionError::NotHttp(_)
+        | QuestionError::Silent => true,
+        QuestionError::Lookup(_)
+        | QuestionError::Refused
+        | QuestionError::Connect(_)
+        | QuestionError::ConnectTimeout => false,
     }
 }
 
@@ -38,7 +52,7 @@ pub(super) fn says_wants_tls(status: StatusCode, body: &[u8], location: Option<&
 }
 
 /// Whether an answer to plain HTTP means that the member wants TLS.
-pub(super) fn judge_plain(url: &str, answer: &Answer) -> Option<Finding> {
+pub(super) fn judge_plain(url: &str, answer: &Reply) -> Option<Finding> {
     let location = answer.header("location");
     if !says_wants_tls(answer.status, &answer.body, location) {
         return None;
@@ -95,57 +109,62 @@ fn speaks_http(url: &str) -> Finding {
 }
 
 /// What a failure means. `spoken` is what the port turned out to speak, where that was tried.
-pub(super) fn judge(failure: &Failure, url: &str, expected_name: &str, spoken: Option<Spoken>) -> Finding {
+pub(super) fn judge(
+    failure: &QuestionError,
+    url: &str,
+    expected_name: &str,
+    spoken: Option<Spoken>,
+) -> Finding {
     match (url.starts_with("https://"), spoken) {
         (true, Some(Spoken::Http)) => return speaks_http(url),
         (false, Some(Spoken::Tls)) => return speaks_tls(url),
         _ => {}
     }
     match failure {
-        Failure::Lookup(why) => Finding::error(
+        QuestionError::Lookup(why) => Finding::error(
             Code::HostUnknown,
             format!("the host of {url} has no address: {why}"),
             OUT,
             "correct the host in `url`, or the name service of this machine; an address works too",
         ),
-        Failure::Refused => Finding::error(
+        QuestionError::Refused => Finding::error(
             Code::Refused,
             format!("nobody listens at {url}: the connection was refused"),
             OUT,
             "start the member, or correct the port in `url`",
         ),
-        Failure::Connect(why) => Finding::error(
+        QuestionError::Connect(why) => Finding::error(
             Code::Unreachable,
             format!("there is no way to {url}: {why}"),
             OUT,
             "correct `url`, or the routes and firewalls between here and there",
         ),
-        Failure::ConnectTimeout => Finding::error(
+        QuestionError::ConnectTimeout => Finding::error(
             Code::Timeout,
             format!("{url} took no connection in time"),
             OUT,
             "look for a firewall that drops packets, a wrong address in `url`, or a host that is down",
         ),
-        Failure::TlsTimeout => Finding::error(
+        QuestionError::TlsTimeout => Finding::error(
             Code::Timeout,
             format!("{url} took the connection, and did not finish the TLS handshake in time"),
             OUT,
             "see whether the member is overloaded, or stopped while its port is still open",
         ),
-        Failure::Silent => Finding::error(
+        QuestionError::Silent => Finding::error(
             Code::Timeout,
             format!("{url} took the connection, and did not answer GET /v2/ in time"),
             "requests wait for it until `upstream.first_byte_timeout`, until probes have taken it out",
             "see whether the member, its storage or its database hangs; --timeout sets how long the doctor waits",
         ),
-        Failure::Tls(error) => judge_tls(error, url, expected_name),
-        Failure::TlsBroken(why) => Finding::error(
+        QuestionError::Tls(error) => judge_tls(error, url, expected_name),
+        QuestionError::TlsBroken(why) => Finding::error(
             Code::Tls,
             format!("{url} broke off the TLS handshake: {why}"),
             OUT,
             "see the member's own log; it needs TLS 1.2 or 1.3",
         ),
-        Failure::NotHttp(why) => Finding::error(
+        QuestionError::NotHttp(why) => Finding::error(
             Code::NotHttp,
             format!("what answers at {url} is not HTTP/1.1: {why}"),
             OUT,
@@ -273,29 +292,29 @@ mod tests {
 
     #[test]
     fn every_failure_has_its_code_and_its_fix() {
-        let certificate = |error| Failure::Tls(rustls::Error::InvalidCertificate(error));
-        let alert = |alert| Failure::Tls(rustls::Error::AlertReceived(alert));
+        let certificate = |error| QuestionError::Tls(rustls::Error::InvalidCertificate(error));
+        let alert = |alert| QuestionError::Tls(rustls::Error::AlertReceived(alert));
         for (failure, code, fix) in [
-            (Failure::Lookup("unknown".to_owned()), Code::HostUnknown, "correct the host"),
-            (Failure::Refused, Code::Refused, "start the member"),
-            (Failure::Connect("no route".to_owned()), Code::Unreachable, "firewalls"),
-            (Failure::ConnectTimeout, Code::Timeout, "firewall"),
-            (Failure::Silent, Code::Timeout, "--timeout"),
+            (QuestionError::Lookup("unknown".to_owned()), Code::HostUnknown, "correct the host"),
+            (QuestionError::Refused, Code::Refused, "start the member"),
+            (QuestionError::Connect("no route".to_owned()), Code::Unreachable, "firewalls"),
+            (QuestionError::ConnectTimeout, Code::Timeout, "firewall"),
+            (QuestionError::Silent, Code::Timeout, "--timeout"),
             (certificate(CertificateError::UnknownIssuer), Code::CertificateAuthority, "ca_file"),
             (certificate(CertificateError::NotValidForName), Code::CertificateName, "server_name"),
             (certificate(CertificateError::Expired), Code::CertificateTime, "renew"),
             (certificate(CertificateError::NotValidYet), Code::CertificateTime, "clocks"),
             (alert(AlertDescription::CertificateRequired), Code::ClientCertificate, "client_certificate"),
             (alert(AlertDescription::ProtocolVersion), Code::Tls, "TLS 1.2"),
-            (Failure::NotHttp("garbage".to_owned()), Code::NotHttp, "port"),
+            (QuestionError::NotHttp("garbage".to_owned()), Code::NotHttp, "port"),
         ] {
             let finding = judge(&failure, "https://a:1", "a", Some(Spoken::Neither));
             assert_eq!(finding.code, code, "{failure:?}");
             assert!(finding.fix.contains(fix), "{}", finding.fix);
         }
-        let mixed = judge(&Failure::TlsTimeout, "https://a:1", "a", Some(Spoken::Http));
+        let mixed = judge(&QuestionError::TlsTimeout, "https://a:1", "a", Some(Spoken::Http));
         assert_eq!((mixed.code, mixed.fix.contains("http://a:1")), (Code::SpeaksHttp, true));
-        let mixed = judge(&Failure::Silent, "http://a:1", "a", Some(Spoken::Tls));
+        let mixed = judge(&QuestionError::Silent, "http://a:1", "a", Some(Spoken::Tls));
         assert_eq!((mixed.code, mixed.fix.contains("https://a:1")), (Code::SpeaksTls, true));
     }
 

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use http::HeaderValue;
 use http::header::COOKIE;
 
-use super::call::Question;
 use super::clocks;
 use super::finding::{Check, Code, Finding};
-use super::patient::Patient;
-use super::visit::Visit;
+use super::patient::{Patient, Visit};
+use crate::upstream::Question;
 use crate::upstream::harbor::SESSION_COOKIE;
 use crate::upstream::{HarborVersion, Storage};
 

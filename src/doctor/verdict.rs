@@ -2,10 +2,10 @@
 
 use http::StatusCode;
 
-use super::call::{Answer, Failure};
 use super::facts::origin;
 use super::finding::{Code, Finding};
 use crate::registry::RepositoryName;
+use crate::upstream::{QuestionError, Reply};
 
 /// Why an upload did not start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(super) enum Refusal {
 }
 
 /// Where an upload goes on: path and query.
-pub(super) fn begun(answer: &Result<Answer, Failure>) -> Result<String, Refusal> {
+pub(super) fn begun(answer: &Result<Reply, QuestionError>) -> Result<String, Refusal> {
     let Ok(answer) = answer else { return Err(Refusal::Other("it did not answer".to_owned())) };
     if answer.status == StatusCode::ACCEPTED
         && let Some(path) = answer.header("location").and_then(path_of)
@@ -98,7 +98,7 @@ pub(super) fn refused(refusal: &Refusal, repository: &RepositoryName, is_harbor:
 }
 
 /// A step that has to work where the one before it did.
-pub(super) fn failed(what: &str, answer: &Result<Answer, Failure>) -> Finding {
+pub(super) fn failed(what: &str, answer: &Result<Reply, QuestionError>) -> Finding {
     let why = match answer {
         Ok(answer) => {
             let code = answer.error_code();
@@ -192,7 +192,7 @@ pub(super) fn leftover(what: &str, fix: impl Into<String>) -> Finding {
 }
 
 /// How an image is removed that the probe could not remove.
-pub(super) fn how_to_remove(answer: &Result<Answer, Failure>, is_harbor: bool) -> String {
+pub(super) fn how_to_remove(answer: &Result<Reply, QuestionError>, is_harbor: bool) -> String {
     let status = answer.as_ref().ok().map(|answer| answer.status);
     match (status, is_harbor) {
         (_, true) => "remove it in Harbor's web pages; to have it removed by itself, give `harbor.account` the right to delete there".to_owned(),

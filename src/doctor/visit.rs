@@ -1,31 +1,18 @@
 //! The first visit to one member: everything that can be seen of it alone, with GET requests only.
 
-use std::sync::Arc;
+use http::StatusCode;
 
-use http::header::HOST;
-use http::{HeaderValue, StatusCode};
-
-use super::call::{Answer, Failure, Question, Spoken};
 use super::clocks;
 use super::facts;
 use super::finding::{Check, Checkup, Code, Finding};
 use super::node;
-use super::patient::Patient;
-use super::reach;
-use crate::random::unix_now;
+use super::patient::{Patient, Visit};
+use super::reach::{self, Spoken};
+use super::spoken::what_is_spoken;
+use super::trial::{Acceptance, TokenTrial, takes, try_token};
+use crate::upstream::Reply;
 use crate::upstream::harbor::basic;
-use crate::upstream::{Credential, CredentialSettings, MemberAccess, TokenCredential};
-
-/// What the first visit has shown.
-pub(super) struct Visit {
-    pub(super) checkup: Checkup,
-    /// The clock's distance to ours, where the member says the time.
-    pub(super) skew: Option<i64>,
-    /// The version of a Harbor node, in its own words.
-    pub(super) version: Option<String>,
-    /// Whether it takes our credential, so that more can be asked.
-    pub(super) usable: bool,
-}
+use crate::upstream::{Credential, CredentialSettings};
 
 /// Visits one member.
 pub(super) async fn visit(patient: &Patient<'_>) -> Visit {
@@ -49,11 +36,11 @@ pub(super) async fn visit(patient: &Patient<'_>) -> Visit {
 }
 
 /// `GET /v2/` without credentials.
-async fn first_answer(patient: &Patient<'_>, checkup: &mut Checkup) -> Option<Answer> {
+async fn first_answer(patient: &Patient<'_>, checkup: &mut Checkup) -> Option<Reply> {
     let url = patient.url();
     match patient.get("/v2/", None).await {
         Ok(answer) => {
-            let https = patient.door.is_https();
+            let https = patient.door().tls.is_some();
             if !https && let Some(finding) = reach::judge_plain(&url, &answer) {
                 checkup.find(finding);
                 return None;
@@ -62,17 +49,17 @@ async fn first_answer(patient: &Patient<'_>, checkup: &mut Checkup) -> Option<An
         }
         Err(failure) => {
             let spoken: Option<Spoken> = match reach::may_be_mixed_up(&failure) {
-                true => Some(patient.door.what_is_spoken().await),
+                true => Some(what_is_spoken(patient.door(), patient.deadline()).await),
                 false => None,
             };
-            checkup.find(reach::judge(&failure, &url, &patient.door.expected_name(), spoken));
+            checkup.find(reach::judge(&failure, &url, &patient.expected_name(), spoken));
             None
         }
     }
 }
 
 /// Whether what answers can be what the configuration says that it is.
-fn judge_first(patient: &Patient<'_>, first: &Answer, checkup: &mut Checkup) -> bool {
+fn judge_first(patient: &Patient<'_>, first: &Reply, checkup: &mut Checkup) -> bool {
     let challenge = first.header("www-authenticate").unwrap_or_default();
     let is_answer =
         first.status == StatusCode::OK || (first.status == StatusCode::UNAUTHORIZED && !challenge.is_empty());
@@ -113,7 +100,7 @@ fn judge_first(patient: &Patient<'_>, first: &Answer, checkup: &mut Checkup) -> 
 }
 
 /// Whether a registry takes what `credential` says.
-async fn registry_credential(patient: &Patient<'_>, first: &Answer, checkup: &mut Checkup) -> bool {
+async fn registry_credential(patient: &Patient<'_>, first: &Reply, checkup: &mut Checkup) -> bool {
     let is_open = first.status == StatusCode::OK;
     if is_open && patient.member.credential.is_configured() {
         checkup.find(Finding::warning(
@@ -137,13 +124,13 @@ async fn registry_credential(patient: &Patient<'_>, first: &Answer, checkup: &mu
 }
 
 /// What is wrong with the credential; `Err` where that cannot be said.
-async fn judge_credential(patient: &Patient<'_>, first: &Answer) -> Result<Option<Finding>, String> {
+async fn judge_credential(patient: &Patient<'_>, first: &Reply) -> Result<Option<Finding>, String> {
     let challenge = first.header("www-authenticate").unwrap_or_default();
     match (&patient.settings.credential, &patient.member.credential) {
         (CredentialSettings::Basic(account), _) => match takes(patient, basic(account)).await {
-            Said::Yes => Ok(None),
-            Said::Nothing(why) => Err(why),
-            Said::No => Ok(Some(Finding::error(
+            Acceptance::Accepted => Ok(None),
+            Acceptance::Unknown(why) => Err(why),
+            Acceptance::Refused => Ok(Some(Finding::error(
                 Code::CredentialRefused,
                 format!("the member refuses the name or password of `credential.basic` ({:?})", account.user),
                 OUT,
@@ -152,10 +139,12 @@ async fn judge_credential(patient: &Patient<'_>, first: &Answer) -> Result<Optio
         },
         (CredentialSettings::Token(settings), Credential::Token(token)) => {
             match try_token(patient, token).await {
-                Minted::Taken => Ok(None),
-                Minted::Finding(finding) => Ok(Some(finding)),
-                Minted::Unknown(why) => Err(why),
-                Minted::Refused => Ok(Some(token_refusal(challenge, &settings.audience, &settings.issuer))),
+                TokenTrial::Accepted => Ok(None),
+                TokenTrial::Finding(finding) => Ok(Some(finding)),
+                TokenTrial::Unknown(why) => Err(why),
+                TokenTrial::Refused => {
+                    Ok(Some(token_refusal(challenge, &settings.audience, &settings.issuer)))
+                }
             }
         }
         (CredentialSettings::None, _) if first.status != StatusCode::OK => Ok(Some(missing(challenge))),
@@ -177,82 +166,6 @@ fn missing(challenge: &str) -> Finding {
     };
     let problem = "the member wants a credential, and none is configured for it";
     Finding::error(Code::CredentialMissing, problem, "every pull and push through it is refused", fix)
-}
-
-/// What a member says to a credential.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Said {
-    /// It takes it.
-    Yes,
-    /// It refuses it.
-    No,
-    /// Neither, and why.
-    Nothing(String),
-}
-
-impl Said {
-    /// What an answer to a question with a credential says of it.
-    pub(super) fn of(answer: &Result<Answer, Failure>) -> Self {
-        match answer {
-            Ok(answer) if answer.status == StatusCode::OK => Self::Yes,
-            Ok(answer) if answer.status == StatusCode::UNAUTHORIZED => Self::No,
-            Ok(answer) => Self::Nothing(format!("the member answered {}", answer.status)),
-            Err(_) => Self::Nothing("the member did not answer in time".to_owned()),
-        }
-    }
-}
-
-async fn takes(patient: &Patient<'_>, authorization: Option<HeaderValue>) -> Said {
-    Said::of(&patient.get("/v2/", authorization.as_ref()).await)
-}
-
-/// What a member says to a token that we mint.
-pub(super) enum Minted {
-    /// It takes it.
-    Taken,
-    /// It refuses it.
-    Refused,
-    /// There is something to say of the key.
-    Finding(Finding),
-    /// Nothing can be said, and why.
-    Unknown(String),
-}
-
-/// Asks with a token that we mint, under the key that signs now, and else under older ones.
-pub(super) async fn try_token(patient: &Patient<'_>, token: &TokenCredential) -> Minted {
-    let Some(key) = token.signing_key(unix_now()) else {
-        return Minted::Finding(Finding::error(
-            Code::TokenKeyMissing,
-            "there is no member key yet to mint tokens with",
-            "nothing, before the first start; with several replicas Tidegate does not start",
-            "run `tidegate keys generate --config FILE`, then install the bundle of `tidegate keys export-bundle` at the member",
-        ));
-    };
-    let older = token.older_keys(unix_now());
-    let older = older.into_iter().filter(|older| older.thumbprint() != key.thumbprint());
-    for (at, key) in std::iter::once(Arc::clone(&key)).chain(older).enumerate() {
-        let authorization = match token.probe_authorization(&key, &MemberAccess::default(), unix_now()).await
-        {
-            Ok(authorization) => authorization,
-            Err(error) => return Minted::Unknown(format!("no token can be minted: {error}")),
-        };
-        match takes(patient, Some(authorization)).await {
-            Said::Yes if at == 0 => return Minted::Taken,
-            Said::Yes => return Minted::Finding(old_key()),
-            Said::No => {}
-            Said::Nothing(why) => return Minted::Unknown(why),
-        }
-    }
-    Minted::Refused
-}
-
-fn old_key() -> Finding {
-    Finding::warning(
-        Code::TokenKeyOld,
-        "the member takes tokens under an older member key, and not yet under the one that should sign now",
-        "nothing while the older key is kept; when its file is removed, the member refuses everything",
-        "install the bundle of `tidegate keys export-bundle` at the member and restart it",
-    )
 }
 
 fn token_refusal(challenge: &str, audience: &str, issuer: &str) -> Finding {
@@ -282,15 +195,4 @@ fn token_refusal(challenge: &str, audience: &str, issuer: &str) -> Finding {
             ),
         ),
     }
-}
-
-/// The address that a node names itself by in its challenge, asked under the name that clients
-/// use: from Harbor 2.14 on it is that of the request.
-pub(super) async fn challenge_realm(patient: &Patient<'_>) -> Option<String> {
-    let url = patient.hosts.url();
-    let (_, authority) = url.split_once("://")?;
-    let question = Question::get("/v2/").with(HOST, HeaderValue::try_from(authority).ok());
-    let answer = patient.ask(question).await.ok()?;
-    let challenge = answer.header("www-authenticate")?;
-    facts::parameter(challenge, "realm").map(str::to_owned)
 }

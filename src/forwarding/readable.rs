@@ -10,7 +10,7 @@ use http::header::{
     LOCATION, RANGE, SET_COOKIE, TRANSFER_ENCODING, WWW_AUTHENTICATE,
 };
 
-use super::request::is_hop_by_hop;
+use super::hop::is_hop_by_hop;
 
 /// A header that decides something has a value that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

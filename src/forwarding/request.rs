@@ -8,10 +8,10 @@ use std::net::IpAddr;
 
 use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap,
-    HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
+    HeaderName, HeaderValue,
 };
 
+use super::hop::is_hop_by_hop;
 use super::readable::text;
 
 /// Prefixes of headers that only the gateway may set.
@@ -30,14 +30,6 @@ pub struct Via<'a> {
     pub authority: &'a str,
     /// The request's id.
     pub request_id: &'a str,
-}
-
-/// Whether a header belongs to one connection only.
-#[must_use]
-pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE]
-        .contains(name)
-        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
 /// The headers that `Connection` nominates.

@@ -6,8 +6,9 @@ use http::header::{
 };
 use http::{Method, Uri, response};
 
+use super::hop::is_hop_by_hop;
 use super::readable::{keep_readable, text};
-use super::request::{is_hop_by_hop, nominated};
+use super::request::nominated;
 use crate::registry::RegistryRequest;
 
 /// What every answer on `/v2` carries; old clients insist on it.

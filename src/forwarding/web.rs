@@ -8,8 +8,9 @@ use http::header::{
     SET_COOKIE,
 };
 
+use super::hop::is_hop_by_hop;
 use super::readable::text;
-use super::request::{Via, insert_via, is_hop_by_hop, is_reserved, nominated};
+use super::request::{Via, insert_via, is_reserved, nominated};
 use super::response::remove_connection_headers;
 
 /// The cookie that keeps a browser at one node.

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use super::HarborIdentity;
 use super::known::{Grants, Known, place_of};
+use crate::identity::HarborProviderSettings;
 use crate::registry::{Action, Actions, ResourceAccess};
-use crate::upstream::harbor::{ClientSecret, HarborNode, Login, NodeToken, PasswordTurn};
-use crate::upstream::{Member, MemberName, Request, Storage};
+use crate::upstream::harbor::{ClientSecret, Login, NodeAt, NodeToken, Password, PasswordTurn};
+use crate::upstream::{Member, MemberName, Pool, Request, Storage};
 
 /// How often a password that may lock a name is offered to nodes where the name is in use.
 const BUSY_PAUSE: Duration = Duration::from_millis(25);
@@ -33,10 +35,32 @@ pub(super) struct Proven {
     pub at: MemberName,
 }
 
-impl HarborIdentity {
+/// The nodes that are asked about clients, and how many questions there may be at once.
+pub(super) struct Nodes {
+    /// Whose members they are.
+    pub pool: ArcSwap<Pool>,
+    pub settings: HarborProviderSettings,
+    budgets: Budgets,
+}
+
+/// Questions at once, apart for each kind of client: those who guess, or who need no password at
+/// all, take nothing from those whose password is known to be right.
+struct Budgets {
+    unproven: Semaphore,
+    proven: Semaphore,
+    anonymous: Semaphore,
+}
+
+impl Nodes {
+    pub(super) fn new(settings: HarborProviderSettings, pool: Arc<Pool>) -> Self {
+        let budget = || Semaphore::new(settings.checks_max.min(Semaphore::MAX_PERMITS));
+        let budgets = Budgets { unproven: budget(), proven: budget(), anonymous: budget() };
+        Self { budgets, settings, pool: ArcSwap::new(pool) }
+    }
+
     /// Asks with a client's password. Nodes without a common database know different accounts and
     /// projects: there each project is asked about at its home, and a no is one node's only.
-    pub(super) async fn ask_nodes(
+    pub(super) async fn ask(
         &self,
         secret: &ClientSecret,
         known: Option<&Arc<Known>>,
@@ -80,12 +104,14 @@ impl HarborIdentity {
             let Some((index, _turn)) = next_free(&waiting, secret, known.is_some(), deadline).await else {
                 return Asked::Busy;
             };
-            let (member, node) = waiting.remove(index);
+            let node = waiting.remove(index);
+            let member = node.member;
             // Only now: who waits for a name takes nothing from others.
             let budget = if known.is_some() { &self.budgets.proven } else { &self.budgets.unproven };
             let Ok(Ok(_permit)) = timeout_at(deadline, budget.acquire()).await else { return Asked::Busy };
             let try_deadline = deadline.min(Instant::now() + self.settings.try_timeout);
-            match node.login(member, (secret, known.is_some()), wanted, try_deadline).await {
+            let password = Password { secret, was_right: known.is_some() };
+            match node.login(password, wanted, try_deadline).await {
                 Login::Right(token) => {
                     let counts =
                         Counts::of(home.as_ref(), member, self.settings.foreign_accounts && refused > 0);
@@ -108,20 +134,20 @@ impl HarborIdentity {
         if refused > 0 && refused == all { Asked::Wrong } else { Asked::NotNow(problem) }
     }
 
+    /// A node's token for clients without credentials; `None` when no node gives one now.
     pub(super) async fn anonymous_token(&self, wanted: &[ResourceAccess]) -> Option<NodeToken> {
         let deadline = Instant::now() + self.settings.timeout;
         let _permit = timeout_at(deadline, self.budgets.anonymous.acquire()).await.ok()?.ok()?;
-        for (member, node) in nodes(&self.candidates(wanted)) {
+        for node in nodes(&self.candidates(wanted)) {
             let deadline = deadline.min(Instant::now() + self.settings.try_timeout);
-            match node.anonymous_token(member, wanted, deadline).await {
+            match node.anonymous_token(wanted, deadline).await {
                 Ok(token) => return Some(token),
                 Err(problem) => {
-                    tracing::debug!(member = member.name.as_str(), problem, "no anonymous token");
-                    member.ask_for_probe();
+                    tracing::debug!(member = node.member.name.as_str(), problem, "no anonymous token");
+                    node.member.ask_for_probe();
                 }
             }
         }
-        self.alarm("no node of the pool gives tokens to clients without credentials");
         None
     }
 
@@ -160,7 +186,7 @@ enum Counts {
 }
 
 impl Counts {
-    fn of(home: Option<&Arc<Member>>, member: &Arc<Member>, foreign: bool) -> Self {
+    fn of(home: Option<&Arc<Member>>, member: &Member, foreign: bool) -> Self {
         match home {
             None => Self::All,
             Some(home) if home.name == member.name || foreign => Self::All,
@@ -178,7 +204,7 @@ impl Counts {
     }
 }
 
-fn proven(token: &NodeToken, member: &Arc<Member>, wanted: &[ResourceAccess], counts: Counts) -> Asked {
+fn proven(token: &NodeToken, member: &Member, wanted: &[ResourceAccess], counts: Counts) -> Asked {
     let Some(subject) = token.subject.clone() else {
         return Asked::NotNow(format!("{}: its token names nobody", member.name));
     };
@@ -212,19 +238,17 @@ fn by_place(wanted: &[ResourceAccess]) -> Vec<Vec<ResourceAccess>> {
 /// The first node that may be asked now, with the turn of the password; `None` when there is none
 /// before the deadline.
 async fn next_free<'a>(
-    waiting: &[(&'a Arc<Member>, &'a HarborNode)],
+    waiting: &[NodeAt<'a>],
     secret: &ClientSecret,
     is_known: bool,
     deadline: Instant,
 ) -> Option<(usize, PasswordTurn<'a>)> {
     if is_known {
-        let (_, node) = waiting.first()?;
-        return Some((0, timeout_at(deadline, node.password_turn(secret)).await.ok()?));
+        let first = waiting.first()?.node;
+        return Some((0, timeout_at(deadline, first.password_turn(secret)).await.ok()?));
     }
     loop {
-        let turn = |(index, (_, node)): (usize, &(_, &'a HarborNode))| {
-            Some((index, node.try_password_turn(secret)?))
-        };
+        let turn = |(index, at): (usize, &NodeAt<'a>)| Some((index, at.node.try_password_turn(secret)?));
         if let Some(free) = waiting.iter().enumerate().find_map(turn) {
             return Some(free);
         }
@@ -235,6 +259,6 @@ async fn next_free<'a>(
     }
 }
 
-fn nodes(members: &[Arc<Member>]) -> Vec<(&Arc<Member>, &HarborNode)> {
-    members.iter().filter_map(|member| Some((member, member.harbor.as_ref()?))).collect()
+fn nodes(members: &[Arc<Member>]) -> Vec<NodeAt<'_>> {
+    members.iter().filter_map(|member| member.node()).collect()
 }

@@ -14,10 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use moka::sync::Cache;
 use secrecy::SecretString;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -29,7 +28,7 @@ use crate::registry::{Actions, ResourceAccess};
 use crate::telemetry::{IdentityFault, Metrics};
 use crate::upstream::Pool;
 use crate::upstream::harbor::{ClientSecret, Fingerprint};
-use ask::{Asked, Proven};
+use ask::{Asked, Nodes, Proven};
 use known::{Known, limited, place_of};
 pub use turns::Turn;
 use turns::Turns;
@@ -52,9 +51,9 @@ pub enum Answer {
 
 /// Asks the nodes of one pool about clients.
 pub struct HarborIdentity {
-    settings: HarborProviderSettings,
-    pool: ArcSwap<Pool>,
-    budgets: Budgets,
+    nodes: Nodes,
+    /// How long a client waits for an answer.
+    timeout: Duration,
     right: Cache<Fingerprint, Arc<Known>>,
     /// How long a grant counts, by its own age: others of the same account may be younger.
     grant_ttl: Duration,
@@ -68,14 +67,6 @@ pub struct HarborIdentity {
     alarmed_at: AtomicU64,
     /// Owns the questions, which outlive the requests that asked them.
     tasks: TaskTracker,
-}
-
-/// Questions at once, apart for each kind of client: those who guess, or who need no password at
-/// all, take nothing from those whose password is known to be right.
-struct Budgets {
-    unproven: Semaphore,
-    proven: Semaphore,
-    anonymous: Semaphore,
 }
 
 fn cache<K, V>(max: u64, ttl: Duration) -> Cache<K, V>
@@ -93,12 +84,11 @@ impl HarborIdentity {
         settings: HarborProviderSettings,
         limits: &VerifyLimits,
         pool: Arc<Pool>,
-        (metrics, tasks): (Arc<Metrics>, TaskTracker),
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
     ) -> Arc<Self> {
         let max = limits.cache_entries_max;
-        let budget = || Semaphore::new(settings.checks_max.min(Semaphore::MAX_PERMITS));
         Arc::new(Self {
-            budgets: Budgets { unproven: budget(), proven: budget(), anonymous: budget() },
             right: cache(max, limits.success_ttl),
             grant_ttl: limits.success_ttl,
             wrong: cache(max, limits.failure_ttl),
@@ -106,8 +96,8 @@ impl HarborIdentity {
             anonymous: cache(max, limits.success_ttl),
             anonymous_none: cache(max, limits.failure_ttl),
             turns: Turns::new(max, &settings),
-            settings,
-            pool: ArcSwap::new(pool),
+            timeout: settings.timeout,
+            nodes: Nodes::new(settings, pool),
             metrics,
             alarmed_at: AtomicU64::new(0),
             tasks,
@@ -116,7 +106,7 @@ impl HarborIdentity {
 
     /// The pool of the same name has other members now.
     pub fn set_pool(&self, pool: Arc<Pool>) {
-        self.pool.store(pool);
+        self.nodes.pool.store(pool);
     }
 
     /// Whether Harbor decides what this client may do to what `pool` serves.
@@ -128,7 +118,7 @@ impl HarborIdentity {
     /// Whether the nodes of `pool` are asked.
     #[must_use]
     pub fn is_of(&self, pool: Option<&Pool>) -> bool {
-        pool.is_some_and(|pool| pool.name == self.pool.load().name)
+        pool.is_some_and(|pool| pool.name == self.nodes.pool.load().name)
     }
 
     /// A member takes this pair no longer: the next login asks again.
@@ -139,7 +129,7 @@ impl HarborIdentity {
     /// The turn of a password that only a node sees, such as in a login form; `None` when too many
     /// of the same source wait, or it does not come in time.
     pub async fn form_turn(&self, source: IpAddr) -> Option<Turn> {
-        let turn = self.turns.take("", source, Instant::now() + self.settings.timeout).await;
+        let turn = self.turns.take("", source, Instant::now() + self.timeout).await;
         if turn.is_none() {
             self.metrics.count_identity_fault(IdentityFault::Throttled);
         }
@@ -158,7 +148,7 @@ impl HarborIdentity {
             return Answer::Wrong;
         }
         let secret = ClientSecret::new(name, password);
-        let deadline = Instant::now() + self.settings.timeout;
+        let deadline = Instant::now() + self.timeout;
         if let Some(answer) = self.without_turn(&secret, wanted, deadline).await {
             return answer;
         }
@@ -189,7 +179,10 @@ impl HarborIdentity {
         if unknown.is_empty() {
             return Some(granted);
         }
-        let token = self.anonymous_token(&unknown).await?;
+        let Some(token) = self.nodes.anonymous_token(&unknown).await else {
+            self.alarm("no node of the pool gives tokens to clients without credentials");
+            return None;
+        };
         for access in &unknown {
             let actions = token.granted(access);
             if actions.is_empty() {
@@ -248,7 +241,7 @@ impl HarborIdentity {
     ) -> Answer {
         let fingerprint = secret.fingerprint();
         let known = self.right.get(&fingerprint);
-        match self.ask_nodes(secret, known.as_ref(), wanted, deadline).await {
+        match self.nodes.ask(secret, known.as_ref(), wanted, deadline).await {
             Asked::Right(proven) => self.remember(fingerprint, *proven, known.as_ref(), wanted),
             Asked::Wrong => {
                 if let Some(mut turn) = turn {
@@ -289,7 +282,7 @@ impl HarborIdentity {
         let mine = now >= before.saturating_add(ALARM_EVERY)
             && self.alarmed_at.compare_exchange(before, now, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if mine {
-            let pool = self.pool.load_full();
+            let pool = self.nodes.pool.load_full();
             let pool = pool.name.as_str();
             tracing::error!(
                 pool,

@@ -4,19 +4,29 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, HeaderValue, LOCATION};
 use http::{Method, Response, StatusCode, response};
+use tokio_util::task::TaskTracker;
 
+use super::admission::Admitted;
 use super::body::ResponseBody;
-use super::context::RequestContext;
 use super::error::GatewayError;
-use super::upload_session::{is_refused_cancel, no_session_here};
-use super::{Admitted, Downstream, Gateway};
+use super::record::RequestRecord;
+use super::session::{Sessions, is_refused_cancel, no_session_here};
 use crate::attempt::{AttemptError, ClientFault, MemberError, MemberRequest};
-use crate::auth::challenge::ChallengeReason;
-use crate::content::{ContentBody, Head, Leader, Outcome, Resumption, Settled, SettledBody};
+use crate::content::{ContentBody, ContentChecks, Head, Leader, Outcome, Resumption, Settled, SettledBody};
 use crate::forwarding::response::{MemberLocation, client_headers, member_location};
 use crate::pin::Pin;
 use crate::registry::RegistryRequest;
+use crate::token_service::TokenService;
 use crate::upstream::{Member, TakenBack};
+
+/// Turns what members answer into what clients get.
+pub(super) struct Answers {
+    pub tokens: Arc<TokenService>,
+    pub sessions: Sessions,
+    pub checks: Arc<ContentChecks>,
+    /// Owns the tasks that fill windows for several readers.
+    pub tasks: TaskTracker,
+}
 
 /// A member's answer with the body that the client gets.
 pub(super) struct Answered {
@@ -52,11 +62,11 @@ fn location_of(member: &Member, head: &response::Parts) -> Result<Option<MemberL
     }
 }
 
-impl Gateway {
+impl Answers {
     /// Turns a member's answer into the client's.
     pub(super) fn client_response(
         &self,
-        admitted: &Admitted,
+        admitted: &Admitted<'_>,
         request: &MemberRequest,
         pin: Option<Pin>,
         answered: Answered,
@@ -64,7 +74,7 @@ impl Gateway {
         let target = request.registry().ok_or(GatewayError::Internal("a page has another answer"))?;
         let Answered { member, mut head, body } = answered;
         if is_refused_cancel(target, head.status) {
-            return Ok(self.forget_session(target));
+            return Ok(self.sessions.forget(target));
         }
         let location = location_of(&member, &head)?;
         head.headers = client_headers(std::mem::take(&mut head.headers));
@@ -76,7 +86,8 @@ impl Gateway {
                 if upload.repository() != target.repository() {
                     return Err(no_session_here(&member).into());
                 }
-                let location = self.sealed_location(admitted, &upload, pin, (&member, &head.headers))?;
+                let location =
+                    self.sessions.sealed_location(admitted, &upload, pin, &member, &head.headers)?;
                 head.headers.insert(LOCATION, location);
             }
             Some(MemberLocation::Content(path)) => {
@@ -85,7 +96,7 @@ impl Gateway {
                 }
             }
         }
-        self.note_upload_end(target, head.status);
+        self.sessions.note_end(target, head.status);
         if head.status == StatusCode::RANGE_NOT_SATISFIABLE && reads_content(request) {
             // docker-registry announces the blob's length here and sends no body.
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -100,14 +111,14 @@ impl Gateway {
         request: &Arc<MemberRequest>,
         settled: Settled,
         leader: Option<Leader>,
-        ctx: &mut RequestContext,
+        record: &mut RequestRecord,
     ) -> Answered {
         let Settled { member, head, body, .. } = settled;
         let shared =
             || Head { member: Arc::clone(&member), status: head.status, headers: head.headers.clone() };
         let body = match body {
             SettledBody::Held(bytes) => {
-                ctx.decisions.verified = true;
+                record.decisions.verified = true;
                 if let Some(leader) = leader {
                     leader.share_held(shared, &bytes);
                 }
@@ -124,7 +135,7 @@ impl Gateway {
                 let resumption =
                     Resumption::new(Arc::clone(request), &head.headers, Arc::clone(&self.checks));
                 let body = ContentBody::new(resumption, *content, (Arc::clone(&member), stream), held);
-                ctx.decisions.resumed = Some(body.resumed());
+                record.decisions.resumed = Some(body.resumed());
                 self.streamed_content(body, leader, shared)
             }
         };
@@ -153,7 +164,7 @@ impl Gateway {
         &self,
         request: &Arc<MemberRequest>,
         outcome: Outcome,
-        ctx: &mut RequestContext,
+        record: &mut RequestRecord,
     ) -> Option<Answered> {
         let (head, body) = match outcome {
             Outcome::Held(head, bytes) => (head, ResponseBody::held(bytes)),
@@ -169,19 +180,20 @@ impl Gateway {
         let Head { member, status, headers } = head;
         let (mut parts, ()) = Response::new(()).into_parts();
         (parts.status, parts.headers) = (status, headers);
-        ctx.member = Some(Arc::clone(&member));
-        ctx.decisions.coalesced = true;
+        record.note_shared(&member);
         Some(Answered { member, head: parts, body })
     }
 
     /// What the client is told when no member answered.
     pub(super) fn failed(
         &self,
-        admitted: &Admitted,
         request: &MemberRequest,
         pin: Option<&Pin>,
         error: AttemptError,
     ) -> Result<Response<ResponseBody>, GatewayError> {
+        if let AttemptError::Client(ClientFault::WrongPassword) = error {
+            self.forget_password(request);
+        }
         let is_refusal = matches!(
             error,
             AttemptError::Client(ClientFault::WrongPassword | ClientFault::NotGranted)
@@ -191,33 +203,20 @@ impl Gateway {
             && is_refusal
             && is_refused_cancel(target, StatusCode::UNAUTHORIZED)
         {
-            return Ok(self.forget_session(target));
+            return Ok(self.sessions.forget(target));
         }
         match pin {
             Some(pin) if error.is_connect_failure() => {
                 Err(GatewayError::PinnedMemberGone { member: pin.member.clone() })
             }
-            _ => Err(self.attempt_failed(&admitted.down, request, error)),
+            _ => Err(GatewayError::of_attempt(request, error)),
         }
     }
 
-    /// A failed attempt as the client's host tells it: where to get a token is known here.
-    pub(super) fn attempt_failed(
-        &self,
-        down: &Downstream,
-        request: &MemberRequest,
-        error: AttemptError,
-    ) -> GatewayError {
-        let refused = |reason| self.unauthorized(down, reason, request.challenge_access());
-        match error {
-            AttemptError::Client(ClientFault::WrongPassword) => refused(ChallengeReason::InvalidToken),
-            AttemptError::Client(ClientFault::NotGranted) => refused(ChallengeReason::InsufficientScope),
-            AttemptError::Client(ClientFault::LoginUnavailable) => GatewayError::IdentityUnavailable,
-            AttemptError::Client(ClientFault::BrokenBody) => match request.registry() {
-                Some(RegistryRequest::Manifest { .. }) => GatewayError::ClientBody,
-                Some(_) | None => GatewayError::UploadBody,
-            },
-            AttemptError::Member(error) => error.into(),
+    /// A password that a member refuses is not shown to it again.
+    fn forget_password(&self, request: &MemberRequest) {
+        if let (Some(secret), Some(harbor)) = (&request.secret, &self.tokens.logins().harbor) {
+            harbor.forget(secret);
         }
     }
 }

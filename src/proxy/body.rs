@@ -1,15 +1,19 @@
 //! The bodies of answers on their way to the client, and how they ended.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
-use super::context::{BodyEnd, RequestContext};
+use super::record::{BodyEnd, Ending, RequestRecord};
 use crate::attempt::MemberBody;
 use crate::content::{ContentBody, SharedReader};
-use crate::upstream::BodyError;
+use crate::forwarding::response::REQUEST_ID;
+use crate::upstream::{BodyError, BodyProgress};
 
 /// The body of an answer.
 pub struct ResponseBody {
@@ -29,8 +33,10 @@ enum Source {
 
 /// Says how the answer ended.
 struct Observer {
-    context: Box<RequestContext>,
+    record: Box<RequestRecord>,
     status: u16,
+    /// How much of the request's body was read.
+    request_body: Arc<BodyProgress>,
     bytes: u64,
     /// Bytes that the answer has in all, where that is known.
     expected: Option<u64>,
@@ -71,9 +77,31 @@ impl ResponseBody {
         Self { source: Source::Member(Box::new(body)), observer: None }
     }
 
+    /// The answer as it goes to the client, with the request's id; the record says how it ended.
+    pub(super) fn observe(
+        mut response: Response<Self>,
+        record: Box<RequestRecord>,
+        request_body: Arc<BodyProgress>,
+    ) -> Response<Self> {
+        if let Ok(id) = HeaderValue::from_str(&record.id) {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        let status = response.status();
+        let is_head = record.client.method == Method::HEAD;
+        if is_head {
+            response = without_own_body(response);
+        }
+        response.map(|mut body| {
+            let head_only = is_head || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
+            let expected = if head_only { Some(0) } else { body.size_hint().exact() };
+            let status = status.as_u16();
+            body.observer = Some(Observer { record, status, request_body, bytes: 0, expected });
+            body
+        })
+    }
+
     /// The length of a body that is there already; `None` where it streams or there is none.
-    #[must_use]
-    pub fn own_length(&self) -> Option<usize> {
+    fn own_length(&self) -> Option<usize> {
         match &self.source {
             Source::Full(bytes) => bytes.as_ref().map(Bytes::len),
             Source::Empty | Source::Held(_) | Source::Member(_) | Source::Content(_) | Source::Shared(_) => {
@@ -81,15 +109,15 @@ impl ResponseBody {
             }
         }
     }
+}
 
-    /// The same body, which says how it ended.
-    #[must_use]
-    pub fn observed(mut self, context: Box<RequestContext>, status: u16) -> Self {
-        let head_only = context.method == http::Method::HEAD || status == 204 || status == 304;
-        let expected = if head_only { Some(0) } else { self.size_hint().exact() };
-        self.observer = Some(Observer { context, status, bytes: 0, expected });
-        self
-    }
+/// The answer to a HEAD says how long the body would be and sends none; over h2 a body would be
+/// an error (RFC 9110 9.3.2). A member's answer has none already.
+fn without_own_body(response: Response<ResponseBody>) -> Response<ResponseBody> {
+    let (mut head, body) = response.into_parts();
+    let Some(length) = body.own_length() else { return Response::from_parts(head, body) };
+    head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    Response::from_parts(head, ResponseBody::empty())
 }
 
 impl Observer {
@@ -98,7 +126,8 @@ impl Observer {
     }
 
     fn finish(self, end: BodyEnd) {
-        self.context.finish(self.status, self.bytes, end);
+        let (bytes_in, bytes_out) = (self.request_body.bytes(), self.bytes);
+        self.record.finish(Ending { status: self.status, bytes_in, bytes_out, body: end });
     }
 }
 

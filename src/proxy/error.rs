@@ -8,15 +8,16 @@ use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WW
 use http::{Response, StatusCode};
 
 use super::body::ResponseBody;
-use super::context::RequestContext;
-use crate::attempt::MemberError;
+use super::realm::Realm;
+use super::record::RequestRecord;
+use crate::attempt::{AttemptError, ClientFault, MemberError, MemberRequest};
 use crate::auth::challenge::{ChallengeReason, challenge};
 use crate::auth::credentials::CredentialsError;
 use crate::forwarding::content_type::ContentTypeError;
 use crate::forwarding::readable::UnreadableHeader;
 use crate::forwarding::response::{API_VERSION, REQUEST_ID};
 use crate::pin::PinError;
-use crate::registry::{ErrorCode, NameError, ParseError, ResourceAccess, error_body};
+use crate::registry::{ErrorCode, NameError, ParseError, RegistryRequest, ResourceAccess, error_body};
 use crate::telemetry::ErrorKind;
 use crate::token_service::TokenRequestError;
 use crate::upstream::{MemberName, Phase, PoolName, UpstreamFault};
@@ -62,10 +63,6 @@ pub enum GatewayError {
         reason: ChallengeReason,
         /// What the request needs.
         wanted: Vec<ResourceAccess>,
-        /// The endpoint to get a token from.
-        realm: String,
-        /// Whom the token is for.
-        service: String,
     },
     /// A token request was refused.
     #[error("token request: {0}")]
@@ -159,6 +156,26 @@ impl ChallengeReason {
 }
 
 impl GatewayError {
+    /// Credentials are missing or wrong, or do not suffice for what the request needs.
+    pub(super) fn unauthorized(reason: ChallengeReason, wanted: Vec<ResourceAccess>) -> Self {
+        Self::Unauthorized { reason, wanted }
+    }
+
+    /// A request for which no member's answer could be got, as its client is told.
+    pub(super) fn of_attempt(request: &MemberRequest, error: AttemptError) -> Self {
+        let refused = |reason| Self::unauthorized(reason, request.challenge_access());
+        match error {
+            AttemptError::Client(ClientFault::WrongPassword) => refused(ChallengeReason::InvalidToken),
+            AttemptError::Client(ClientFault::NotGranted) => refused(ChallengeReason::InsufficientScope),
+            AttemptError::Client(ClientFault::LoginUnavailable) => Self::IdentityUnavailable,
+            AttemptError::Client(ClientFault::BrokenBody) => match request.registry() {
+                Some(RegistryRequest::Manifest { .. }) => Self::ClientBody,
+                Some(_) | None => Self::UploadBody,
+            },
+            AttemptError::Member(error) => error.into(),
+        }
+    }
+
     /// The metric's word.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -207,30 +224,35 @@ impl GatewayError {
         }
     }
 
-    /// The answer to the client.
+    /// The answer to the client. `realm` is where it gets its tokens; `None` where the request did not come to a host
+    /// that is served.
     #[must_use]
-    pub fn into_response(self, ctx: &mut RequestContext) -> Response<ResponseBody> {
-        ctx.error = Some(self.kind());
-        self.log(ctx);
+    pub fn into_response(
+        self,
+        realm: Option<Realm<'_>>,
+        record: &mut RequestRecord,
+    ) -> Response<ResponseBody> {
+        record.error = Some(self.kind());
+        self.log(record);
         let Refusal { status, code, message } = self.refusal();
         let mut response = if let Self::Token(TokenRequestError::UnsupportedGrant) = self {
             // The OAuth2 word beside the registry's own (RFC 6749 5.2).
             let body = serde_json::json!({
                 "error": "unsupported_grant_type",
-                "errors": [{"code": code.as_str(), "message": message, "detail": {"request_id": &*ctx.id}}],
+                "errors": [{"code": code.as_str(), "message": message, "detail": {"request_id": &*record.id}}],
             });
             Response::new(ResponseBody::full(body.to_string()))
         } else {
-            Response::new(ResponseBody::full(error_body(code, &message, &ctx.id)))
+            Response::new(ResponseBody::full(error_body(code, &message, &record.id)))
         };
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(API_VERSION.0, API_VERSION.1);
-        if let Ok(id) = HeaderValue::from_str(&ctx.id) {
+        if let Ok(id) = HeaderValue::from_str(&record.id) {
             headers.insert(REQUEST_ID, id);
         }
-        if let Some(value) = self.challenge().and_then(|value| HeaderValue::try_from(value).ok()) {
+        if let Some(value) = self.challenge(realm).and_then(|value| HeaderValue::try_from(value).ok()) {
             headers.insert(WWW_AUTHENTICATE, value);
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -245,9 +267,9 @@ impl GatewayError {
         response
     }
 
-    fn challenge(&self) -> Option<String> {
-        if let Self::Unauthorized { reason, wanted, realm, service } = self {
-            return Some(challenge(realm, service, wanted, *reason));
+    fn challenge(&self, realm: Option<Realm<'_>>) -> Option<String> {
+        if let Self::Unauthorized { reason, wanted } = self {
+            return realm.map(|realm| challenge(&realm.url(), realm.service, wanted, *reason));
         }
         let Self::Token(TokenRequestError::WrongPassword | TokenRequestError::NoCredentials) = self else {
             return None;
@@ -256,8 +278,8 @@ impl GatewayError {
         Some("Basic realm=\"tidegate\"".to_owned())
     }
 
-    fn log(&self, ctx: &RequestContext) {
-        let request_id = &*ctx.id;
+    fn log(&self, record: &RequestRecord) {
+        let request_id = &*record.id;
         match self.kind() {
             ErrorKind::Client | ErrorKind::Unauthorized | ErrorKind::Denied => {
                 tracing::debug!(request_id, error = %self, "request refused");

@@ -1,5 +1,7 @@
 //! What the gateway answers itself: the ping, the token endpoint, the public keys.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response};
@@ -7,17 +9,17 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use jsonwebtoken::jwk::Jwk;
 
+use super::arrival::Arrival;
 use super::body::ResponseBody;
-use super::context::RequestContext;
+use super::client_body::ClientBody;
 use super::error::{GatewayError, READ_ONLY};
-use super::{Downstream, Gateway};
+use super::record::RequestRecord;
 use crate::auth::credentials::Credentials;
 use crate::forwarding::response::API_VERSION;
 use crate::random::unix_now;
 use crate::registry::{RouteKind, is_read};
-use crate::snapshot::Snapshot;
-use crate::telemetry::TokenRefusal;
-use crate::token_service::{TOKEN_PATHS, TokenParameters, TokenRequestError};
+use crate::telemetry::{Metrics, TokenRefusal};
+use crate::token_service::{TOKEN_PATHS, TokenParameters, TokenRequestError, TokenService};
 
 /// Where the public keys of client tokens are.
 const JWKS_PATH: &str = "/.well-known/jwks.json";
@@ -44,48 +46,48 @@ fn json(text: impl Into<Bytes>) -> Response<ResponseBody> {
     response
 }
 
-impl Gateway {
-    /// Everything that is not under `/v2`.
-    pub(super) async fn serve_local(
+/// The gateway's own endpoints.
+pub(super) struct Endpoints {
+    pub tokens: Arc<TokenService>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Endpoints {
+    /// The answer of one of them; `None` where the path is none of theirs.
+    pub(super) async fn answer(
         &self,
-        state: &Snapshot,
-        down: &Downstream,
-        body: &mut Option<Incoming>,
-        ctx: &mut RequestContext,
-    ) -> Result<Response<ResponseBody>, GatewayError> {
-        let path = down.head.uri.path();
+        arrival: &Arrival,
+        body: &mut ClientBody,
+        record: &mut RequestRecord,
+    ) -> Option<Result<Response<ResponseBody>, GatewayError>> {
+        let path = arrival.head.uri.path();
         if TOKEN_PATHS.contains(&path) {
-            ctx.route = RouteKind::Token;
-            let issued = self.serve_token(state, down, body, ctx).await;
+            record.note_route(RouteKind::Token);
+            let issued = self.issue_token(arrival, body, record).await;
             if let Err(GatewayError::Token(error)) = &issued {
                 self.metrics.count_token_refusal(refusal(error));
             }
-            return issued;
+            return Some(issued);
         }
         if path == JWKS_PATH {
-            ctx.route = RouteKind::Keys;
-            if !is_read(&down.head.method) {
-                return Err(GatewayError::MethodNotAllowed(READ_ONLY));
-            }
-            let entries = state.tokens.ring().verifying(unix_now());
-            let keys: Vec<&Jwk> = entries.map(|key| key.jwk()).collect();
-            return Ok(json(serde_json::json!({ "keys": keys }).to_string()));
+            record.note_route(RouteKind::Keys);
+            return Some(public_keys(arrival));
         }
-        self.serve_web(state, down, body, ctx).await
+        None
     }
 
-    async fn serve_token(
+    async fn issue_token(
         &self,
-        state: &Snapshot,
-        down: &Downstream,
-        body: &mut Option<Incoming>,
-        ctx: &mut RequestContext,
+        arrival: &Arrival,
+        body: &mut ClientBody,
+        record: &mut RequestRecord,
     ) -> Result<Response<ResponseBody>, GatewayError> {
-        let header = Credentials::from_headers(&down.head.headers)?;
-        let parameters = match down.head.method {
-            Method::GET => TokenParameters::from_query(down.head.uri.query().unwrap_or_default(), header),
+        let (head, connection) = (&arrival.head, &arrival.connection);
+        let header = Credentials::from_headers(&head.headers)?;
+        let parameters = match head.method {
+            Method::GET => TokenParameters::from_query(head.uri.query().unwrap_or_default(), header),
             Method::POST => {
-                if !ctx.connection.credentials_allowed {
+                if !connection.credentials_allowed {
                     return Err(TokenRequestError::Plaintext.into());
                 }
                 let form = read_form(body.take(), self.tokens.settings().request_bytes_max).await?;
@@ -93,11 +95,12 @@ impl Gateway {
             }
             _ => return Err(GatewayError::MethodNotAllowed("GET, POST")),
         };
-        let issued = self.tokens.issue(state, parameters, (down.place(), ctx.connection.peer.ip())).await?;
-        ctx.subject = Some(issued.subject().clone());
-        ctx.jti = Some(issued.jti().to_owned());
+        let place = (arrival.place(), connection.peer.ip());
+        let issued = self.tokens.issue(&arrival.state, parameters, place).await?;
+        record.subject = Some(issued.subject().clone());
+        record.jti = Some(issued.jti().to_owned());
         tracing::debug!(
-            request_id = &*ctx.id, subject = %issued.subject(), jti = issued.jti(), granted = issued.granted(),
+            request_id = &*record.id, subject = %issued.subject(), jti = issued.jti(), granted = issued.granted(),
             "token issued"
         );
         let text = serde_json::to_vec(&issued)
@@ -106,6 +109,16 @@ impl Gateway {
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)
     }
+}
+
+/// The keys under which client tokens can be verified.
+fn public_keys(arrival: &Arrival) -> Result<Response<ResponseBody>, GatewayError> {
+    if !is_read(&arrival.head.method) {
+        return Err(GatewayError::MethodNotAllowed(READ_ONLY));
+    }
+    let entries = arrival.state.tokens.ring().verifying(unix_now());
+    let keys: Vec<&Jwk> = entries.map(|key| key.jwk()).collect();
+    Ok(json(serde_json::json!({ "keys": keys }).to_string()))
 }
 
 async fn read_form(body: Option<Incoming>, bytes_max: usize) -> Result<Bytes, TokenRequestError> {

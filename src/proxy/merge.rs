@@ -10,14 +10,13 @@ use http_body_util::{BodyExt as _, Limited};
 use tokio::time::{Instant, timeout_at};
 
 use super::body::ResponseBody;
-use super::context::RequestContext;
 use super::error::GatewayError;
-use super::{Downstream, Gateway};
+use super::trail::Trail;
 use crate::attempt::{Answer, AttemptError, ClientFault, MemberError, MemberRequest, try_member};
 use crate::forwarding::readable::text;
 use crate::forwarding::response::API_VERSION;
 use crate::registry::{CatalogOrder, ListKind, Page, PartialList, merge};
-use crate::upstream::{Member, Pool, RequestBody};
+use crate::upstream::{Member, Pool, RequestBody, Storage};
 
 /// Pages of a Harbor node that are read to come to a place in its list, and their size.
 const NODE_PAGES_MAX: usize = 100;
@@ -33,29 +32,54 @@ enum OneList {
     Failed(AttemptError),
 }
 
-impl Gateway {
-    /// The answer to a list, from all members that serve.
-    pub(super) async fn merged_list(
-        &self,
-        down: &Downstream,
-        (kind, page): (&ListKind, &Page),
-        request: &MemberRequest,
-        ctx: &mut RequestContext,
-    ) -> Result<Response<ResponseBody>, GatewayError> {
-        let mut members: Vec<_> =
-            request.pool.members.iter().filter(|member| member.status().serves()).cloned().collect();
+/// A list that is merged of the lists of all members.
+pub(super) struct MergedList<'a> {
+    kind: ListKind,
+    page: &'a Page,
+    request: &'a MemberRequest,
+}
+
+/// The answer to a list, and how it was got.
+pub(super) struct Merged {
+    pub outcome: Result<Response<ResponseBody>, GatewayError>,
+    pub trail: Trail,
+}
+
+impl<'a> MergedList<'a> {
+    /// The list that a request wants, where its pool's members copy each other, late; `None` for any other request.
+    pub(super) fn of(request: &'a MemberRequest) -> Option<Self> {
+        if request.pool.storage != Storage::Replicated {
+            return None;
+        }
+        let (kind, page) = ListKind::of(request.registry()?, catalog_order(&request.pool))?;
+        Some(Self { kind, page, request })
+    }
+
+    /// The answer, from all members that serve. Their time counts from `at`.
+    pub(super) async fn answer(&self, at: Instant) -> Merged {
+        let members = self.members();
+        let wanted = self.kind.page_of_members(self.page);
+        let deadline = at + self.request.patience().head;
+        let lists = members.iter().map(|member| ask_for_pages(self.request, &wanted, member, deadline));
+        let lists = futures_util::future::join_all(lists).await;
+        let tries = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        Merged { outcome: self.merged(lists), trail: Trail { tries, ..Trail::default() } }
+    }
+
+    fn members(&self) -> Vec<Arc<Member>> {
+        let all = || self.request.pool.members.iter();
+        let mut members: Vec<_> = all().filter(|member| member.status().serves()).cloned().collect();
         if members.is_empty() {
-            members = request.pool.members.iter().filter(|member| member.is_usable()).cloned().collect();
+            members = all().filter(|member| member.is_usable()).cloned().collect();
         }
         if members.iter().any(|member| member.harbor.is_some()) {
             // Harbor keeps these lists in its database; a plain registry beside it has none.
             members.retain(|member| member.harbor.is_some());
         }
-        let wanted = kind.page_of_members(page);
-        let deadline = ctx.started + request.patience().head;
-        ctx.tries = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        let lists = members.iter().map(|member| ask_for_pages(request, &wanted, member, deadline));
-        let all = futures_util::future::join_all(lists).await;
+        members
+    }
+
+    fn merged(&self, all: Vec<OneList>) -> Result<Response<ResponseBody>, GatewayError> {
         let (mut lists, mut failed, mut refused, mut missing) = (Vec::new(), None, None, false);
         for one in all {
             match one {
@@ -67,16 +91,16 @@ impl Gateway {
         }
         if let Some(error) = failed {
             // A list that lacks what one of them has would be taken for the whole.
-            return Err(self.attempt_failed(down, request, error));
+            return Err(GatewayError::of_attempt(self.request, error));
         }
         if lists.is_empty() {
             return Err(match (refused, missing) {
-                (Some(error), _) => self.attempt_failed(down, request, error),
+                (Some(error), _) => GatewayError::of_attempt(self.request, error),
                 (None, true) => GatewayError::UnknownRepository,
-                (None, false) => GatewayError::NoMember(request.pool.name.clone()),
+                (None, false) => GatewayError::NoMember(self.request.pool.name.clone()),
             });
         }
-        let merged = merge(kind, page, lists);
+        let merged = merge(&self.kind, self.page, lists);
         let mut response = Response::new(ResponseBody::full(merged.body));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
@@ -90,7 +114,7 @@ impl Gateway {
 }
 
 /// The order in which the members of a pool list repositories.
-pub(super) fn catalog_order(pool: &Pool) -> CatalogOrder {
+fn catalog_order(pool: &Pool) -> CatalogOrder {
     if pool.has_nodes { CatalogOrder::Names } else { CatalogOrder::Paths }
 }
 

@@ -7,47 +7,111 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use crate::attempt::{
-    Answer, AttemptError, Failure, Judgement, MemberError, MemberRequest, Times, try_member,
-};
-use crate::content::{ContentChecks, Settled, settle};
+use super::arrival::Arrival;
+use super::client_body::{ClientBody, PreparedBody};
+use super::error::GatewayError;
+use super::route::{Candidates, Route};
+use super::trail::Trail;
+use crate::attempt::{Answer, AttemptError, Failure, Judgement, MemberError, MemberRequest, try_member};
+use crate::content::{ContentChecks, Flights, Joined, Settled, UploadChecks, join, settle};
 use crate::registry::{RegistryRequest, is_read};
 use crate::upstream::{Member, MemberName, Phase, RequestBody, UpstreamError, UpstreamFault};
 
-/// A request that goes from member to member.
-pub(super) struct Sending<'a> {
-    pub request: &'a MemberRequest,
-    pub checks: &'a ContentChecks,
-    /// From here on the members' time counts.
-    pub begun: Instant,
-    /// How many other members are asked before a client hears that there is no such thing.
-    pub confirmations: usize,
+/// Sends requests to members, with content that is what its digest says.
+pub(super) struct Sender {
+    pub checks: Arc<ContentChecks>,
+    pub upload_checks: Arc<UploadChecks>,
+    pub flights: Flights,
+    /// The least rate of a client's body, in bytes per second; 0 for none.
+    pub body_rate_min: u64,
+}
+
+/// What came of a sending: the answer or the last failure, and how it went.
+pub(super) struct Sent {
+    pub outcome: Result<Settled, AttemptError>,
     pub trail: Trail,
 }
 
-/// What came of a request on its way.
-#[derive(Default)]
-pub(super) struct Trail {
-    /// How many attempts were made.
-    pub tries: u32,
-    /// Other members that were asked about a 404.
-    pub confirmations: u32,
-    /// The member that was reached last.
-    pub member: Option<Arc<Member>>,
-    /// When what happened at it.
-    pub times: Option<Times>,
+impl Sender {
+    /// Joins a read of the same content that is under way.
+    pub(super) async fn join(&self, request: &MemberRequest, arrival: &Arrival) -> Joined {
+        let key = self.flights.key(request, arrival.authority.name());
+        // Another request's answer is waited for no longer than one of its own would be.
+        let patience = arrival.at + request.pool.limits.head_timeout;
+        timeout_at(patience, join(&self.flights, key)).await.unwrap_or(Joined::Asks(None))
+    }
+
+    /// Sends the request of a registry along its route. The members' time counts from `at`, without what the client
+    /// took to begin its body.
+    ///
+    /// # Errors
+    /// What is wrong with the client's body. That a member failed is the outcome of a sending.
+    pub(super) async fn send(
+        &self,
+        request: &MemberRequest,
+        route: &Route,
+        body: &mut ClientBody,
+        at: Instant,
+    ) -> Result<Sent, GatewayError> {
+        let manifests = self.checks.manifests();
+        let prepared = body.prepare(request, self.body_rate_min, manifests).await?;
+        let PreparedBody { body, awaited, memory: _memory } = prepared;
+        let offset = route.pin.as_ref().and_then(|pin| pin.offset);
+        let hashes = request
+            .registry()
+            .and_then(|target| self.upload_checks.begin(target, &request.headers, &body, offset));
+        let mut sent = self.run(request, &route.candidates, body, at + awaited).await;
+        if let (Some(target), Ok(settled)) = (request.registry(), &sent.outcome)
+            && let Err(error) = self.upload_checks.compare(target, hashes, settled)
+        {
+            sent.outcome = Err(error.into());
+        }
+        Ok(sent)
+    }
+
+    /// Sends a page's or an API's request to the candidates in order.
+    pub(super) async fn run(
+        &self,
+        request: &MemberRequest,
+        candidates: &Candidates,
+        body: RequestBody,
+        begun: Instant,
+    ) -> Sent {
+        let Candidates { members, confirmations } = candidates;
+        let confirmations = *confirmations;
+        let trail = Trail::default();
+        let mut sending = Sending { request, checks: &self.checks, begun, confirmations, trail };
+        let outcome = sending.run(members, body).await;
+        Sent { outcome, trail: sending.trail }
+    }
+}
+
+/// A request that goes from member to member.
+struct Sending<'a> {
+    request: &'a MemberRequest,
+    checks: &'a ContentChecks,
+    /// From here on the members' time counts.
+    begun: Instant,
+    /// How many other members are asked before a client hears that there is no such thing.
+    confirmations: usize,
+    trail: Trail,
 }
 
 /// Members that failed a request that another one may do better.
-struct Suspects(Vec<(Arc<Member>, String)>);
+struct Suspects(Vec<Suspect>);
+
+struct Suspect {
+    member: Arc<Member>,
+    problem: String,
+}
 
 impl Suspects {
     /// Another member answered: those that failed the same request are at fault. A refusal is not better than a failure.
     fn answered(self, request: &MemberRequest, status: StatusCode) {
         if status.is_success() || status.is_redirection() {
-            for (member, problem) in self.0 {
+            for Suspect { member, problem } in self.0 {
                 request.pool.member_failed(&member, &problem, Some(request.client));
             }
         }
@@ -59,9 +123,9 @@ impl Sending<'_> {
     ///
     /// # Errors
     /// The last failure, when no candidate answered.
-    pub(super) async fn run(
+    async fn run(
         &mut self,
-        candidates: Vec<Arc<Member>>,
+        candidates: &[Arc<Member>],
         mut body: RequestBody,
     ) -> Result<Settled, AttemptError> {
         let request = self.request;
@@ -69,10 +133,10 @@ impl Sending<'_> {
         let head_deadline = self.begun + request.patience().head;
         let mut last = None;
         let (mut missing, mut suspects) = (None, Suspects(Vec::new()));
-        let mut candidates = candidates.into_iter().peekable();
+        let mut candidates = candidates.iter().peekable();
         while let Some(member) = candidates.next() {
             if Instant::now() >= head_deadline {
-                return Err(too_late(&member));
+                return Err(too_late(member));
             }
             let is_repeatable = request.is_repeatable();
             let more_follow = candidates.peek().is_some_and(|next| next.status().serves()) && is_repeatable;
@@ -80,7 +144,7 @@ impl Sending<'_> {
             let deadline = self.attempt_deadline(more_follow, is_last, head_deadline);
             self.trail.tries += 1;
             let again = body.again();
-            let attempt = try_member(request, &member, body, deadline).await;
+            let attempt = try_member(request, member, body, deadline).await;
             let settled = match attempt {
                 Ok(answer) if more_follow && self.may_confirm(answer.head.status) => {
                     // Not kept: an answer that waits for another member's would hold a connection here.
@@ -89,7 +153,7 @@ impl Sending<'_> {
                     body = again.unwrap_or(RequestBody::Empty);
                     continue;
                 }
-                attempt => self.settled(&member, attempt, more_follow).await,
+                attempt => self.settled(member, attempt, more_follow).await,
             };
             let Failure { error, body: returned, is_suspect } = match settled {
                 Ok(settled) => {
@@ -102,7 +166,7 @@ impl Sending<'_> {
             tracing::debug!(request_id = &*request.id, member = member.name.as_str(), %error, "attempt failed");
             if is_suspect {
                 member.ask_for_probe();
-                suspects.0.push((member, with_cause(&error)));
+                suspects.0.push(Suspect { member: Arc::clone(member), problem: with_cause(&error) });
             }
             let costs_nothing = error.is_full_queue();
             last = Some(error);

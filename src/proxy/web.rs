@@ -2,90 +2,128 @@
 //! answers, and that a browser stays with one: its session, its CSRF token and its login with a
 //! third party are that node's, and so are the names of the files that its first page leads to.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, COOKIE, HeaderValue, SET_COOKIE, UPGRADE};
 use http::{HeaderMap, Method, Response, StatusCode, request};
-use hyper::body::Incoming;
 
+use super::arrival::Arrival;
 use super::body::ResponseBody;
-use super::context::RequestContext;
+use super::client_body::{ClientBody, PreparedBody};
 use super::error::{GatewayError, READ_ONLY};
-use super::request_body::{self, PreparedBody};
-use super::{Downstream, Gateway};
+use super::record::RequestRecord;
+use super::route::Candidates;
+use super::send::{Sender, Sent};
 use crate::attempt::{MemberRequest, Target};
 use crate::auth::credentials::Credentials;
 use crate::auth::seal::{self, Purpose};
 use crate::auth::subject::Subject;
 use crate::content::{Settled, SettledBody};
 use crate::forwarding::readable::text;
-use crate::forwarding::request::Via;
 use crate::forwarding::web::{affinities, affinity_cookie, client_headers, node_headers};
 use crate::harbor::{self, HarborIdentity, Turn};
 use crate::random::{nonce, unix_now};
 use crate::registry::{ParseError, WebKind, WebRequest, is_read};
-use crate::snapshot::Snapshot;
-use crate::upstream::TakenBack;
+use crate::token_service::TokenService;
 use crate::upstream::harbor::ClientSecret;
 use crate::upstream::{
-    HarborVersion, Member, MemberAccess, Pool, Request as PoolRequest, Storage, Topology, client_key,
+    HarborVersion, Member, MemberAccess, Pool, Request as PoolRequest, Storage, TakenBack, Topology,
+    client_key,
 };
 
 /// How many affinity cookies of one request are tried.
 const AFFINITIES_MAX: usize = 4;
 
-impl Gateway {
-    /// Everything beside `/v2` and what we answer ourselves.
-    pub(super) async fn serve_web(
+/// Harbor's web pages and API, as browsers and scripts use them.
+pub(super) struct Portal {
+    pub tokens: Arc<TokenService>,
+    pub sender: Arc<Sender>,
+    /// The name of the gateway that every affinity cookie is bound to.
+    pub host: String,
+}
+
+/// A request for a page or the API, before it is sent.
+struct PageRequest<'a> {
+    arrival: &'a Arrival,
+    pool: &'a Arc<Pool>,
+    request: WebRequest,
+    /// The name of the node that the browser stays with.
+    node: Option<String>,
+    /// Whether the client shows no credentials in `Authorization`.
+    anonymous: bool,
+}
+
+/// What a client shows of a password.
+enum Shown {
+    /// One that is right, to be sent along.
+    Right(ClientSecret),
+    /// None that is for the gateway to judge.
+    Nothing,
+    Wrong,
+}
+
+impl Portal {
+    /// Everything beside `/v2` and the gateway's own endpoints.
+    pub(super) async fn answer(
         &self,
-        state: &Snapshot,
-        down: &Downstream,
-        body: &mut Option<Incoming>,
-        ctx: &mut RequestContext,
+        arrival: &Arrival,
+        body: &mut ClientBody,
+        record: &mut RequestRecord,
     ) -> Result<Response<ResponseBody>, GatewayError> {
-        let pool = portal_of(down).ok_or(GatewayError::NotFound)?;
-        let request = self.parse_web(pool, &down.head)?;
-        ctx.route = request.route();
-        ctx.note_path(down.head.uri.path());
+        let pool = portal_of(arrival).ok_or(GatewayError::NotFound)?;
+        let headers = &arrival.head.headers;
+        let request = parse(pool, &arrival.head)?;
+        record.note_route(request.route());
+        record.note_path(arrival.head.uri.path());
         // Any other scheme is Harbor's own services' way to call each other.
-        let credentials = Credentials::from_headers(&down.head.headers)?;
+        let credentials = Credentials::from_headers(headers)?;
         let anonymous = matches!(credentials, Credentials::None);
-        if asks_for_upgrade(&down.head.headers) {
+        if asks_for_upgrade(headers) {
             return Err(GatewayError::Upgrade);
         }
-        let has_secret = request.kind() == WebKind::Session || down.head.headers.contains_key(COOKIE);
-        if has_secret && !ctx.connection.credentials_allowed {
+        let has_secret = request.kind() == WebKind::Session || headers.contains_key(COOKIE);
+        if has_secret && !arrival.connection.credentials_allowed {
             return Err(GatewayError::PlaintextCredentials);
         }
-        let node = self.node_of(state, &down.head.headers).filter(|_| anonymous);
-        let Some(secret) = self.password_for_node(pool, credentials, ctx).await? else {
-            return Ok(wrong_password());
+        let node = self.node_of(arrival).filter(|_| anonymous);
+        let secret = match self.password_for_node(pool, credentials, arrival).await? {
+            Shown::Right(secret) => Some(secret),
+            Shown::Nothing => None,
+            Shown::Wrong => return Ok(wrong_password()),
         };
-        // Whole before its turn: nobody waits for a form that is still on its way.
-        let harbor = self.tokens.logins().harbor.as_ref().filter(|_| is_form(&request, &down.head.method));
-        let form = if harbor.is_some() { Some(request_body::form(body, &ctx.progress).await?) } else { None };
+        let page = PageRequest { arrival, pool, request, node, anonymous };
+        self.send(page, secret, body, record).await
+    }
+
+    async fn send(
+        &self,
+        page: PageRequest<'_>,
+        secret: Option<ClientSecret>,
+        body: &mut ClientBody,
+        record: &mut RequestRecord,
+    ) -> Result<Response<ResponseBody>, GatewayError> {
+        let PageRequest { arrival, pool, request, node, anonymous } = page;
+        let (method, peer) = (&arrival.head.method, arrival.connection.peer.ip());
+        // Whole before its turn: no login waits for a form that is still on its way.
+        let harbor = self.tokens.logins().harbor.as_ref().filter(|_| is_form(&request, method));
+        let form = if harbor.is_some() { Some(body.form().await?) } else { None };
         let turn = match harbor {
-            Some(harbor) => Some(form_turn(harbor, ctx).await?),
+            Some(harbor) => Some(form_turn(harbor, peer).await?),
             None => None,
         };
-        let candidates = candidates(pool, &request, (&down.head.method, node.as_deref()))?;
-        if candidates.is_empty() {
+        let members = candidates(pool, &request, method, node.as_deref())?;
+        if members.is_empty() {
             return Err(GatewayError::NoMember(pool.name.clone()));
         }
-        let via = Via {
-            client: ctx.connection.peer.ip(),
-            https: down.https,
-            authority: &down.authority.text,
-            request_id: &ctx.id,
-        };
         let subject = Subject::anonymous();
         let request = MemberRequest {
-            id: Arc::clone(&ctx.id),
-            worker: ctx.connection.worker,
-            method: down.head.method.clone(),
-            headers: node_headers(&down.head.headers, via),
-            client: client_key(ctx.connection.peer.ip(), &subject),
+            id: Arc::clone(&arrival.id),
+            worker: arrival.connection.worker,
+            method: method.clone(),
+            headers: node_headers(&arrival.head.headers, arrival.via()),
+            client: client_key(peer, &subject),
             subject,
             access: MemberAccess::default(),
             secret,
@@ -95,69 +133,72 @@ impl Gateway {
         let (body, awaited) = match form {
             Some(form) => (form, Duration::ZERO),
             None => {
-                let body_rate_min = self.limits.body_rate_min;
-                let prepared = request_body::streamed(&request, body, body_rate_min, &ctx.progress).await?;
-                let PreparedBody { body, awaited, .. } = prepared;
+                let PreparedBody { body, awaited, .. } =
+                    body.streamed(&request, self.sender.body_rate_min).await?;
                 (body, awaited)
             }
         };
-        let mut sending = self.sending(&request, ctx.started + awaited, 0);
-        let answer = sending.run(candidates, body).await;
-        ctx.note_trail(sending.trail);
-        let answer = answer.map_err(|error| self.attempt_failed(down, &request, error))?;
-        if let Some(mut turn) = turn.filter(|_| answer.head.status == StatusCode::UNAUTHORIZED) {
+        let candidates = Candidates { members, confirmations: 0 };
+        let Sent { outcome, trail } =
+            self.sender.run(&request, &candidates, body, arrival.at + awaited).await;
+        record.note_trail(trail);
+        let settled = outcome.map_err(|error| GatewayError::of_attempt(&request, error))?;
+        if let Some(mut turn) = turn.filter(|_| settled.head.status == StatusCode::UNAUTHORIZED) {
             turn.was_wrong();
         }
-        let cookie = (anonymous && node.as_deref() != Some(answer.member.name.as_str()))
-            .then(|| self.affinity_to(state, &answer.member, down.https))
+        let cookie = (anonymous && node.as_deref() != Some(settled.member.name.as_str()))
+            .then(|| self.affinity_to(&settled.member, arrival))
             .flatten();
-        Ok(web_response(down, answer, cookie))
+        Ok(web_response(arrival, settled, cookie))
     }
 
     /// The client's password, once it is known to be right: an unproven one would lock its name at
-    /// the node that sees it. `None` inside where there is none to be sent, outside where it is wrong.
+    /// the node that sees it.
     async fn password_for_node(
         &self,
         portal: &Pool,
         credentials: Credentials,
-        ctx: &RequestContext,
-    ) -> Result<Option<Option<ClientSecret>>, GatewayError> {
-        let Credentials::Basic { user, password } = credentials else { return Ok(Some(None)) };
+        arrival: &Arrival,
+    ) -> Result<Shown, GatewayError> {
+        let Credentials::Basic { user, password } = credentials else { return Ok(Shown::Nothing) };
         let harbor = self.tokens.logins().harbor.as_ref();
-        let Some(harbor) = harbor.filter(|harbor| harbor.is_of(Some(portal))) else { return Ok(Some(None)) };
-        match harbor.check((&user, &password), &[], ctx.connection.peer.ip()).await {
-            harbor::Answer::Known(..) => Ok(Some(Some(ClientSecret::new(&user, &password)))),
-            harbor::Answer::Wrong => Ok(None),
+        let Some(harbor) = harbor.filter(|harbor| harbor.is_of(Some(portal))) else {
+            return Ok(Shown::Nothing);
+        };
+        match harbor.check((&user, &password), &[], arrival.connection.peer.ip()).await {
+            harbor::Answer::Known(..) => Ok(Shown::Right(ClientSecret::new(&user, &password))),
+            harbor::Answer::Wrong => Ok(Shown::Wrong),
             harbor::Answer::Unavailable => Err(GatewayError::IdentityUnavailable),
         }
     }
 
-    fn parse_web(&self, pool: &Pool, head: &request::Parts) -> Result<WebRequest, GatewayError> {
-        let is_first = |member: &Arc<Member>| {
-            member.harbor.as_ref().is_some_and(|node| node.version() == HarborVersion::One)
-        };
-        let first_version = pool.members.iter().any(is_first);
-        let parsed = WebRequest::parse(&head.method, head.uri.path(), head.uri.query(), first_version);
-        parsed.map_err(|error| match error {
-            ParseError::Route => GatewayError::NotFound,
-            ParseError::Method => GatewayError::MethodNotAllowed(READ_ONLY),
-            error => error.into(),
-        })
-    }
-
     /// The name of the node that a browser stays with, where its cookie is ours.
-    fn node_of(&self, state: &Snapshot, headers: &HeaderMap) -> Option<String> {
-        let context = [self.hosts.primary().as_bytes()];
-        let open = |sealed| seal::open(&state.seals, Purpose::Affinity, &context, sealed, unix_now()).ok();
-        String::from_utf8(affinities(headers).take(AFFINITIES_MAX).find_map(open)?).ok()
+    fn node_of(&self, arrival: &Arrival) -> Option<String> {
+        let (context, seals) = ([self.host.as_bytes()], &arrival.state.seals);
+        let open = |sealed| seal::open(seals, Purpose::Affinity, &context, sealed, unix_now()).ok();
+        let cookies = affinities(&arrival.head.headers);
+        String::from_utf8(cookies.take(AFFINITIES_MAX).find_map(open)?).ok()
     }
 
-    fn affinity_to(&self, state: &Snapshot, member: &Member, https: bool) -> Option<http::HeaderValue> {
-        let context = [self.hosts.primary().as_bytes()];
-        let name = member.name.as_str().as_bytes();
-        let sealed = seal::seal(&state.seals, Purpose::Affinity, &context, name, (unix_now(), nonce()))?;
-        affinity_cookie(&sealed, https)
+    fn affinity_to(&self, member: &Member, arrival: &Arrival) -> Option<HeaderValue> {
+        let (context, name) = ([self.host.as_bytes()], member.name.as_str().as_bytes());
+        let made = (unix_now(), nonce());
+        let sealed = seal::seal(&arrival.state.seals, Purpose::Affinity, &context, name, made)?;
+        affinity_cookie(&sealed, arrival.https)
     }
+}
+
+fn parse(pool: &Pool, head: &request::Parts) -> Result<WebRequest, GatewayError> {
+    let is_first = |member: &Arc<Member>| {
+        member.harbor.as_ref().is_some_and(|node| node.version() == HarborVersion::One)
+    };
+    let first_version = pool.members.iter().any(is_first);
+    let parsed = WebRequest::parse(&head.method, head.uri.path(), head.uri.query(), first_version);
+    parsed.map_err(|error| match error {
+        ParseError::Route => GatewayError::NotFound,
+        ParseError::Method => GatewayError::MethodNotAllowed(READ_ONLY),
+        error => error.into(),
+    })
 }
 
 /// A login form's password is seen by the node alone; how many are tried is still ours to say.
@@ -165,14 +206,14 @@ fn is_form(request: &WebRequest, method: &Method) -> bool {
     request.kind() == WebKind::Session && *method == Method::POST
 }
 
-async fn form_turn(harbor: &HarborIdentity, ctx: &RequestContext) -> Result<Turn, GatewayError> {
-    harbor.form_turn(ctx.connection.peer.ip()).await.ok_or(GatewayError::IdentityUnavailable)
+async fn form_turn(harbor: &HarborIdentity, peer: IpAddr) -> Result<Turn, GatewayError> {
+    harbor.form_turn(peer).await.ok_or(GatewayError::IdentityUnavailable)
 }
 
 /// The pool whose pages a host shows: the first of its routes that leads to Harbor nodes.
-fn portal_of(down: &Downstream) -> Option<&Arc<Pool>> {
-    let Topology { pools, routes } = &*down.topology;
-    routes.pools_of(down.authority.name()).filter_map(|at| pools.get(at)).find(|pool| pool.portal)
+fn portal_of(arrival: &Arrival) -> Option<&Arc<Pool>> {
+    let Topology { pools, routes } = &*arrival.topology;
+    routes.pools_of(arrival.authority.name()).filter_map(|at| pools.get(at)).find(|pool| pool.portal)
 }
 
 /// The nodes to ask: the browser's own while it serves, then the others. Where nodes copy each other,
@@ -181,7 +222,8 @@ fn portal_of(down: &Downstream) -> Option<&Arc<Pool>> {
 fn candidates(
     pool: &Pool,
     request: &WebRequest,
-    (method, node): (&Method, Option<&str>),
+    method: &Method,
+    node: Option<&str>,
 ) -> Result<Vec<Arc<Member>>, GatewayError> {
     let mut candidates = match pool.storage {
         // Nothing of a node that is out: one that has lost its database refuses everybody.
@@ -219,14 +261,10 @@ fn asks_for_upgrade(headers: &HeaderMap) -> bool {
     headers.get_all(UPGRADE).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"))
 }
 
-fn web_response(
-    down: &Downstream,
-    answer: Settled,
-    cookie: Option<http::HeaderValue>,
-) -> Response<ResponseBody> {
-    let Settled { member, mut head, body, .. } = answer;
-    let own = [text(&member.host), &*down.authority.text];
-    head.headers = client_headers(std::mem::take(&mut head.headers), down.https, &own);
+fn web_response(arrival: &Arrival, settled: Settled, cookie: Option<HeaderValue>) -> Response<ResponseBody> {
+    let Settled { member, mut head, body, .. } = settled;
+    let own = [text(&member.door.host), &*arrival.authority.text];
+    head.headers = client_headers(std::mem::take(&mut head.headers), arrival.https, &own);
     if let Some(cookie) = cookie {
         head.headers.append(SET_COOKIE, cookie);
     }

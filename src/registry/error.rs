@@ -1,6 +1,8 @@
-//! OCI error bodies (distribution-spec 1.1 "Error codes").
+//! Why requests are refused, and OCI error bodies (distribution-spec 1.1 "Error codes").
 
 use serde_json::json;
+
+use super::name::NameError;
 
 /// The codes that this gateway answers with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,4 +78,48 @@ pub fn error_body(code: ErrorCode, message: &str, request_id: &str) -> Vec<u8> {
         "detail": {"request_id": request_id},
     }]});
     body.to_string().into_bytes()
+}
+
+/// Why a request under `/v2` was refused before anybody was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// The path has an encoding or segment that could mean two things.
+    #[error(
+        "the path is not canonical: encoded slashes, dots, empty segments and non-ASCII bytes are refused"
+    )]
+    Path,
+    /// No route of the distribution-spec.
+    #[error("no such route")]
+    Route,
+    /// The route exists, but not with this method.
+    #[error("the method is not allowed here")]
+    Method,
+    /// A name, tag or digest breaks its grammar.
+    #[error("{0}")]
+    Name(#[from] NameError),
+    /// The query repeats a parameter, has too many, or is not UTF-8.
+    #[error("the query repeats a parameter or cannot be decoded")]
+    Query,
+    /// `n` is not a whole number.
+    #[error("the page size is not a number")]
+    PageSize,
+    /// A PUT on an upload session without its digest.
+    #[error("the digest parameter is missing")]
+    DigestMissing,
+}
+
+impl ParseError {
+    /// The code for the error body.
+    #[must_use]
+    pub fn code(self) -> ErrorCode {
+        match self {
+            Self::Path | Self::Route => ErrorCode::NameUnknown,
+            Self::Method | Self::Query => ErrorCode::Unsupported,
+            Self::PageSize => ErrorCode::PaginationNumberInvalid,
+            Self::DigestMissing | Self::Name(NameError::Digest) => ErrorCode::DigestInvalid,
+            Self::Name(NameError::Repository) => ErrorCode::NameInvalid,
+            Self::Name(NameError::Tag) => ErrorCode::TagInvalid,
+            Self::Name(NameError::UploadId) => ErrorCode::BlobUploadUnknown,
+        }
+    }
 }

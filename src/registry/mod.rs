@@ -15,12 +15,11 @@ mod web;
 
 pub use access::{Action, Actions, Resource, ResourceAccess, parse_scopes};
 pub use content::ContentHash;
-pub use error::{ErrorCode, error_body};
+pub use error::{ErrorCode, ParseError, error_body};
 pub use list::{CatalogOrder, ListKind, MergedList, PartialList, merge};
 pub use name::{Digest, NameError, Reference, RepositoryName, Tag, UploadId};
 pub use request::{
-    BlobMethod, ManifestMethod, Mount, PIN_PARAMETER, Page, ParseError, RegistryRequest, UploadMethod,
-    is_read,
+    BlobMethod, ManifestMethod, Mount, PIN_PARAMETER, Page, RegistryRequest, UploadMethod, is_read,
 };
 pub use route::RouteKind;
 pub(crate) use target::with_query;

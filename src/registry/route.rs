@@ -1,7 +1,7 @@
 //! Kinds of routes, for metrics and logs.
 
 /// The kind of a request, a metric label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[expect(missing_docs, reason = "each is the request of its name")]
 pub enum RouteKind {
     Ping,
@@ -16,6 +16,7 @@ pub enum RouteKind {
     Keys,
     Page,
     Api,
+    #[default]
     Other,
 }
 

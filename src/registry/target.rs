@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-use super::request::ParseError;
+use super::error::ParseError;
 
 /// Most query parameters in one request.
 const QUERY_PARAMETERS_MAX: usize = 16;

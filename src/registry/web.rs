@@ -8,7 +8,7 @@
 use http::Method;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-use super::request::ParseError;
+use super::error::ParseError;
 use super::route::RouteKind;
 
 /// Longest path and query in bytes: a node's own proxy takes a request line of 8 KiB.

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::harbor::HarborIdentity;
 use crate::random::unix_now;
 use crate::token_service::Logins;
-use crate::upstream::{BuildError, Member, Shared, Topology, prober};
+use crate::upstream::{BuildError, Member, Shared, Topology, probe};
 
 /// Why the members stay as they are.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +110,7 @@ impl Members {
         });
         for member in topology.pools.members() {
             if !self.running.iter().any(|(other, _)| Arc::ptr_eq(other, member)) {
-                let prober = self.probers.spawn(prober::run(Arc::clone(member), Arc::clone(&self.topology)));
+                let prober = self.probers.spawn(probe::run(Arc::clone(member), Arc::clone(&self.topology)));
                 self.running.push((Arc::clone(member), prober));
             }
         }
@@ -121,7 +121,7 @@ impl Members {
 async fn first_probes(members: impl Iterator<Item = Arc<Member>>) {
     let mut probes = JoinSet::new();
     for member in members {
-        probes.spawn(async move { prober::probe_once(&member).await });
+        probes.spawn(async move { probe::probe_once(&member).await });
     }
     while probes.join_next().await.is_some() {}
 }

@@ -9,8 +9,6 @@ use crate::key_store::{self, KeyStoreError, Keys, Retention, Revocations};
 use crate::random::unix_now;
 use crate::snapshot::Snapshot;
 
-use super::refusal;
-
 /// Why there is no state to start with.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -55,17 +53,17 @@ pub(super) fn rebuild_state(config: &Config, before: &Snapshot, refused: &mut Ve
     let (identity, errors) = before.identity.rebuild(&config.identity.providers);
     // What the configuration has found out about the same files says more.
     if !refused.iter().any(|refused| refused.section == "identity") {
-        refused.extend(errors.iter().map(|error| refusal("identity", error)));
+        refused.extend(errors.iter().map(|error| RefusedSection::new("identity", error)));
     }
     let keys = load_keys(config).and_then(|keys| complete(keys, before, config));
-    let keys = keys.map_err(|error| refused.push(refusal("keys", &error))).ok();
+    let keys = keys.map_err(|error| refused.push(RefusedSection::new("keys", &error))).ok();
     let (tokens, seals, member_ring) = match keys {
         Some(keys) => (client_tokens(config, keys.client), keys.seal, Some(keys.member)),
         None => (before.tokens.clone(), before.seals.clone(), None),
     };
     let revocations = key_store::revocations(&config.tokens.keys);
     let revocations = revocations.unwrap_or_else(|error| {
-        refused.push(refusal("revocations", &error));
+        refused.push(RefusedSection::new("revocations", &error));
         before.revocations.clone()
     });
     let (removals, removals_grew) = removals(&identity, before, retention(config).client);

@@ -12,20 +12,17 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use rustls::ServerConfig;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use super::acceptor::{Accepted, Acceptor};
 use super::drive::{drive_h1, drive_h2, guarded};
-use super::redirect::{Redirect, redirect};
-use super::settings::ConnectionLimits;
+use super::redirect::redirect;
 use super::stream::Watched;
 use super::watch::Activity;
-use crate::telemetry::{GaugeGuard, Metrics};
+use crate::telemetry::GaugeGuard;
 
 /// Connections that the kernel keeps while nobody accepts.
 const BACKLOG: i32 = 4096;
@@ -41,40 +38,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
-}
-
-/// What the handler learns of a connection.
-#[derive(Debug, Clone)]
-pub struct Accepted {
-    /// The client's address.
-    pub peer: SocketAddr,
-    /// Whether it is TLS.
-    pub tls: bool,
-    /// Whether credentials may be sent on it.
-    pub credentials_allowed: bool,
-}
-
-/// What every worker needs to serve a listener.
-#[derive(Clone)]
-pub struct Acceptor {
-    /// TLS; `None` on plain listeners.
-    pub tls: Option<Arc<ServerConfig>>,
-    /// Set where it only redirects to https.
-    pub redirect: Option<Redirect>,
-    /// Whether credentials may be sent on a plain connection.
-    pub plaintext_credentials: bool,
-    /// Deadlines and bounds.
-    pub limits: ConnectionLimits,
-    /// How long a body may stand still.
-    pub body_idle_timeout: Duration,
-    /// The connections that may still be opened, over all listeners.
-    pub permits: Arc<Semaphore>,
-    /// Where connections are counted.
-    pub metrics: Arc<Metrics>,
-    /// Owns the connections' tasks.
-    pub connections: TaskTracker,
-    /// Cancelled when accepting ends.
-    pub stop: CancellationToken,
 }
 
 /// Which clients come to a listener on `[::]`.

@@ -18,7 +18,7 @@ use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::accept::{Accepted, Acceptor};
+use super::acceptor::{Accepted, Acceptor};
 use super::watch::{Activity, Judgement, Patience, RequestGuard};
 use crate::pace::LeastRate;
 

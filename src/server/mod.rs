@@ -1,6 +1,7 @@
 //! Accepting connections: listeners, TLS, deadlines and limits. The handler comes in as a function.
 
 mod accept;
+mod acceptor;
 mod answers;
 mod descriptors;
 mod drive;
@@ -10,7 +11,8 @@ mod stream;
 mod tls;
 mod watch;
 
-pub use accept::{Accepted, Acceptor, Families, Listener, bind, bind_alone};
+pub use accept::{Families, Listener, bind, bind_alone};
+pub use acceptor::{Accepted, Acceptor};
 pub use descriptors::raise_descriptor_limit;
 pub use redirect::Redirect;
 pub use settings::*;

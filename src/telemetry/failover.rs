@@ -3,7 +3,7 @@
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::metrics::Maker;
+use super::make::Maker;
 
 /// Which way content went that was not what its digest says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

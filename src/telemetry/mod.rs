@@ -4,6 +4,7 @@ mod access_log;
 mod failover;
 mod labels;
 mod logging;
+mod make;
 mod metrics;
 mod settings;
 

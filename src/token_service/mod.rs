@@ -173,6 +173,12 @@ impl TokenService {
         &self.settings
     }
 
+    /// Where it counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// The checks that also Basic on `/v2/` goes through.
     #[must_use]
     pub fn logins(&self) -> &Logins {

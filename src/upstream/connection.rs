@@ -280,7 +280,7 @@ impl Connections {
         }
         if let Some(slot) = self.slot() {
             let patience = Instant::now() + self.limits.load().connect_timeout;
-            let connected = self.connect(Some(slot), deadline.min(patience)).await;
+            let connected = self.connect(slot, deadline.min(patience)).await;
             return match connected {
                 // The request ran out of time in the queue; that says nothing about the member.
                 Err(error) if deadline < patience && matches!(error.source, UpstreamFault::Timeout) => {
@@ -295,15 +295,6 @@ impl Connections {
             }
         }
         Ok(None)
-    }
-
-    /// Makes a connection for a question of our own, outside the limit, so that a full or stuck pool
-    /// cannot make a member look sick.
-    ///
-    /// # Errors
-    /// [`UpstreamError`] when no connection can be made.
-    pub async fn connect_apart(&self, deadline: Instant) -> Result<SendRequest<RequestBody>, UpstreamError> {
-        self.connect(None, deadline).await
     }
 
     /// Closes connections that have been idle for too long.
@@ -357,7 +348,7 @@ impl Connections {
 
     async fn connect(
         &self,
-        slot: Option<Slot>,
+        slot: Slot,
         deadline: Instant,
     ) -> Result<SendRequest<RequestBody>, UpstreamError> {
         match timeout_at(deadline, self.handshake(slot)).await {
@@ -367,7 +358,7 @@ impl Connections {
         }
     }
 
-    async fn handshake(&self, slot: Option<Slot>) -> Result<SendRequest<RequestBody>, UpstreamFault> {
+    async fn handshake(&self, slot: Slot) -> Result<SendRequest<RequestBody>, UpstreamFault> {
         let address = &self.target.address;
         let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
         stream.set_nodelay(true)?;
@@ -382,7 +373,7 @@ impl Connections {
         }
     }
 
-    async fn drive<IO>(&self, io: IO, slot: Option<Slot>) -> Result<SendRequest<RequestBody>, UpstreamFault>
+    async fn drive<IO>(&self, io: IO, slot: Slot) -> Result<SendRequest<RequestBody>, UpstreamFault>
     where
         IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use percent_encoding::utf8_percent_encode;
 
 use super::*;
+use crate::registry::NameError;
 use crate::registry::target::QUERY_VALUE;
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dashmap::DashMap;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-use super::{ClientSecret, Fingerprint};
+use super::secret::{ClientSecret, Fingerprint};
 
 /// One gate for every name in use.
 #[derive(Debug, Default)]

@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
+use http::header::AUTHORIZATION;
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
-use super::token::{NodeToken, TokenAnswer};
-use super::{ClientSecret, HarborNode, LOCK};
+use super::at::NodeAt;
+use super::secret::ClientSecret;
+use super::token::{NodeToken, TokenAnswer, request_token};
 use crate::registry::ResourceAccess;
-use crate::upstream::member::Member;
-use crate::upstream::prober;
+use crate::upstream::door;
+use crate::upstream::probe::control_passes;
+
+/// Harbor refuses a password after this long, and the name is locked for as long.
+pub const LOCK: Duration = Duration::from_millis(1500);
 
 /// A refusal that comes faster than this was not about the password: a refused one takes 1.5 s.
 const HASTY: Duration = Duration::from_secs(1);
@@ -19,6 +24,15 @@ const HASTY: Duration = Duration::from_secs(1);
 const LATE: Duration = Duration::from_millis(2800);
 /// How long to let a lock pass.
 const LOCK_MARGIN: Duration = Duration::from_millis(100);
+
+/// A client's password on its way to a node.
+#[derive(Clone, Copy)]
+pub struct Password<'a> {
+    /// With its name.
+    pub secret: &'a ClientSecret,
+    /// Whether it was right a moment ago; else it never was yet.
+    pub was_right: bool,
+}
 
 /// What a node says of a password.
 #[derive(Debug)]
@@ -58,17 +72,20 @@ fn judge(took: Duration, account_passes: bool, waited: bool) -> Refusal {
     }
 }
 
-/// What is asked.
-enum Question<'a> {
+/// How a password is tried.
+#[derive(Clone, Copy)]
+enum Trial<'a> {
     /// A token with this access.
     Token(&'a [ResourceAccess]),
     /// `GET /v2/`.
     Ping,
 }
 
-enum Said {
-    Yes(Option<NodeToken>),
-    No(Duration),
+/// What came of a trial.
+enum Outcome {
+    Taken(Option<NodeToken>),
+    /// With the time that the node took to say so.
+    Refused(Duration),
 }
 
 #[derive(Deserialize)]
@@ -77,18 +94,10 @@ struct SystemInfo {
     auth_mode: String,
 }
 
-impl HarborNode {
-    /// Asks the node for a token with a client's password, which `was_right` a moment ago or never
-    /// yet. The caller holds the turn of the name.
-    pub async fn login(
-        &self,
-        member: &Member,
-        (secret, was_right): (&ClientSecret, bool),
-        wanted: &[ResourceAccess],
-        deadline: Instant,
-    ) -> Login {
-        let question = Question::Token(wanted);
-        match self.try_password(member, secret, (&question, was_right), deadline).await {
+impl NodeAt<'_> {
+    /// Asks the node for a token with a client's password. The caller holds the turn of the name.
+    pub async fn login(&self, password: Password<'_>, wanted: &[ResourceAccess], deadline: Instant) -> Login {
+        match self.try_password(password, Trial::Token(wanted), deadline).await {
             Ok(Some(token)) => Login::Right(token),
             Ok(None) => Login::NodeFault("its token service gave no token".to_owned()),
             Err(login) => login,
@@ -100,13 +109,9 @@ impl HarborNode {
     ///
     /// # Errors
     /// A [`Login`] that is not `Right`.
-    pub async fn check(
-        &self,
-        member: &Member,
-        secret: &ClientSecret,
-        deadline: Instant,
-    ) -> Result<(), Login> {
-        self.try_password(member, secret, (&Question::Ping, true), deadline).await.map(drop)
+    pub async fn check(&self, secret: &ClientSecret, deadline: Instant) -> Result<(), Login> {
+        let password = Password { secret, was_right: true };
+        self.try_password(password, Trial::Ping, deadline).await.map(drop)
     }
 
     /// A token for clients without credentials.
@@ -115,11 +120,10 @@ impl HarborNode {
     /// Why there is none, in words.
     pub async fn anonymous_token(
         &self,
-        member: &Member,
         wanted: &[ResourceAccess],
         deadline: Instant,
     ) -> Result<NodeToken, String> {
-        match self.request_token(member, None, wanted, deadline).await? {
+        match request_token(&self.member.door, None, wanted, deadline).await? {
             (TokenAnswer::Token(token), _) => Ok(token),
             (TokenAnswer::Refused, _) => {
                 Err("its token service refuses clients without credentials".to_owned())
@@ -129,22 +133,21 @@ impl HarborNode {
 
     async fn try_password(
         &self,
-        member: &Member,
-        secret: &ClientSecret,
-        (question, was_right): (&Question<'_>, bool),
+        password: Password<'_>,
+        trial: Trial<'_>,
         deadline: Instant,
     ) -> Result<Option<NodeToken>, Login> {
-        let Some(authorization) = secret.basic() else { return Err(Login::Wrong) };
+        let Some(authorization) = password.secret.basic() else { return Err(Login::Wrong) };
         for waited in [false, true] {
-            let said = self.ask_once(member, &authorization, question, deadline).await;
-            let said = said.map_err(|problem| {
+            let outcome = self.ask_once(&authorization, trial, deadline).await;
+            let outcome = outcome.map_err(|problem| {
                 if Instant::now() >= deadline { Login::Silent } else { Login::NodeFault(problem) }
             });
-            let took = match said? {
-                Said::Yes(token) => return Ok(token),
-                Said::No(took) => took,
+            let took = match outcome? {
+                Outcome::Taken(token) => return Ok(token),
+                Outcome::Refused(took) => took,
             };
-            let control = timeout_at(deadline, prober::control_passes(member)).await;
+            let control = timeout_at(deadline, control_passes(self.member)).await;
             match judge(took, control.map_err(|_| Login::Silent)?, waited) {
                 Refusal::Wrong => return Err(Login::Wrong),
                 Refusal::NodeFault => {
@@ -157,30 +160,27 @@ impl HarborNode {
                 Refusal::WaitForLock => tokio::time::sleep(LOCK + LOCK_MARGIN).await,
             }
         }
-        Err(self.explain(member, secret, was_right, deadline).await)
+        Err(self.explain(password, deadline).await)
     }
 
     async fn ask_once(
         &self,
-        member: &Member,
         authorization: &HeaderValue,
-        question: &Question<'_>,
+        trial: Trial<'_>,
         deadline: Instant,
-    ) -> Result<Said, String> {
-        match question {
-            Question::Token(wanted) => {
-                let asked = self.request_token(member, Some(authorization.clone()), wanted, deadline).await?;
-                Ok(match asked {
-                    (TokenAnswer::Token(token), _) if token.subject.is_some() => Said::Yes(Some(token)),
-                    (TokenAnswer::Token(_) | TokenAnswer::Refused, took) => Said::No(took),
-                })
-            }
-            Question::Ping => {
-                let question = crate::upstream::question::Question::get("/v2/", Some(authorization.clone()));
-                let reply = crate::upstream::question::ask(member, question, deadline).await?;
+    ) -> Result<Outcome, String> {
+        let (door, authorization) = (&self.member.door, Some(authorization.clone()));
+        match trial {
+            Trial::Token(wanted) => Ok(match request_token(door, authorization, wanted, deadline).await? {
+                (TokenAnswer::Token(token), _) if token.subject.is_some() => Outcome::Taken(Some(token)),
+                (TokenAnswer::Token(_) | TokenAnswer::Refused, took) => Outcome::Refused(took),
+            }),
+            Trial::Ping => {
+                let question = door::Question::get("/v2/").with(AUTHORIZATION, authorization);
+                let reply = door.ask(question, deadline).await.map_err(|error| error.to_string())?;
                 match reply.status {
-                    StatusCode::OK => Ok(Said::Yes(None)),
-                    StatusCode::UNAUTHORIZED => Ok(Said::No(reply.took)),
+                    StatusCode::OK => Ok(Outcome::Taken(None)),
+                    StatusCode::UNAUTHORIZED => Ok(Outcome::Refused(reply.took)),
                     status => Err(format!("GET /v2/ was answered {status}")),
                 }
             }
@@ -190,15 +190,10 @@ impl HarborNode {
     /// A name was refused at once, twice, with the lock waited out in between. With a directory or
     /// a database that means that it is not there; with OIDC, where the node compares a secret of
     /// its own and locks nothing, that the secret is wrong.
-    async fn explain(
-        &self,
-        member: &Member,
-        secret: &ClientSecret,
-        was_right: bool,
-        deadline: Instant,
-    ) -> Login {
-        let target = format!("{}/systeminfo", self.api());
-        let info = self.ask(member, &target, None, deadline).await;
+    async fn explain(&self, password: Password<'_>, deadline: Instant) -> Login {
+        let Password { secret, was_right } = password;
+        let target = format!("{}/systeminfo", self.node.api());
+        let info = self.node.ask(&self.member.door, &target, None, deadline).await;
         let mode = info.ok().and_then(|reply| serde_json::from_slice::<SystemInfo>(&reply.body).ok());
         match mode.as_ref().map(|info| info.auth_mode.as_str()) {
             // Not for a secret that was right a moment ago, nor for the one local account.

@@ -1,95 +1,51 @@
 //! What a client's request to a node is sent with: a token of the node, or the client's password.
 
-use std::hash::Hash;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use http::HeaderValue;
-use moka::future::Cache;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use super::{ClientSecret, Fingerprint, HarborNode, Login, NodeToken, PasswordTurn};
+use super::at::NodeAt;
+use super::exchanged::{Fetching, TokenKey};
+use super::gate::PasswordTurn;
+use super::login::{Login, Password};
+use super::secret::ClientSecret;
+use super::token::{NodeToken, token_of_account};
 use crate::auth::subject::Subject;
-use crate::random::unix_now;
 use crate::registry::{Actions, ResourceAccess};
-use crate::upstream::credential::{Asking, Authorization, CredentialError};
-use crate::upstream::member::Member;
+use crate::upstream::credential::{Asking, Authorization, CredentialError, MemberAccess};
 use crate::upstream::settings::HarborVersion;
 
-/// A token is renewed this long before its end, or after three quarters of a short life.
-const RENEW_BEFORE: u64 = 60;
-
-/// Whose, with which password, and what for: in Harbor 2.x rights are the project's, and a token for
-/// one of its repositories opens them all.
-type Key = (Subject, Option<Fingerprint>, String);
-
-/// The node's tokens that are still good, one request in flight for each.
-#[derive(Debug)]
-pub(super) struct Exchanged {
-    tokens: Cache<Key, Held>,
-    fetches: Semaphore,
-}
-
-/// Tokens that are fetched from one node at once; a node signs some hundred a second.
-const FETCHES_MAX: usize = 32;
-
-/// Why there is no token, and whether the time of the one who asked was over.
-#[derive(Debug)]
-struct NotFetched {
-    error: CredentialError,
-    late: bool,
-}
-
-#[derive(Debug, Clone)]
-struct Held {
-    authorization: HeaderValue,
-    /// By our own clock; the node's may differ.
-    until: u64,
-}
-
-impl Exchanged {
-    pub(super) fn new(entries_max: u64) -> Self {
-        Self { tokens: Cache::new(entries_max), fetches: Semaphore::new(FETCHES_MAX) }
+impl<'a> NodeAt<'a> {
+    /// The account that lists all repositories: by password, or where the registry of Harbor 1.x
+    /// takes none, by a token.
+    ///
+    /// # Errors
+    /// [`CredentialError`].
+    pub(in crate::upstream) async fn catalog_authorization(
+        &self,
+        access: &MemberAccess,
+        deadline: Instant,
+    ) -> Result<Authorization<'a>, CredentialError> {
+        let account = self.node.catalog_account.clone();
+        if self.node.version() == HarborVersion::Two {
+            return Ok(account.into());
+        }
+        let wanted: Vec<ResourceAccess> = access.entries().cloned().collect();
+        let asked = Box::pin(token_of_account(&self.member.door, account, &wanted, deadline)).await;
+        asked.map_err(CredentialError::Member)?.map(Into::into).ok_or(CredentialError::NotGranted)
     }
-}
 
-impl Held {
-    fn new(token: NodeToken, now: u64) -> Self {
-        let life = token.expires_at.saturating_sub(token.issued_at);
-        let until = now.saturating_add(life.saturating_sub(RENEW_BEFORE.min(life / 4)));
-        Self { authorization: token.authorization, until }
-    }
-}
-
-impl HarborNode {
     /// The node's own token for this client and access.
     ///
     /// # Errors
     /// [`CredentialError`].
     pub(in crate::upstream) async fn exchanged(
         &self,
-        member: &Member,
         asking: Asking<'_>,
         deadline: Instant,
     ) -> Result<HeaderValue, CredentialError> {
-        let (key, now) = (self.key(asking), unix_now());
-        if let Some(held) = self.exchanged.tokens.get(&key).await {
-            if held.until > now {
-                return Ok(held.authorization);
-            }
-            self.exchanged.tokens.invalidate(&key).await;
-        }
-        // Rare, and large: kept off the future of every request.
-        let fetch = || -> Fetching<'_, Held> {
-            Box::pin(async move {
-                // As many as fit; the rest waits within its time.
-                let _permit = timeout_at(deadline, self.exchanged.fetches.acquire()).await;
-                self.fetch(member, asking, deadline).await.map(|token| Held::new(token, now))
-            })
-        };
-        let held = Box::pin(once(&self.exchanged.tokens, &key, deadline, &fetch)).await;
-        held.map(|held| held.authorization)
+        let node = *self;
+        let fetch = || -> Fetching<'_, NodeToken> { Box::pin(node.fetch(asking, deadline)) };
+        self.node.exchanged.token(&self.key(asking), deadline, &fetch).await
     }
 
     /// The client's own password, or the node's token for clients without one.
@@ -98,18 +54,17 @@ impl HarborNode {
     /// [`CredentialError`].
     pub(in crate::upstream) async fn relayed(
         &self,
-        member: &Member,
         asking: Asking<'_>,
         deadline: Instant,
-    ) -> Result<Authorization<'_>, CredentialError> {
+    ) -> Result<Authorization<'a>, CredentialError> {
         if asking.subject.is_anonymous() {
-            return Ok(self.exchanged(member, asking, deadline).await?.into());
+            return Ok(self.exchanged(asking, deadline).await?.into());
         }
         let secret = asking.secret.ok_or_else(|| CredentialError::NoPassword(asking.subject.clone()))?;
         let turn = self.turn_in_time(secret, deadline).await?;
         if asking.streams {
             // A body can be sent only once: whether the password is taken is asked before.
-            Box::pin(self.check(member, secret, deadline)).await.map_err(|login| failed(&login))?;
+            Box::pin(self.check(secret, deadline)).await.map_err(|login| failed(&login))?;
         }
         let header = secret.basic().ok_or(CredentialError::WrongPassword)?;
         Ok(Authorization::in_turn(header, turn))
@@ -121,33 +76,27 @@ impl HarborNode {
     /// [`CredentialError`].
     pub async fn check_in_turn(
         &self,
-        member: &Member,
         secret: &ClientSecret,
         deadline: Instant,
     ) -> Result<(), CredentialError> {
         let _turn = self.turn_in_time(secret, deadline).await?;
-        Box::pin(self.check(member, secret, deadline)).await.map_err(|login| failed(&login))
+        Box::pin(self.check(secret, deadline)).await.map_err(|login| failed(&login))
     }
 
     /// Forgets the token for this client and access.
     pub(in crate::upstream) async fn forget(&self, asking: Asking<'_>) {
-        self.exchanged.tokens.invalidate(&self.key(asking)).await;
+        self.node.exchanged.forget(&self.key(asking)).await;
     }
 
-    async fn fetch(
-        &self,
-        member: &Member,
-        asking: Asking<'_>,
-        deadline: Instant,
-    ) -> Result<NodeToken, CredentialError> {
+    async fn fetch(&self, asking: Asking<'_>, deadline: Instant) -> Result<NodeToken, CredentialError> {
         let wanted: Vec<ResourceAccess> = asking.access.entries().cloned().collect();
         let token = if asking.subject.is_anonymous() {
-            let token = self.anonymous_token(member, &wanted, deadline).await;
+            let token = self.anonymous_token(&wanted, deadline).await;
             token.map_err(CredentialError::Member)?
         } else {
             let secret = asking.secret.ok_or_else(|| CredentialError::NoPassword(asking.subject.clone()))?;
             let _turn = self.turn_in_time(secret, deadline).await?;
-            match self.login(member, (secret, true), &wanted, deadline).await {
+            match self.login(Password { secret, was_right: true }, &wanted, deadline).await {
                 Login::Right(token) if is_of(&token, asking.subject) => token,
                 Login::Right(_) => return Err(CredentialError::WrongPassword),
                 login => return Err(failed(&login)),
@@ -160,67 +109,26 @@ impl HarborNode {
         }
     }
 
-    fn key(&self, asking: Asking<'_>) -> Key {
-        let mut places = String::new();
+    fn key(&self, asking: Asking<'_>) -> TokenKey {
+        let mut scopes = String::new();
         for access in asking.access.entries() {
-            let project = access.project().filter(|_| self.version == HarborVersion::Two);
-            places.push_str(project.unwrap_or_else(|| access.name()));
-            places.push_str(if project.is_some() { "/:" } else { ":" });
-            places.push_str(&access.actions.to_string());
-            places.push(' ');
+            let project = access.project().filter(|_| self.node.version() == HarborVersion::Two);
+            scopes.push_str(project.unwrap_or_else(|| access.name()));
+            scopes.push_str(if project.is_some() { "/:" } else { ":" });
+            scopes.push_str(&access.actions.to_string());
+            scopes.push(' ');
         }
-        (asking.subject.clone(), asking.secret.map(ClientSecret::fingerprint), places)
+        let password = asking.secret.map(ClientSecret::fingerprint);
+        TokenKey { subject: asking.subject.clone(), password, scopes }
     }
 
     async fn turn_in_time(
         &self,
         secret: &ClientSecret,
         deadline: Instant,
-    ) -> Result<PasswordTurn<'_>, CredentialError> {
-        let turn = tokio::time::timeout_at(deadline, self.password_turn(secret)).await;
+    ) -> Result<PasswordTurn<'a>, CredentialError> {
+        let turn = tokio::time::timeout_at(deadline, self.node.password_turn(secret)).await;
         turn.map_err(|_| CredentialError::NotNow("others are trying passwords of this name".to_owned()))
-    }
-}
-
-/// A question for a token that is under way.
-type Fetching<'a, V> = Pin<Box<dyn Future<Output = Result<V, CredentialError>> + Send + 'a>>;
-
-/// Asks once for all who want the same, each of whom waits within its own time: no longer than until
-/// its own deadline, and not only until another's. `fetch` ends by `deadline` of itself.
-async fn once<'a, K, V>(
-    cache: &Cache<K, V>,
-    key: &K,
-    deadline: Instant,
-    fetch: &(dyn Fn() -> Fetching<'a, V> + Send + Sync),
-) -> Result<V, CredentialError>
-where
-    K: Hash + Eq + Clone + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    loop {
-        let asks = AtomicBool::new(false);
-        let asking = cache.try_get_with(key.clone(), async {
-            asks.store(true, Ordering::Relaxed);
-            let fetched = fetch().await;
-            let late = Instant::now() >= deadline;
-            fetched.map_err(|error| NotFetched { error, late })
-        });
-        tokio::pin!(asking);
-        let fetched = match timeout_at(deadline, &mut asking).await {
-            Ok(fetched) => fetched,
-            // Its own question has its own deadline, and says what was wrong.
-            Err(_) if asks.load(Ordering::Relaxed) => asking.await,
-            Err(_) => {
-                let reason = "another request has asked for the same token and has no answer yet";
-                return Err(CredentialError::NotNow(reason.to_owned()));
-            }
-        };
-        match fetched {
-            Ok(fetched) => return Ok(fetched),
-            // The other had no more time; this one has.
-            Err(failed) if failed.late && Instant::now() < deadline => {}
-            Err(failed) => return Err(failed.error.clone()),
-        }
     }
 }
 
@@ -242,62 +150,5 @@ fn failed(login: &Login) -> CredentialError {
         Login::NotNow(reason) => CredentialError::NotNow(reason.clone()),
         Login::NodeFault(problem) => CredentialError::Member(problem.clone()),
         Login::Silent => CredentialError::Member("no answer in time".to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicUsize;
-    use std::time::Duration;
-
-    /// A token service that answers from `answers_at` on, and whoever asks it.
-    struct Service {
-        tokens: Cache<&'static str, usize>,
-        asked: AtomicUsize,
-        answers_at: Instant,
-    }
-
-    impl Service {
-        async fn token(self: Arc<Self>, deadline: Instant) -> (Result<usize, CredentialError>, Duration) {
-            let begun = Instant::now();
-            let service = &*self;
-            let fetch = || -> Fetching<'_, usize> {
-                Box::pin(async move {
-                    let number = service.asked.fetch_add(1, Ordering::SeqCst);
-                    let silent = || CredentialError::Member("no answer in time".to_owned());
-                    let answer = tokio::time::sleep_until(service.answers_at);
-                    timeout_at(deadline, answer).await.map(|()| number).map_err(|_| silent())
-                })
-            };
-            (once(&service.tokens, &"key", deadline, &fetch).await, begun.elapsed())
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn whoever_waits_for_anothers_question_waits_by_its_own_deadline() {
-        let (now, second) = (Instant::now(), Duration::from_secs(1));
-        let service = |answers_after: u32| {
-            let (tokens, asked) = (Cache::new(10), AtomicUsize::new(0));
-            Arc::new(Service { tokens, asked, answers_at: now + second * answers_after })
-        };
-        // The first has 30 s, the second 5 s: the second does not wait for the first.
-        let slow = service(20);
-        let first = Arc::clone(&slow).token(now + second * 30);
-        let second_one = Arc::clone(&slow).token(now + second * 5);
-        let (first, (short, waited)) = tokio::join!(first, second_one);
-        assert_eq!(first.0.ok(), Some(0));
-        assert!(matches!(short, Err(CredentialError::NotNow(_))), "{short:?}");
-        assert_eq!(waited.as_secs(), 5);
-        assert_eq!(slow.asked.load(Ordering::SeqCst), 1, "one question for both");
-        // The first has 5 s, the second 30 s: the second asks again when the first has given up.
-        let slow = service(40);
-        let first = Arc::clone(&slow).token(Instant::now() + second * 5);
-        let second_one = Arc::clone(&slow).token(Instant::now() + second * 30);
-        let (first, (long, _)) = tokio::join!(first, second_one);
-        assert!(matches!(first.0, Err(CredentialError::Member(_))), "{:?}", first.0);
-        assert_eq!(long.ok(), Some(1));
-        assert_eq!(slow.asked.load(Ordering::SeqCst), 2);
     }
 }

@@ -1,13 +1,15 @@
 //! The token service of a node.
 
+use std::time::Duration;
+
 use data_encoding::BASE64URL_NOPAD;
+use http::header::AUTHORIZATION;
 use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::HarborNode;
 use crate::registry::{Actions, ResourceAccess};
-use crate::upstream::member::Member;
+use crate::upstream::door::{Door, Question};
 
 /// The `service` of Harbor's token service.
 const SERVICE: &str = "harbor-registry";
@@ -73,32 +75,45 @@ impl NodeToken {
     }
 }
 
-impl HarborNode {
-    /// Asks the node's token service.
-    ///
-    /// # Errors
-    /// Why there was no usable answer, in words.
-    pub(super) async fn request_token(
-        &self,
-        member: &Member,
-        authorization: Option<HeaderValue>,
-        wanted: &[ResourceAccess],
-        deadline: Instant,
-    ) -> Result<(TokenAnswer, std::time::Duration), String> {
-        // Without our session: what it says must be about this password alone.
-        let target = token_target(wanted);
-        let question = crate::upstream::question::Question::get(&target, authorization);
-        let reply = crate::upstream::question::ask(member, question, deadline).await?;
-        let answer = match reply.status {
-            StatusCode::OK => {
-                let token = read_token(&reply.body);
-                TokenAnswer::Token(token.ok_or("its token service gave an answer that is no token")?)
-            }
-            StatusCode::UNAUTHORIZED => TokenAnswer::Refused,
-            status => return Err(format!("its token service answered {status}")),
-        };
-        Ok((answer, reply.took))
-    }
+/// Asks a node's token service, without a session: what it says must be about this password alone. Returns with the
+/// answer how long the node took for it.
+///
+/// # Errors
+/// Why there was no usable answer, in words.
+pub(super) async fn request_token(
+    door: &Door,
+    authorization: Option<HeaderValue>,
+    wanted: &[ResourceAccess],
+    deadline: Instant,
+) -> Result<(TokenAnswer, Duration), String> {
+    let question = Question::get(token_target(wanted)).with(AUTHORIZATION, authorization);
+    let reply = door.ask(question, deadline).await.map_err(|error| error.to_string())?;
+    let answer = match reply.status {
+        StatusCode::OK => {
+            let token = read_token(&reply.body);
+            TokenAnswer::Token(token.ok_or("its token service gave an answer that is no token")?)
+        }
+        StatusCode::UNAUTHORIZED => TokenAnswer::Refused,
+        status => return Err(format!("its token service answered {status}")),
+    };
+    Ok((answer, reply.took))
+}
+
+/// A token of one of our accounts; `None` when it is refused.
+///
+/// # Errors
+/// Why there was no usable answer, in words.
+pub(in crate::upstream) async fn token_of_account(
+    door: &Door,
+    account: HeaderValue,
+    wanted: &[ResourceAccess],
+    deadline: Instant,
+) -> Result<Option<HeaderValue>, String> {
+    let (answer, _) = request_token(door, Some(account), wanted, deadline).await?;
+    Ok(match answer {
+        TokenAnswer::Token(token) => token.subject.is_some().then_some(token.authorization),
+        TokenAnswer::Refused => None,
+    })
 }
 
 fn token_target(wanted: &[ResourceAccess]) -> String {

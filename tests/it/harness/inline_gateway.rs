@@ -5,21 +5,16 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use tidegate::app::RequestPath;
 use tidegate::config::{self, Config};
-use tidegate::content::{ContentChecks, Flights, UploadChecks};
-use tidegate::identity::PasswordChecks;
 use tidegate::key_store;
-use tidegate::proxy::{ConnectionInfo, Gateway, GatewayLimits, OpenUploads};
+use tidegate::proxy::{ConnectionInfo, Gateway};
 use tidegate::random::unix_now;
-use tidegate::reload::build_state;
 use tidegate::server::{Accepted, Acceptor, Certificates, Families, Listener, ListenerKind, bind};
 use tidegate::telemetry::{AccessLog, Metrics};
-use tidegate::token_service::{Logins, TokenService};
-use tidegate::upstream::{BodyError, Pools, Shared, Topology, prober};
+use tidegate::upstream::{BodyError, Topology, probe};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -57,8 +52,7 @@ impl InlineGateway {
     pub(crate) async fn start(config: &Config) -> Self {
         let metrics = Metrics::new().expect("metrics of one's own");
         let upstream = TaskTracker::new();
-        let gateway = build_gateway(config, &metrics, &upstream);
-        let topology = gateway.topology.load_full();
+        let (gateway, topology) = build(config, &metrics, upstream.clone());
         let (connections, stop) = (TaskTracker::new(), CancellationToken::new());
         let socket = bind(SocketAddr::from(([127, 0, 0, 1], 0)), Families::Both).expect("a free port");
         let address = socket.local_addr().expect("a bound socket has an address");
@@ -78,7 +72,7 @@ impl InlineGateway {
         listeners.spawn(serve(listener, acceptor, gateway));
         let members: Vec<_> = topology.pools.members().cloned().collect();
         for member in members {
-            prober::probe_once(&member).await;
+            probe::probe_once(&member).await;
         }
         Self { address, topology, metrics, connections, upstream, stop, listeners }
     }
@@ -132,46 +126,11 @@ impl InlineGateway {
     }
 }
 
-fn build_gateway(config: &Config, metrics: &Arc<Metrics>, tasks: &TaskTracker) -> Arc<Gateway> {
-    let (snapshot, member_ring) = build_state(config, 1).expect("identities, policy and keys");
-    let shared = Shared {
-        member_ring: Arc::new(ArcSwap::from_pointee(member_ring)),
-        metrics: Arc::clone(metrics),
-        drivers: tasks.clone(),
-        workers: 1,
-        cache_entries_max: config.tokens.cache_entries_max,
-        ejections: Arc::default(),
-    };
-    let pools = Pools::build(&config.pools, &shared).expect("usable members");
-    let topology = Topology { pools, routes: config.routes.clone() };
-    let logins = Logins {
-        checks: Arc::new(PasswordChecks::new(&config.identity.limits)),
-        harbor: None,
-        members_need_passwords: AtomicBool::new(false),
-    };
-    Arc::new(Gateway {
-        hosts: config.hosts.clone(),
-        topology: Arc::new(ArcSwap::from_pointee(topology)),
-        state: Arc::new(ArcSwap::from_pointee(snapshot)),
-        tokens: TokenService::new(config.tokens.clone(), logins, Arc::clone(metrics)),
-        metrics: Arc::clone(metrics),
-        access_log: Arc::new(AccessLog::new(None, config.log.format)),
-        uploads: Arc::new(OpenUploads::new(config.uploads.tracked_max, Arc::clone(metrics))),
-        checks: Arc::new(ContentChecks::new(&config.verify, Arc::clone(metrics))),
-        flights: Flights::new(&config.coalesce),
-        upload_checks: UploadChecks::new(
-            config.uploads.tracked_max,
-            config.uploads.grace,
-            Arc::clone(metrics),
-        ),
-        tasks: tasks.clone(),
-        limits: GatewayLimits {
-            upload_grace: config.uploads.grace,
-            body_rate_min: config.server.limits.body_rate_min,
-            refused_body_bytes_max: config.server.limits.refused_body_bytes_max,
-            refused_body_timeout: config.server.limits.refused_body_timeout,
-        },
-    })
+fn build(config: &Config, metrics: &Arc<Metrics>, tasks: TaskTracker) -> (Arc<Gateway>, Arc<Topology>) {
+    let access_log = AccessLog::new(None, config.log.format);
+    let path = RequestPath::build(config, metrics, access_log, tasks);
+    let RequestPath { gateway, state, .. } = path.expect("identities, policy, keys and members");
+    (gateway, state.topology.load_full())
 }
 
 fn server_config(config: &Config) -> Arc<rustls::ServerConfig> {
