@@ -3,11 +3,13 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
 
 use super::record::{BodyEnd, Ending, RequestRecord};
 use crate::attempt::MemberBody;
@@ -15,10 +17,22 @@ use crate::content::{ContentBody, SharedReader};
 use crate::forwarding::response::REQUEST_ID;
 use crate::upstream::{BodyError, BodyProgress};
 
+/// An answer that fails waits so long before the failure shows: hyper throws away what was not written yet of an h2
+/// stream that is reset, and of an h1 connection that is closed, the head included.
+const FAILURE_WAITS: Duration = Duration::from_millis(10);
+
 /// The body of an answer.
 pub struct ResponseBody {
     source: Source,
     observer: Option<Observer>,
+    /// How it has failed, once that may show.
+    failing: Option<Failing>,
+}
+
+/// A failure that what was sent before it goes ahead of.
+struct Failing {
+    error: BodyError,
+    shows_at: Pin<Box<Sleep>>,
 }
 
 enum Source {
@@ -46,35 +60,35 @@ impl ResponseBody {
     /// No body.
     #[must_use]
     pub fn empty() -> Self {
-        Self { source: Source::Empty, observer: None }
+        Self { source: Source::Empty, observer: None, failing: None }
     }
 
     /// A body that is there already.
     #[must_use]
     pub fn full(bytes: impl Into<Bytes>) -> Self {
-        Self { source: Source::Full(Some(bytes.into())), observer: None }
+        Self { source: Source::Full(Some(bytes.into())), observer: None, failing: None }
     }
 
     /// Content that is there already.
     #[must_use]
     pub fn held(bytes: Bytes) -> Self {
-        Self { source: Source::Held(Some(bytes)), observer: None }
+        Self { source: Source::Held(Some(bytes)), observer: None, failing: None }
     }
 
     /// Content that streams, from another member where one fails.
     pub(super) fn content(body: ContentBody) -> Self {
-        Self { source: Source::Content(Box::new(body)), observer: None }
+        Self { source: Source::Content(Box::new(body)), observer: None, failing: None }
     }
 
     /// Content that several read together.
     pub(super) fn shared(reader: SharedReader) -> Self {
-        Self { source: Source::Shared(Box::new(reader)), observer: None }
+        Self { source: Source::Shared(Box::new(reader)), observer: None, failing: None }
     }
 
     /// A body that streams from a member.
     #[must_use]
     pub fn member(body: MemberBody) -> Self {
-        Self { source: Source::Member(Box::new(body)), observer: None }
+        Self { source: Source::Member(Box::new(body)), observer: None, failing: None }
     }
 
     /// The answer as it goes to the client, with the request's id; the record says how it ended.
@@ -120,6 +134,20 @@ fn without_own_body(response: Response<ResponseBody>) -> Response<ResponseBody> 
     Response::from_parts(head, ResponseBody::empty())
 }
 
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) | Self::Held(bytes) => Poll::Ready(
+                bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))),
+            ),
+            Self::Member(body) => body.poll_frame(cx),
+            Self::Content(body) => data_frame(body.poll_data(cx)),
+            Self::Shared(reader) => data_frame(reader.poll_data(cx)),
+        }
+    }
+}
+
 impl Observer {
     fn is_complete(&self) -> bool {
         self.expected == Some(self.bytes)
@@ -139,51 +167,48 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = match &mut self.source {
-            Source::Empty => Poll::Ready(None),
-            Source::Full(bytes) | Source::Held(bytes) => Poll::Ready(
-                bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))),
-            ),
-            Source::Member(body) => body.poll_frame(cx),
-            Source::Content(body) => data_frame(body.poll_data(cx)),
-            Source::Shared(reader) => data_frame(reader.poll_data(cx)),
+        let frame = match &mut self.failing {
+            Some(failing) => {
+                std::task::ready!(failing.shows_at.as_mut().poll(cx));
+                let error = self.failing.take().map_or(BodyError::Short, |failing| failing.error);
+                Poll::Ready(Some(Err(error)))
+            }
+            None => match self.source.poll_frame(cx) {
+                Poll::Ready(Some(Err(error))) => {
+                    let mut shows_at = Box::pin(tokio::time::sleep(FAILURE_WAITS));
+                    // It has just begun.
+                    let _ = shows_at.as_mut().poll(cx);
+                    self.failing = Some(Failing { error, shows_at });
+                    return Poll::Pending;
+                }
+                frame => frame,
+            },
         };
-        match &frame {
-            Poll::Pending => {}
+        let Some(observer) = &mut self.observer else { return frame };
+        let end = match &frame {
+            Poll::Pending => return frame,
             Poll::Ready(Some(Ok(frame))) => {
-                if let (Some(observer), Some(data)) = (&mut self.observer, frame.data_ref()) {
-                    observer.bytes += data.len() as u64;
-                }
+                observer.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                None
             }
-            Poll::Ready(None) => {
-                if let Some(observer) = self.observer.take() {
-                    observer.finish(BodyEnd::Done);
-                }
-            }
-            Poll::Ready(Some(Err(error))) => {
-                let end = match error {
-                    BodyError::Corrupt => BodyEnd::Corrupt,
-                    BodyError::Reclaimed => BodyEnd::Reclaimed,
-                    BodyError::Http(_) | BodyError::Idle | BodyError::Slow | BodyError::Short => {
-                        BodyEnd::MemberClosed
-                    }
-                };
-                if let Some(observer) = self.observer.take() {
-                    observer.finish(end);
-                }
-            }
+            Poll::Ready(None) => Some(BodyEnd::Done),
+            Poll::Ready(Some(Err(error))) => Some(end_by(error)),
+        };
+        if let (Some(end), Some(observer)) = (end, self.observer.take_if(|_| end.is_some())) {
+            observer.finish(end);
         }
         frame
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Empty => true,
-            Source::Full(bytes) | Source::Held(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Source::Member(body) => body.is_end_stream(),
-            Source::Content(body) => body.has_ended(),
-            Source::Shared(reader) => reader.remaining() == Some(0),
-        }
+        self.failing.is_none()
+            && match &self.source {
+                Source::Empty => true,
+                Source::Full(bytes) | Source::Held(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+                Source::Member(body) => body.is_end_stream(),
+                Source::Content(body) => body.has_ended(),
+                Source::Shared(reader) => reader.remaining() == Some(0),
+            }
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -199,6 +224,15 @@ impl Body for ResponseBody {
     }
 }
 
+/// How an answer ends whose body fails so.
+fn end_by(error: &BodyError) -> BodyEnd {
+    match error {
+        BodyError::Corrupt => BodyEnd::Corrupt,
+        BodyError::Reclaimed => BodyEnd::Reclaimed,
+        BodyError::Http(_) | BodyError::Idle | BodyError::Slow | BodyError::Short => BodyEnd::MemberClosed,
+    }
+}
+
 fn data_frame(data: Poll<Option<Result<Bytes, BodyError>>>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
     data.map(|data| data.map(|data| data.map(Frame::data)))
 }
@@ -206,7 +240,11 @@ fn data_frame(data: Poll<Option<Result<Bytes, BodyError>>>) -> Poll<Option<Resul
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         if let Some(observer) = self.observer.take() {
-            let end = if observer.is_complete() { BodyEnd::Done } else { BodyEnd::ClientClosed };
+            let end = match &self.failing {
+                Some(failing) => end_by(&failing.error),
+                None if observer.is_complete() => BodyEnd::Done,
+                None => BodyEnd::ClientClosed,
+            };
             observer.finish(end);
         }
     }

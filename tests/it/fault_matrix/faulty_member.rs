@@ -254,16 +254,16 @@ fn corrupted(mut bytes: Vec<u8>, fault: Option<Fault>) -> Vec<u8> {
     bytes
 }
 
-/// The same answer with another `Content-Length`, and a body that fits it or not.
+/// The same answer with another `Content-Length`, and a body that fits it or not. Of an empty body nothing can be missing.
 fn with_wrong_length(mut answer: Answer, wrong: WrongLength) -> Answer {
     let len = answer.body.len();
     let by = |thousandths| (part(len, thousandths)).max(1);
     match wrong {
         WrongLength::Truncated(off) => {
-            answer.length = len - by(off);
+            answer.length = len.saturating_sub(by(off));
             answer.body.truncate(answer.length);
         }
-        WrongLength::Understated(off) => answer.length = len - by(off),
+        WrongLength::Understated(off) => answer.length = len.saturating_sub(by(off)),
         WrongLength::Padded(off) => {
             answer.length = len + by(off);
             answer.body.resize(answer.length, b'x');
