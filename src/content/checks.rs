@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::memory::{AnswerMemory, ManifestMemory};
+use bytes::Bytes;
+
+use super::memory::{AnswerMemory, GrowingReservation, ManifestMemory};
+use crate::balance::blame::ClientKey;
 use crate::registry::Digest;
 use crate::telemetry::{ContentFault, Metrics, Unverified};
 use crate::upstream::{Member, Quarantine, VerifySettings};
@@ -15,7 +18,7 @@ pub struct ContentChecks {
     pub(super) answers: AnswerMemory,
     /// Memory for manifests on their way to members.
     manifests: ManifestMemory,
-    /// Who is known to have which content broken.
+    /// The members that are known to have content broken.
     pub quarantine: Quarantine,
     metrics: Arc<Metrics>,
 }
@@ -43,6 +46,19 @@ impl ContentChecks {
     #[must_use]
     pub fn manifests(&self) -> &ManifestMemory {
         &self.manifests
+    }
+
+    /// Memory for answers of members that are read whole for a client, which grows as they come.
+    #[must_use]
+    pub fn growing(&self, client: ClientKey) -> GrowingReservation<'_> {
+        GrowingReservation::new(&self.answers, client)
+    }
+
+    /// An answer that is made here, in memory that is given back when the last of it has gone out; `None` where there is
+    /// none for the client.
+    #[must_use]
+    pub fn hold(&self, bytes: Bytes, client: ClientKey) -> Option<Bytes> {
+        self.answers.reserve(bytes.len() as u64, client).map(|memory| memory.hold(bytes))
     }
 
     /// Content went by unverified.

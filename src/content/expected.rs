@@ -1,10 +1,10 @@
 //! What the body of an answer has to be, by the request and by the answer's head.
 
-use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderMap};
+use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
 use http::{StatusCode, response};
 
 use super::checks::ContentChecks;
-use crate::attempt::Target;
+use crate::attempt::MemberRequest;
 use crate::forwarding::readable::text;
 use crate::registry::{BlobMethod, ContentHash, Digest, ManifestMethod, Reference, RegistryRequest};
 use crate::telemetry::Unverified;
@@ -34,7 +34,7 @@ impl Content {
     /// # Errors
     /// What is wrong with an answer that contradicts itself.
     pub(super) fn of(
-        target: &Target,
+        request: &MemberRequest,
         head: &response::Parts,
         length: Option<u64>,
         checks: &ContentChecks,
@@ -44,13 +44,14 @@ impl Content {
             StatusCode::PARTIAL_CONTENT => true,
             _ => return Ok(None),
         };
+        let Some(target) = request.registry() else { return Ok(None) };
+        if partial && !request.headers.contains_key(RANGE) {
+            // Its client would take it for the whole (RFC 9110 15.3.7).
+            return Err("it sends a part, and the whole was asked for");
+        }
         let digest = match target {
-            Target::Registry(RegistryRequest::Blob { digest, method: BlobMethod::Get, .. }) => {
-                Some(digest.clone())
-            }
-            Target::Registry(RegistryRequest::Manifest {
-                reference, method: ManifestMethod::Get, ..
-            }) => match reference {
+            RegistryRequest::Blob { digest, method: BlobMethod::Get, .. } => Some(digest.clone()),
+            RegistryRequest::Manifest { reference, method: ManifestMethod::Get, .. } => match reference {
                 Reference::Digest(digest) => Some(digest.clone()),
                 Reference::Tag(_) => announced_digest(&head.headers),
             },

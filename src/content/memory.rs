@@ -5,6 +5,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::balance::blame::ClientKey;
@@ -32,7 +33,7 @@ pub(super) struct AnswerMemory {
 /// there is none left.
 #[derive(Debug)]
 pub struct ManifestMemory {
-    /// For the first bytes of each. Apart from the rest, so that whoever holds some never waits for more of the same.
+    /// For the first bytes of each. Apart from the rest, so that no client that holds some waits for more of the same.
     first: Fair,
     whole: Fair,
 }
@@ -64,6 +65,50 @@ pub(super) struct AnswerReservation {
     number: u32,
     held: Arc<[AtomicU32]>,
     place: usize,
+}
+
+impl AnswerReservation {
+    /// The same bytes, which hold the memory until the last of them has gone out.
+    pub(super) fn hold(self, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(HeldBytes { bytes, _memory: self })
+    }
+}
+
+/// Bytes whose memory is given back when the last of them has gone out, also those that wait in a connection for a slow
+/// client.
+struct HeldBytes {
+    bytes: Bytes,
+    _memory: AnswerReservation,
+}
+
+impl AsRef<[u8]> for HeldBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Memory for answers of members that are read whole, which grows as they come.
+pub struct GrowingReservation<'a> {
+    memory: &'a AnswerMemory,
+    client: ClientKey,
+    parts: Vec<AnswerReservation>,
+}
+
+impl<'a> GrowingReservation<'a> {
+    pub(super) fn new(memory: &'a AnswerMemory, client: ClientKey) -> Self {
+        Self { memory, client, parts: Vec::new() }
+    }
+
+    /// Takes so many bytes more. `false` where there is no memory for them.
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        match self.memory.reserve(bytes as u64, self.client) {
+            Some(part) => {
+                self.parts.push(part);
+                true
+            }
+            None => false,
+        }
+    }
 }
 
 impl Drop for AnswerReservation {

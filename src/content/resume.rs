@@ -8,12 +8,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
 use super::expected::Content;
 use super::rest::{Continued, Rest, Resumption};
+use super::settle::Coming;
 use crate::attempt::MemberBody;
 use crate::upstream::{BodyError, IdleTimer, Member, MemberName, TakenBack};
 
@@ -28,76 +29,131 @@ impl Resumed {
     /// How often it went on elsewhere.
     #[must_use]
     pub fn switches(&self) -> u64 {
-        self.switches.load(Ordering::Acquire)
+        self.switches.load(Ordering::Relaxed)
     }
 
     /// Bytes that came from another member than the first.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Acquire)
+        self.bytes.load(Ordering::Relaxed)
     }
 }
-
-type Resuming = Pin<Box<dyn Future<Output = Option<Continued>> + Send>>;
 
 /// Content on its way to a client.
 pub struct ContentBody {
     resumption: Arc<Resumption>,
     content: Content,
+    /// The member that it comes from now.
     member: Arc<Member>,
-    /// `None` for the rest of something that was read elsewhere so far.
-    stream: Option<MemberBody>,
-    /// What came before the answer was passed on.
-    held: VecDeque<Bytes>,
-    /// Kept back until it is known whether it is the last.
-    last: Option<Bytes>,
-    /// It was not the last after all.
-    ready: Option<Bytes>,
+    phase: Phase,
+    kept: Kept,
     /// The next byte that the client gets, in the whole.
     position: u64,
     stall: IdleTimer,
-    /// Those that are not asked any more.
+    /// The members that are not asked any more.
     tried: Vec<MemberName>,
-    /// Those that sent a part of it, in order.
+    /// The members that sent a part of it, in order.
     contributors: Vec<Arc<Member>>,
-    resuming: Option<(Resuming, BodyError)>,
     resumed: Arc<Resumed>,
-    /// Nobody is left to go on.
+    /// No other member is left to go on.
     exhausted: bool,
-    ended: bool,
+}
+
+/// What happens to the content now.
+enum Phase {
+    /// It comes from a member.
+    Streaming(Streaming),
+    /// A member is asked for the rest.
+    Asking(Asking),
+    /// There is nothing more to come.
+    Ended,
+}
+
+/// Content that comes from a member.
+struct Streaming {
+    /// What came before the answer was passed on, and goes out first.
+    held: VecDeque<Bytes>,
+    body: MemberBody,
+}
+
+/// The rest is being asked for.
+struct Asking {
+    question: Pin<Box<dyn Future<Output = Option<Continued>> + Send>>,
+    because: Because,
+    /// What came until then, where it has not failed: it may only stall.
+    before: Option<Streaming>,
+}
+
+/// Why the rest is asked for.
+enum Because {
+    /// The member failed, or stalls.
+    Failure(BodyError),
+    /// The connection was given to a client that waited.
+    Reclaimed,
+    /// The client read with others until now, and is too slow for them.
+    LeftBehind,
+}
+
+/// A frame that is not with the client yet.
+enum Kept {
+    Nothing,
+    /// Whether it is the last is not known; if so, the digest decides.
+    PerhapsLast(Bytes),
+    /// It was not the last: it goes out now.
+    Due(Bytes),
+}
+
+impl Because {
+    fn into_error(self) -> BodyError {
+        match self {
+            Self::Failure(error) => error,
+            Self::Reclaimed => BodyError::Reclaimed,
+            Self::LeftBehind => BodyError::Short,
+        }
+    }
+}
+
+impl Kept {
+    fn len(&self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::PerhapsLast(data) | Self::Due(data) => data.len(),
+        }
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        match std::mem::replace(self, Self::Nothing) {
+            Self::Nothing => None,
+            Self::PerhapsLast(data) | Self::Due(data) => Some(data),
+        }
+    }
+
+    /// Keeps a frame until the next one has come; returns the one before.
+    fn keep(&mut self, data: Bytes) -> Option<Bytes> {
+        let before = self.take();
+        *self = Self::PerhapsLast(data);
+        before
+    }
+
+    fn becomes_due(&mut self) {
+        if let Some(data) = self.take() {
+            *self = Self::Due(data);
+        }
+    }
 }
 
 impl ContentBody {
-    /// Content from `member`, of which `held` has come already.
+    /// Content from `member`, of which a part has come already.
     #[must_use]
-    pub fn new(
-        resumption: Resumption,
-        content: Content,
-        (member, mut stream): (Arc<Member>, MemberBody),
-        held: VecDeque<Bytes>,
-    ) -> Self {
+    pub fn new(resumption: Resumption, member: &Arc<Member>, coming: Coming) -> Self {
+        let Coming { content, held, mut body } = coming;
         if content.end.is_some() {
-            stream.allow_reclaim(TakenBack::GoesOn);
+            body.allow_reclaim(TakenBack::GoesOn);
         }
-        let stall = IdleTimer::new(resumption.request().pool.limits.body_stall_timeout);
-        let (position, tried) = (content.start, vec![member.name.clone()]);
-        Self {
-            contributors: vec![Arc::clone(&member)],
-            resumption: Arc::new(resumption),
-            content,
-            member,
-            stream: Some(stream),
-            held,
-            last: None,
-            ready: None,
-            position,
-            stall,
-            tried,
-            resuming: None,
-            resumed: Arc::default(),
-            exhausted: false,
-            ended: false,
-        }
+        let tried = vec![member.name.clone()];
+        let (position, phase) = (content.start, Phase::Streaming(Streaming { held, body }));
+        let resumption = Arc::new(resumption);
+        Self { tried, ..Self::at(resumption, content, member, position, phase) }
     }
 
     /// The rest of content of which the client has everything before `position`, hashed in
@@ -105,28 +161,35 @@ impl ContentBody {
     pub(super) fn rest(
         resumption: Arc<Resumption>,
         content: Content,
-        member: Arc<Member>,
+        member: &Arc<Member>,
         position: u64,
     ) -> Self {
-        let stall = IdleTimer::new(resumption.request().pool.limits.body_stall_timeout);
         let rest = Rest { from: position, end: content.end, total: content.total, is_free: true };
-        let going_on = Arc::clone(&resumption).continue_in_turn(content.digest.clone(), rest);
+        let question = Arc::clone(&resumption).continue_in_turn(content.digest.clone(), rest);
+        let because = Because::LeftBehind;
+        let phase = Phase::Asking(Asking { question: Box::pin(question), because, before: None });
+        Self::at(resumption, content, member, position, phase)
+    }
+
+    fn at(
+        resumption: Arc<Resumption>,
+        content: Content,
+        member: &Arc<Member>,
+        position: u64,
+        phase: Phase,
+    ) -> Self {
         Self {
-            contributors: vec![Arc::clone(&member)],
+            stall: IdleTimer::new(resumption.request().pool.limits.body_stall_timeout),
+            contributors: vec![Arc::clone(member)],
             resumption,
             content,
-            member,
-            stream: None,
-            held: VecDeque::new(),
-            last: None,
-            ready: None,
+            member: Arc::clone(member),
+            phase,
+            kept: Kept::Nothing,
             position,
-            stall,
             tried: Vec::new(),
-            resuming: Some((Box::pin(going_on), BodyError::Short)),
             resumed: Arc::default(),
             exhausted: false,
-            ended: false,
         }
     }
 
@@ -140,7 +203,7 @@ impl ContentBody {
         Arc::clone(&self.resumption)
     }
 
-    /// Whom it comes from now.
+    /// The member that it comes from now.
     pub(super) fn member(&self) -> &Arc<Member> {
         &self.member
     }
@@ -154,83 +217,67 @@ impl ContentBody {
     /// Bytes that the client still gets.
     #[must_use]
     pub fn remaining(&self) -> Option<u64> {
-        let kept: u64 = self.last.iter().chain(&self.ready).map(|kept| kept.len() as u64).sum();
-        self.content.end.map(|end| end.saturating_sub(self.position) + kept)
+        self.content.end.map(|end| end.saturating_sub(self.position) + self.kept.len() as u64)
     }
 
     /// Whether there is nothing more to come.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.ended
+        matches!(self.phase, Phase::Ended)
     }
 
     /// The next bytes for the client.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        let polled = self.poll_next(cx);
+        let polled = if self.remaining() == Some(0) { Poll::Ready(None) } else { self.poll_next(cx) };
         if let Poll::Ready(Some(Err(_)) | None) = &polled {
-            self.ended = true;
+            self.phase = Phase::Ended;
         }
         polled
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        if self.ended || self.remaining() == Some(0) {
-            return Poll::Ready(None);
-        }
-        if let Some(ready) = self.ready.take() {
-            return Poll::Ready(Some(Ok(ready)));
-        }
         loop {
-            if let Some(data) = self.held.pop_front() {
-                if let Some(ready) = self.take(data) {
-                    return Poll::Ready(Some(ready));
-                }
-                continue;
+            if let Kept::Due(_) = &self.kept {
+                return Poll::Ready(self.kept.take().map(Ok));
             }
-            if let Some((resuming, _)) = &mut self.resuming {
-                match resuming.as_mut().poll(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(continued) => {
-                        let error = self.resuming.take().map_or(BodyError::Short, |(_, error)| error);
-                        if let Some(error) = self.go_on(continued, error) {
-                            return Poll::Ready(Some(Err(error)));
-                        }
-                        if let Some(ready) = self.ready.take() {
-                            return Poll::Ready(Some(Ok(ready)));
-                        }
+            let frame = match &mut self.phase {
+                Phase::Ended => return Poll::Ready(None),
+                Phase::Asking(asking) => {
+                    let continued = ready!(asking.question.as_mut().poll(cx));
+                    if let Some(error) = self.answered(continued) {
+                        return Poll::Ready(Some(Err(error)));
                     }
+                    continue;
                 }
-            }
-            let Some(stream) = &mut self.stream else {
-                return Poll::Ready(Some(Err(BodyError::Short)));
+                Phase::Streaming(streaming) => match streaming.held.pop_front() {
+                    Some(data) => Poll::Ready(Some(Ok(data))),
+                    None => {
+                        streaming.body.poll_frame(cx).map_ok(|frame| frame.into_data().unwrap_or_default())
+                    }
+                },
             };
-            match stream.poll_frame(cx) {
+            match frame {
                 Poll::Pending => {
                     let stalls = self.may_switch() && self.stall.poll_idle(cx).is_ready();
                     if !stalls {
                         return Poll::Pending;
                     }
                     self.stall.progressed();
-                    self.start_resuming(BodyError::Idle);
+                    self.ask_elsewhere(BodyError::Idle);
                 }
-                Poll::Ready(Some(Ok(frame))) => {
+                Poll::Ready(Some(Ok(data))) => {
                     self.stall.progressed();
-                    let Ok(data) = frame.into_data() else { continue };
                     if let Some(ready) = self.take(data) {
                         return Poll::Ready(Some(ready));
                     }
                 }
                 // A client that waited was given the connection: the rest is asked for in turn.
                 Poll::Ready(Some(Err(BodyError::Reclaimed))) => self.wait_for_turn(),
-                Poll::Ready(Some(Err(error))) => {
-                    if !self.may_switch() {
-                        return Poll::Ready(Some(Err(self.broken(error))));
-                    }
-                    self.start_resuming(error);
-                }
+                Poll::Ready(Some(Err(error))) if self.may_switch() => self.ask_elsewhere(error),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(self.broken(error)))),
                 Poll::Ready(None) => match self.at_end() {
                     Ok(last) => return Poll::Ready(last.map(Ok)),
-                    Err(error) if self.may_switch() => self.start_resuming(error),
+                    Err(error) if self.may_switch() => self.ask_elsewhere(error),
                     Err(error) => return Poll::Ready(Some(Err(self.broken(error)))),
                 },
             }
@@ -244,7 +291,7 @@ impl ContentBody {
         }
         self.position += data.len() as u64;
         if self.resumed.switches() > 0 {
-            self.resumed.bytes.fetch_add(data.len() as u64, Ordering::AcqRel);
+            self.resumed.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
             self.resumption.request().pool.metrics.resumed_bytes.inc_by(data.len() as u64);
         }
         if let Some(hash) = &mut self.content.hash {
@@ -257,7 +304,7 @@ impl ContentBody {
             }
             Some(_) => Some(Ok(data)),
             // The last frame is only known when there is no further one.
-            None => self.last.replace(data).map(Ok),
+            None => self.kept.keep(data).map(Ok),
         }
     }
 
@@ -268,9 +315,9 @@ impl ContentBody {
             Some(_) => Ok(None),
             None if self.is_right() => {
                 self.content.end = Some(self.position);
-                Ok(self.last.take())
+                Ok(self.kept.take())
             }
-            // It may have ended too early; whoever has more says so.
+            // It may have ended too early; a member that has more says so.
             None => Err(BodyError::Corrupt),
         }
     }
@@ -310,75 +357,105 @@ impl ContentBody {
     }
 
     fn may_switch(&self) -> bool {
-        !self.exhausted
-            && self.resuming.is_none()
-            && self.resumed.switches() < u64::from(self.resumption.request().pool.limits.resume_max)
+        let limits = &self.resumption.request().pool.limits;
+        !self.exhausted && self.resumed.switches() < u64::from(limits.resume_max)
     }
 
-    fn start_resuming(&mut self, error: BodyError) {
+    /// Asks the other members for the rest.
+    fn ask_elsewhere(&mut self, error: BodyError) {
         self.member.ask_for_probe();
-        let (end, total) = (self.content.end, self.content.total);
-        let rest = Rest { from: self.position, end, total, is_free: false };
         let resumption = Arc::clone(&self.resumption);
-        let going_on = resumption.continue_elsewhere(self.content.digest.clone(), rest, self.tried.clone());
-        self.resuming = Some((Box::pin(going_on), error));
+        let rest = self.what_is_missing(false);
+        let question = resumption.continue_elsewhere(self.content.digest.clone(), rest, self.tried.clone());
+        self.ask(Box::pin(question), Because::Failure(error));
     }
 
     /// Asks for the rest anew, of any member, until its turn comes. Nothing has failed.
     fn wait_for_turn(&mut self) {
-        let (end, total) = (self.content.end, self.content.total);
-        let rest = Rest { from: self.position, end, total, is_free: true };
         self.resumption.request().pool.metrics.reclaims.inc();
-        let going_on = Arc::clone(&self.resumption).continue_in_turn(self.content.digest.clone(), rest);
-        self.resuming = Some((Box::pin(going_on), BodyError::Reclaimed));
+        let rest = self.what_is_missing(true);
+        let question = Arc::clone(&self.resumption).continue_in_turn(self.content.digest.clone(), rest);
+        self.ask(Box::pin(question), Because::Reclaimed);
     }
 
-    /// Goes on with another member. Without one, a member that only stalls has more time; else the
-    /// error is returned.
-    fn go_on(&mut self, continued: Option<Continued>, error: BodyError) -> Option<BodyError> {
-        let Some(Continued { member, mut body, end }) = continued else {
-            self.exhausted = true;
-            let still_there = self.stream.as_ref().is_some_and(|stream| !stream.has_failed());
-            if matches!(error, BodyError::Idle) && still_there {
-                return None;
-            }
-            self.resumption.request().pool.metrics.resumes_failed.inc();
-            return Some(if matches!(error, BodyError::Corrupt) { self.corrupt() } else { error });
+    fn what_is_missing(&self, is_free: bool) -> Rest {
+        Rest { from: self.position, end: self.content.end, total: self.content.total, is_free }
+    }
+
+    fn ask(&mut self, question: Pin<Box<dyn Future<Output = Option<Continued>> + Send>>, because: Because) {
+        let before = match std::mem::replace(&mut self.phase, Phase::Ended) {
+            Phase::Streaming(streaming) => Some(streaming).filter(|streaming| !streaming.body.has_failed()),
+            Phase::Asking(_) | Phase::Ended => None,
         };
-        body.allow_reclaim(TakenBack::GoesOn);
-        if matches!(error, BodyError::Reclaimed) {
-            if member.name != self.member.name {
-                // The one before has not failed, and may be asked again.
-                self.tried.retain(|tried| *tried != self.member.name);
-                self.tried.push(member.name.clone());
-                self.contributors.push(Arc::clone(&member));
-            }
-            (self.member, self.stream) = (member, Some(body));
-            self.stall.progressed();
+        self.phase = Phase::Asking(Asking { question, because, before });
+    }
+
+    /// It is known whether another member goes on. Without one, a member that only stalls has more time; else the error
+    /// is returned.
+    fn answered(&mut self, continued: Option<Continued>) -> Option<BodyError> {
+        let Phase::Asking(Asking { because, before, .. }) = std::mem::replace(&mut self.phase, Phase::Ended)
+        else {
             return None;
+        };
+        match (continued, because, before) {
+            (Some(continued), because, _) => {
+                self.go_on(continued, because);
+                None
+            }
+            (None, Because::Failure(BodyError::Idle), Some(streaming)) => {
+                self.exhausted = true;
+                self.phase = Phase::Streaming(streaming);
+                None
+            }
+            (None, because, _) => {
+                self.exhausted = true;
+                self.resumption.request().pool.metrics.resumes_failed.inc();
+                let error = because.into_error();
+                Some(if matches!(error, BodyError::Corrupt) { self.corrupt() } else { error })
+            }
         }
+    }
+
+    /// Goes on with what another member sends, or the same one.
+    fn go_on(&mut self, continued: Continued, because: Because) {
+        let Continued { member, mut body, end } = continued;
+        body.allow_reclaim(TakenBack::GoesOn);
+        match because {
+            // The member before has not failed, and may be asked again.
+            Because::Reclaimed if member.name != self.member.name => {
+                self.tried.retain(|tried| *tried != self.member.name);
+                self.contributed(&member);
+            }
+            Because::Reclaimed => {}
+            Because::LeftBehind => self.switch_to(&member, end, &BodyError::Short),
+            Because::Failure(error) => {
+                // The other one does better, so it was the member's fault.
+                let request = self.resumption.request();
+                let problem = format!("its answer broke off: {error}");
+                request.pool.member_failed(&self.member, &problem, Some(request.client));
+                self.switch_to(&member, end, &error);
+            }
+        }
+        self.member = member;
+        self.phase = Phase::Streaming(Streaming { held: VecDeque::new(), body });
+        self.stall.progressed();
+    }
+
+    fn switch_to(&mut self, member: &Arc<Member>, end: u64, error: &BodyError) {
         let (from, to) = (self.member.name.as_str(), member.name.as_str());
         tracing::info!(
             request_id = &*self.resumption.request().id,
             from, to, %error, at = self.position, "an answer goes on from another member"
         );
-        // The other one does better, so it was the member's fault.
-        if !self.tried.is_empty() {
-            let problem = format!("its answer broke off: {error}");
-            self.resumption.request().pool.member_failed(
-                &self.member,
-                &problem,
-                Some(self.resumption.request().client),
-            );
-        }
         self.resumption.request().pool.metrics.resumes.inc();
-        self.resumed.switches.fetch_add(1, Ordering::AcqRel);
-        self.tried.push(member.name.clone());
-        self.contributors.push(Arc::clone(&member));
+        self.resumed.switches.fetch_add(1, Ordering::Relaxed);
+        self.contributed(member);
         self.content.end = Some(end);
-        self.ready = self.last.take();
-        (self.member, self.stream) = (member, Some(body));
-        self.stall.progressed();
-        None
+        self.kept.becomes_due();
+    }
+
+    fn contributed(&mut self, member: &Arc<Member>) {
+        self.tried.push(member.name.clone());
+        self.contributors.push(Arc::clone(member));
     }
 }

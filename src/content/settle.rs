@@ -10,7 +10,6 @@ use tokio::time::{Instant, timeout};
 
 use super::checks::ContentChecks;
 use super::expected::Content;
-use super::memory::AnswerReservation;
 use crate::attempt::{Answer, MemberBody, MemberError, MemberRequest};
 use crate::upstream::{BodyError, BodyProgress, Member};
 
@@ -30,10 +29,20 @@ pub struct Settled {
 pub enum SettledBody {
     /// All here, and verified.
     Held(Bytes),
-    /// Still coming, with what has come already, and what it has to be.
-    Content(MemberBody, VecDeque<Bytes>, Box<Content>),
+    /// Still coming, with what it has to be.
+    Content(Box<Coming>),
     /// Still coming; nothing is known of it.
     Other(MemberBody),
+}
+
+/// Content that is still coming.
+pub struct Coming {
+    /// What it has to be.
+    pub content: Content,
+    /// What has come already.
+    pub held: VecDeque<Bytes>,
+    /// The rest.
+    pub body: MemberBody,
 }
 
 /// Looks at an answer before its head is passed on: content that is small enough is read and
@@ -51,7 +60,7 @@ pub async fn settle(
     more_follow: bool,
 ) -> Result<Settled, MemberError> {
     let Answer { member, head, mut body, progress, .. } = answer;
-    let content = Content::of(&request.target, &head, body.remaining(), checks);
+    let content = Content::of(request, &head, body.remaining(), checks);
     let content = content.map_err(|problem| MemberError::BadAnswer { member: member.name.clone(), problem });
     let Some(mut content) = content? else {
         return Ok(Settled { member, head, body: SettledBody::Other(body), progress });
@@ -73,10 +82,10 @@ pub async fn settle(
             Ok(None) => break,
             Ok(Some(Ok(frame))) => {
                 held.extend(frame.into_data().ok());
-                // The first bytes are waited for in any case: whoever has none fails unseen. What comes
+                // The first bytes are waited for in any case: a member that has none fails unseen. What comes
                 // slowly may be right, and is passed on as it comes.
                 if memory.is_none() || Instant::now() >= patience {
-                    let body = SettledBody::Content(body, held, Box::new(content));
+                    let body = SettledBody::Content(Box::new(Coming { content, held, body }));
                     return Ok(Settled { member, head, body, progress });
                 }
                 continue;
@@ -87,7 +96,7 @@ pub async fn settle(
         return Err(MemberError::BrokenAnswer { member: member.name.clone(), problem });
     }
     let Some(memory) = memory else {
-        let body = SettledBody::Content(body, held, Box::new(content));
+        let body = SettledBody::Content(Box::new(Coming { content, held, body }));
         return Ok(Settled { member, head, body, progress });
     };
     let bytes = joined(held);
@@ -107,21 +116,7 @@ pub async fn settle(
         return Err(MemberError::Corrupt { member: member.name.clone(), digest: content.digest });
     }
     checks.quarantine.remove(&member.name, &content.digest);
-    let held = Bytes::from_owner(HeldBytes { bytes, _memory: memory });
-    Ok(Settled { member, head, body: SettledBody::Held(held), progress })
-}
-
-/// Bytes in memory that is given back when the last of them has gone out, also those that wait in a
-/// connection for a slow client.
-struct HeldBytes {
-    bytes: Bytes,
-    _memory: AnswerReservation,
-}
-
-impl AsRef<[u8]> for HeldBytes {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
+    Ok(Settled { member, head, body: SettledBody::Held(memory.hold(bytes)), progress })
 }
 
 fn joined(mut frames: VecDeque<Bytes>) -> Bytes {

@@ -1,11 +1,11 @@
 //! A window on content that several clients read together: one task fills it, the fastest reader sets
-//! the pace, and who falls out of it reads the rest by itself.
+//! the pace, and a reader that falls out of it reads the rest by itself.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,11 +41,22 @@ struct WindowState {
     bytes: usize,
     /// How the content ended.
     ended: Option<Ending>,
-    /// Each reader's next frame, and whom to wake; `None` for one that has gone.
+    /// Each reader's next frame and its waker; `None` for a reader that has gone.
     readers: Vec<Option<(u64, Option<Waker>)>>,
-    /// Nobody comes in any more: what every reader has is of no use.
+    /// No reader comes in any more: what every reader has is of no use.
     closed: bool,
+    /// Waits until one more frame is wanted.
     filler: Option<Waker>,
+    /// Waits until no reader is left.
+    abandoned: Option<Waker>,
+}
+
+/// What the filler of a window finds.
+enum Room {
+    /// One more frame is wanted.
+    Wanted,
+    /// No reader is left.
+    Abandoned,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,14 +71,14 @@ impl WindowState {
         self.first + self.frames.len() as u64
     }
 
-    /// Bytes that the fastest reader has not read yet; `None` where nobody reads.
+    /// Bytes that the fastest reader has not read yet; `None` where there is no reader.
     fn unread(&self) -> Option<usize> {
         let fastest = self.readers.iter().flatten().map(|(next, _)| *next).max()?;
         let read = usize::try_from(fastest.saturating_sub(self.first)).unwrap_or(usize::MAX);
         Some(self.frames.iter().skip(read).map(|(frame, _)| frame.len()).sum())
     }
 
-    /// Drops what nobody reads any more.
+    /// Drops what every reader has.
     fn drop_read(&mut self) {
         let slowest = self.readers.iter().flatten().map(|(next, _)| *next).min();
         while self.closed && slowest.is_some_and(|slowest| slowest > self.first) && self.drop_first() {}
@@ -99,23 +110,28 @@ impl Window {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fills the window until the content ends or nobody reads any more. `closing` lets nobody come in any more; dropped, it
-    /// does so at once.
+    /// Fills the window until the content ends or no reader is left. `closing` ends the time in which readers come in;
+    /// dropped, it does so at once.
     pub(super) async fn fill(self: Arc<Self>, mut body: ContentBody, closing: impl Future<Output = ()>) {
         let mut closing = Some(Box::pin(closing));
         let open_until = Instant::now() + OPEN_FOR;
         loop {
             let patience = if closing.is_some() { open_until } else { Instant::now() + OPEN_FOR };
             match timeout_at(patience, poll_fn(|cx| self.poll_room(cx))).await {
-                Ok(true) => {}
-                Ok(false) => return,
+                Ok(Room::Wanted) => {}
+                Ok(Room::Abandoned) => return,
                 Err(_) => {
                     self.close(closing.take()).await;
                     self.leave_alone();
                     continue;
                 }
             }
-            let data = poll_fn(|cx| body.poll_data(cx)).await;
+            let next = poll_fn(|cx| match self.poll_abandoned(cx) {
+                Poll::Ready(()) => Poll::Ready(None),
+                Poll::Pending => body.poll_data(cx).map(Some),
+            });
+            // Without readers nothing is asked of another member, and nothing is said of this one.
+            let Some(data) = next.await else { return };
             let more = data.as_ref().and_then(|data| data.as_ref().ok()).map_or(0, Bytes::len);
             let is_full = self.lock().bytes + more > self.bytes_max;
             if is_full {
@@ -160,25 +176,42 @@ impl Window {
         }
     }
 
-    /// Lets nobody come in any more. Those that wait come in first: they would come too late.
+    /// Ends the time in which readers come in. Requests that wait come in first: they would come too late.
     async fn close(&self, closing: Option<Pin<Box<impl Future<Output = ()>>>>) {
         let Some(closing) = closing else { return };
         closing.await;
         self.lock().closed = true;
     }
 
-    /// Ready when one more frame is wanted, with `false` when nobody is left.
-    fn poll_room(&self, cx: &Context<'_>) -> Poll<bool> {
+    /// Ready when one more frame is wanted, or no reader is left.
+    fn poll_room(&self, cx: &Context<'_>) -> Poll<Room> {
         let mut state = self.lock();
         state.drop_read();
         match state.unread() {
-            None => Poll::Ready(false),
-            Some(unread) if unread < self.bytes_max.min(AHEAD_BYTES_MAX) => Poll::Ready(true),
+            None => {
+                state.closed = true;
+                Poll::Ready(Room::Abandoned)
+            }
+            Some(unread) if unread < self.bytes_max.min(AHEAD_BYTES_MAX) => Poll::Ready(Room::Wanted),
             Some(_) => {
                 state.filler = Some(cx.waker().clone());
                 Poll::Pending
             }
         }
+    }
+
+    /// Ready when no reader is left. From then on none comes in: nothing would fill the window for it.
+    fn poll_abandoned(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.readers.iter().flatten().next().is_none() {
+            state.closed = true;
+            return Poll::Ready(());
+        }
+        match &mut state.abandoned {
+            Some(waker) => waker.clone_from(cx.waker()),
+            waker @ None => *waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
     }
 
     /// One more reader, if the beginning is still here.
@@ -209,7 +242,18 @@ struct Reading {
     member: Arc<Member>,
 }
 
-/// One of those that read a window.
+/// What a reader finds in a window.
+enum Read {
+    Frame(Bytes),
+    /// That was the last one.
+    End,
+    /// The content failed for every reader.
+    Failed(BodyError),
+    /// The window has gone on: the reader is too slow for it.
+    LeftBehind,
+}
+
+/// One of the readers of a window.
 pub struct SharedReader {
     window: Arc<Window>,
     number: usize,
@@ -243,37 +287,40 @@ impl SharedReader {
             if self.remaining() == Some(0) {
                 return Poll::Ready(None);
             }
-            match self.poll_window(cx) {
-                Poll::Ready(Some(read)) => return Poll::Ready(read),
-                Poll::Pending => return Poll::Pending,
-                // Too slow for the window.
-                Poll::Ready(None) => {
+            match ready!(self.poll_window(cx)) {
+                Read::Frame(frame) => return Poll::Ready(Some(Ok(frame))),
+                Read::End => return Poll::Ready(None),
+                Read::Failed(error) => return Poll::Ready(Some(Err(error))),
+                Read::LeftBehind => {
                     let Some(Reading { content, resumption, member }) = self.reading.take() else {
                         return Poll::Ready(Some(Err(BodyError::Short)));
                     };
                     self.leave();
-                    self.rest = Some(Box::new(ContentBody::rest(resumption, content, member, self.position)));
+                    self.rest =
+                        Some(Box::new(ContentBody::rest(resumption, content, &member, self.position)));
                 }
             }
         }
     }
 
-    /// The next frame of the window; ready with `None` where that is gone.
-    fn poll_window(&mut self, cx: &Context<'_>) -> Poll<Option<Option<Result<Bytes, BodyError>>>> {
+    /// The next frame of the window.
+    fn poll_window(&mut self, cx: &Context<'_>) -> Poll<Read> {
         let mut guard = self.window.lock();
         let (first, next) = (guard.first, guard.next());
         let state = &mut *guard;
-        let Some(Some((mine, waker))) = state.readers.get_mut(self.number) else { return Poll::Ready(None) };
+        let Some(Some((mine, waker))) = state.readers.get_mut(self.number) else {
+            return Poll::Ready(Read::LeftBehind);
+        };
         if *mine < first {
-            return Poll::Ready(None);
+            return Poll::Ready(Read::LeftBehind);
         }
         if *mine == next {
             return match state.ended {
-                Some(Ending::Done) => Poll::Ready(Some(None)),
+                Some(Ending::Done) => Poll::Ready(Read::End),
                 // What broke off for the client that asked first need not for this one.
-                Some(Ending::Broken) if self.reading.is_some() => Poll::Ready(None),
-                Some(Ending::Broken) => Poll::Ready(Some(Some(Err(BodyError::Short)))),
-                Some(Ending::Corrupt) => Poll::Ready(Some(Some(Err(BodyError::Corrupt)))),
+                Some(Ending::Broken) if self.reading.is_some() => Poll::Ready(Read::LeftBehind),
+                Some(Ending::Broken) => Poll::Ready(Read::Failed(BodyError::Short)),
+                Some(Ending::Corrupt) => Poll::Ready(Read::Failed(BodyError::Corrupt)),
                 None => {
                     *waker = Some(cx.waker().clone());
                     Poll::Pending
@@ -281,7 +328,9 @@ impl SharedReader {
             };
         }
         let at = usize::try_from(*mine - first).unwrap_or(usize::MAX);
-        let Some((frame, hash)) = state.frames.get(at).cloned() else { return Poll::Ready(None) };
+        let Some((frame, hash)) = state.frames.get(at).cloned() else {
+            return Poll::Ready(Read::LeftBehind);
+        };
         *mine += 1;
         if let Some(filler) = state.filler.take() {
             filler.wake();
@@ -291,7 +340,7 @@ impl SharedReader {
         if let Some(reading) = &mut self.reading {
             reading.content.hash = hash;
         }
-        Poll::Ready(Some(Some(Ok(frame))))
+        Poll::Ready(Read::Frame(frame))
     }
 
     fn leave(&self) {
@@ -299,10 +348,9 @@ impl SharedReader {
         if let Some(reader) = state.readers.get_mut(self.number) {
             *reader = None;
         }
-        // Somebody else may set the pace now, or nobody is left.
-        if let Some(filler) = state.filler.take() {
-            filler.wake();
-        }
+        // Another reader may set the pace now, or none is left.
+        let waiting = [state.filler.take(), state.abandoned.take()];
+        waiting.into_iter().flatten().for_each(Waker::wake);
     }
 }
 

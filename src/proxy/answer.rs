@@ -131,10 +131,10 @@ impl Answers {
                 }
                 ResponseBody::member(body)
             }
-            SettledBody::Content(stream, held, content) => {
+            SettledBody::Content(coming) => {
                 let resumption =
                     Resumption::new(Arc::clone(request), &head.headers, Arc::clone(&self.checks));
-                let body = ContentBody::new(resumption, *content, (Arc::clone(&member), stream), held);
+                let body = ContentBody::new(resumption, &member, *coming);
                 record.decisions.resumed = Some(body.resumed());
                 self.streamed_content(body, leader, shared)
             }

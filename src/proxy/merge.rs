@@ -1,9 +1,9 @@
 //! Lists of repositories and tags where members copy each other, late: every member is asked, and
 //! their lists become one.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LINK};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
@@ -13,6 +13,7 @@ use super::body::ResponseBody;
 use super::error::GatewayError;
 use super::trail::Trail;
 use crate::attempt::{Answer, AttemptError, ClientFault, MemberError, MemberRequest, try_member};
+use crate::content::{ContentChecks, GrowingReservation};
 use crate::forwarding::readable::text;
 use crate::forwarding::response::API_VERSION;
 use crate::registry::{CatalogOrder, ListKind, Page, PartialList, merge};
@@ -30,6 +31,8 @@ enum OneList {
     /// The client has no right there.
     Refused(AttemptError),
     Failed(AttemptError),
+    /// There is no memory for it.
+    NoMemory,
 }
 
 /// A list that is merged of the lists of all members.
@@ -56,14 +59,17 @@ impl<'a> MergedList<'a> {
     }
 
     /// The answer, from all members that serve. Their time counts from `at`.
-    pub(super) async fn answer(&self, at: Instant) -> Merged {
+    pub(super) async fn answer(&self, at: Instant, checks: &ContentChecks) -> Merged {
         let members = self.members();
         let wanted = self.kind.page_of_members(self.page);
         let deadline = at + self.request.patience().head;
-        let lists = members.iter().map(|member| ask_for_pages(self.request, &wanted, member, deadline));
+        // Until the merged list has its own.
+        let memory = Mutex::new(checks.growing(self.request.client));
+        let reading = ListReading { request: self.request, memory: &memory, deadline };
+        let lists = members.iter().map(|member| reading.pages(&wanted, member));
         let lists = futures_util::future::join_all(lists).await;
         let tries = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        Merged { outcome: self.merged(lists), trail: Trail { tries, ..Trail::default() } }
+        Merged { outcome: self.merged(lists, checks), trail: Trail { tries, ..Trail::default() } }
     }
 
     fn members(&self) -> Vec<Arc<Member>> {
@@ -79,7 +85,11 @@ impl<'a> MergedList<'a> {
         members
     }
 
-    fn merged(&self, all: Vec<OneList>) -> Result<Response<ResponseBody>, GatewayError> {
+    fn merged(
+        &self,
+        all: Vec<OneList>,
+        checks: &ContentChecks,
+    ) -> Result<Response<ResponseBody>, GatewayError> {
         let (mut lists, mut failed, mut refused, mut missing) = (Vec::new(), None, None, false);
         for one in all {
             match one {
@@ -87,6 +97,7 @@ impl<'a> MergedList<'a> {
                 OneList::Missing => missing = true,
                 OneList::Refused(error) => refused = Some(error),
                 OneList::Failed(error) => failed = Some(error),
+                OneList::NoMemory => return Err(GatewayError::NoMemory),
             }
         }
         if let Some(error) = failed {
@@ -101,7 +112,8 @@ impl<'a> MergedList<'a> {
             });
         }
         let merged = merge(&self.kind, self.page, lists);
-        let mut response = Response::new(ResponseBody::full(merged.body));
+        let body = checks.hold(merged.body.into(), self.request.client).ok_or(GatewayError::NoMemory)?;
+        let mut response = Response::new(ResponseBody::full(body));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
         headers.insert(API_VERSION.0, API_VERSION.1);
@@ -118,73 +130,85 @@ fn catalog_order(pool: &Pool) -> CatalogOrder {
     if pool.has_nodes { CatalogOrder::Names } else { CatalogOrder::Paths }
 }
 
-/// A page of one member. Harbor takes only entries of its own as the place to go on after, so it is
-/// asked from the start, as far as it takes.
-async fn ask_for_pages(
-    request: &MemberRequest,
-    wanted: &Page,
-    member: &Arc<Member>,
+/// The lists of members that are being read for one answer.
+struct ListReading<'a> {
+    request: &'a MemberRequest,
+    memory: &'a Mutex<GrowingReservation<'a>>,
     deadline: Instant,
-) -> OneList {
-    let Some(last) = wanted.last.as_deref().filter(|_| member.harbor.is_some()) else {
-        return ask_for_list(request, wanted, member, deadline).await;
-    };
-    let mut page = Page { n: Some(NODE_PAGE), last: None };
-    let mut all: Option<PartialList> = None;
-    for _ in 0..NODE_PAGES_MAX {
-        let list = match ask_for_list(request, &page, member, deadline).await {
-            OneList::List(list) => list,
-            other => return other,
+}
+
+impl ListReading<'_> {
+    /// A page of one member. Harbor takes only entries of its own as the place to go on after, so it is
+    /// asked from the start, as far as it takes.
+    async fn pages(&self, wanted: &Page, member: &Arc<Member>) -> OneList {
+        let Some(last) = wanted.last.as_deref().filter(|_| member.harbor.is_some()) else {
+            return self.list(wanted, member).await;
         };
-        let list = match all.take() {
-            Some(before) => before.followed_by(list),
-            None => list,
-        };
-        page.last = list.goes_on_after().map(str::to_owned);
-        let is_enough = page.last.as_deref().is_none_or(|reached| reached > last);
-        all = Some(list);
-        if is_enough {
-            break;
+        let mut page = Page { n: Some(NODE_PAGE), last: None };
+        let mut all: Option<PartialList> = None;
+        for _ in 0..NODE_PAGES_MAX {
+            let list = match self.list(&page, member).await {
+                OneList::List(list) => list,
+                other => return other,
+            };
+            let list = match all.take() {
+                Some(before) => before.followed_by(list),
+                None => list,
+            };
+            page.last = list.goes_on_after().map(str::to_owned);
+            let is_enough = page.last.as_deref().is_none_or(|reached| reached > last);
+            all = Some(list);
+            if is_enough {
+                break;
+            }
+        }
+        all.map_or_else(|| OneList::Failed(MemberError::NoCandidate.into()), OneList::List)
+    }
+
+    async fn list(&self, page: &Page, member: &Arc<Member>) -> OneList {
+        let Some(target) = self.request.registry() else { return OneList::Missing };
+        let request = self.request.get(target.with_page(page.clone()), self.request.headers.clone());
+        match try_member(&request, member, RequestBody::Empty, self.deadline).await {
+            Ok(answer) => self.read(answer).await,
+            Err(failed) => match failed.error {
+                // The repository is unknown there; another member's list may have it.
+                AttemptError::Member(MemberError::UnknownTarget { .. }) => OneList::Missing,
+                error @ AttemptError::Client(ClientFault::WrongPassword | ClientFault::NotGranted) => {
+                    OneList::Refused(error)
+                }
+                error => OneList::Failed(error),
+            },
         }
     }
-    all.map_or_else(|| OneList::Failed(MemberError::NoCandidate.into()), OneList::List)
-}
 
-async fn ask_for_list(
-    request: &MemberRequest,
-    page: &Page,
-    member: &Arc<Member>,
-    deadline: Instant,
-) -> OneList {
-    let Some(target) = request.registry() else { return OneList::Missing };
-    let request = request.get(target.with_page(page.clone()), request.headers.clone());
-    match try_member(&request, member, RequestBody::Empty, deadline).await {
-        Ok(answer) => read_list(answer, request.pool.limits.manifest_bytes_max, deadline).await,
-        Err(failed) => match failed.error {
-            // There nobody knows the repository; another member's list may have it.
-            AttemptError::Member(MemberError::UnknownTarget { .. }) => OneList::Missing,
-            error @ AttemptError::Client(ClientFault::WrongPassword | ClientFault::NotGranted) => {
-                OneList::Refused(error)
+    async fn read(&self, answer: Answer) -> OneList {
+        let Answer { member, head, body, .. } = answer;
+        let bad =
+            |problem| OneList::Failed(MemberError::BadAnswer { member: member.name.clone(), problem }.into());
+        match head.status {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return OneList::Missing,
+            _ => return bad("its list has an unexpected status"),
+        }
+        let bytes_max = self.request.pool.limits.manifest_bytes_max;
+        let mut body = Limited::new(body, bytes_max);
+        let mut bytes = BytesMut::new();
+        loop {
+            match timeout_at(self.deadline, body.frame()).await {
+                Ok(Some(Ok(frame))) => {
+                    let data = frame.into_data().unwrap_or_default();
+                    if !self.memory.lock().unwrap_or_else(PoisonError::into_inner).grow(data.len()) {
+                        return OneList::NoMemory;
+                    }
+                    bytes.extend_from_slice(&data);
+                }
+                Ok(None) => break,
+                Ok(Some(Err(_))) | Err(_) => return bad("its list broke off or is too large"),
             }
-            error => OneList::Failed(error),
-        },
+        }
+        let list = PartialList::parse(&bytes, has_next(&head.headers));
+        list.map_or_else(|| bad("its list cannot be read"), OneList::List)
     }
-}
-
-async fn read_list(answer: Answer, bytes_max: usize, deadline: Instant) -> OneList {
-    let Answer { member, head, body, .. } = answer;
-    let bad =
-        |problem| OneList::Failed(MemberError::BadAnswer { member: member.name.clone(), problem }.into());
-    match head.status {
-        StatusCode::OK => {}
-        StatusCode::NOT_FOUND => return OneList::Missing,
-        _ => return bad("its list has an unexpected status"),
-    }
-    let read = timeout_at(deadline, Limited::new(body, bytes_max).collect()).await;
-    let Ok(Ok(collected)) = read else { return bad("its list broke off or is too large") };
-    let bytes: Bytes = collected.to_bytes();
-    let list = PartialList::parse(&bytes, has_next(&head.headers));
-    list.map_or_else(|| bad("its list cannot be read"), OneList::List)
 }
 
 fn has_next(headers: &HeaderMap) -> bool {

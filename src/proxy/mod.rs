@@ -118,7 +118,7 @@ impl Gateway {
         let route = self.router.route(&admitted, &target).await?;
         let request = Arc::new(member_request(&admitted, target, &route.pool, body.has_content())?);
         if let Some(list) = MergedList::of(&request) {
-            let Merged { outcome, trail } = Box::pin(list.answer(arrival.at)).await;
+            let Merged { outcome, trail } = Box::pin(list.answer(arrival.at, &self.sender.checks)).await;
             record.note_trail(trail);
             return outcome;
         }

@@ -16,7 +16,7 @@ use super::error::{GatewayError, READ_ONLY};
 use super::record::RequestRecord;
 use super::route::Candidates;
 use super::send::{Sender, Sent};
-use crate::attempt::{MemberRequest, Target};
+use crate::attempt::{MemberBody, MemberRequest, Target};
 use crate::auth::credentials::Credentials;
 use crate::auth::seal::{self, Purpose};
 use crate::auth::subject::Subject;
@@ -270,11 +270,14 @@ fn web_response(arrival: &Arrival, settled: Settled, cookie: Option<HeaderValue>
     }
     // A page has no digest that it could be held to.
     let body = match body {
-        SettledBody::Other(mut body) | SettledBody::Content(mut body, ..) => {
-            body.allow_reclaim(TakenBack::Ends);
-            ResponseBody::member(body)
-        }
+        SettledBody::Other(body) => member_body(body),
+        SettledBody::Content(coming) => member_body(coming.body),
         SettledBody::Held(bytes) => ResponseBody::held(bytes),
     };
     Response::from_parts(head, body)
+}
+
+fn member_body(mut body: MemberBody) -> ResponseBody {
+    body.allow_reclaim(TakenBack::Ends);
+    ResponseBody::member(body)
 }

@@ -65,8 +65,8 @@ impl Members {
             return Err(MembersError::HarborPoolGone);
         }
         let is_new = |member: &&Arc<Member>| {
-            let running = before.pools.member(member.name.as_str()).map(|placed| placed.member);
-            running.is_none_or(|running| !Arc::ptr_eq(&running.state, &member.state))
+            let placed = before.pools.member(member.name.as_str());
+            placed.is_none_or(|placed| placed.retired || !Arc::ptr_eq(&placed.member.state, &member.state))
         };
         first_probes(pools.members().filter(is_new).cloned()).await;
         Ok(Topology { pools, routes: config.routes.clone() })

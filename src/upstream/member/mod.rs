@@ -132,6 +132,17 @@ impl MemberState {
 }
 
 impl MemberState {
+    /// What is known of the member's health is out of date: it starts anew. What runs there, and its drain, stay.
+    pub(super) fn restart(&self, metrics: &MemberMetrics) {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        *health = (Health::default(), None);
+        self.ejected_and_well.store(false, Ordering::Release);
+        self.back_since_ms.store(0, Ordering::Relaxed);
+        self.out_since_ms.store(0, Ordering::Relaxed);
+        self.status.store(Status::Starting as u8, Ordering::Release);
+        metrics.set_state(MemberStatus::Starting);
+    }
+
     /// Where the member stands.
     #[must_use]
     pub(super) fn status(&self) -> Status {

@@ -117,9 +117,15 @@ impl Pools {
         let mut by_member = HashMap::new();
         for (at, pool) in settings.iter().enumerate() {
             let build = |member: &MemberSettings| {
-                let running = before.member(member.name.as_str()).map(|placed| placed.member);
-                build_member((pool, member), shared, running)
-                    .map_err(|problem| BuildError { member: member.name.clone(), problem })
+                let placed = before.member(member.name.as_str());
+                let was_retired = placed.as_ref().is_some_and(|placed| placed.retired);
+                let running = placed.map(|placed| placed.member);
+                let built = build_member(pool, member, shared, running);
+                if let (true, Ok(member)) = (was_retired, &built) {
+                    // Nothing is known of it since it was taken out.
+                    member.state.restart(&member.metrics);
+                }
+                built.map_err(|problem| BuildError { member: member.name.clone(), problem })
             };
             let members = pool.members.iter().map(build).collect::<Result<Vec<_>, _>>()?;
             by_member.extend(
@@ -158,7 +164,8 @@ impl Pools {
 }
 
 fn build_member(
-    (pool, settings): (&PoolSettings, &MemberSettings),
+    pool: &PoolSettings,
+    settings: &MemberSettings,
     shared: &Shared,
     running: Option<&Arc<Member>>,
 ) -> Result<Arc<Member>, BuildProblem> {
