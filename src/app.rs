@@ -148,7 +148,7 @@ fn spawn_workers(endpoints: Vec<Vec<Endpoint>>, parts: &Parts) -> anyhow::Result
         let signs = [parts.go.clone(), parts.stop.clone(), parts.finished.clone()];
         let thread = std::thread::Builder::new().name(format!("worker-{worker}"));
         let handle = thread.spawn(move || {
-            runtime.block_on(work((worker, accepting), endpoints, gateway, signs));
+            runtime.block_on(work(worker, accepting, endpoints, gateway, signs));
             runtime.shutdown_timeout(Duration::from_millis(100));
         });
         workers.push(handle.context("start a worker")?);
@@ -158,7 +158,8 @@ fn spawn_workers(endpoints: Vec<Vec<Endpoint>>, parts: &Parts) -> anyhow::Result
 
 /// One worker: accepts until told to stop, then lives on until its connections have ended.
 async fn work(
-    (worker, accepting): (usize, TaskTracker),
+    worker: usize,
+    accepting: TaskTracker,
     endpoints: Vec<Endpoint>,
     gateway: Arc<Gateway>,
     [go, stop, finished]: [CancellationToken; 3],

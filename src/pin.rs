@@ -78,7 +78,7 @@ impl Pin {
             text.extend_from_slice(&length.to_be_bytes());
             text.extend_from_slice(part.as_bytes());
         }
-        seal::seal(ring, Purpose::UploadPin, &context.parts(), &text, (now, nonce))
+        seal::seal(ring, Purpose::UploadPin, &context.parts(), &text, now, nonce)
     }
 
     /// Opens a pin and checks that it is for this session, and not over.

@@ -80,7 +80,8 @@ impl Snapshot {
     pub fn new(
         identity: Identity,
         policy: Policy,
-        (tokens, seals): (ClientTokens, Ring<SealKey>),
+        tokens: ClientTokens,
+        seals: Ring<SealKey>,
         entries_max: u64,
     ) -> Self {
         let (revocations, removals) = (Revocations::new(), Revocations::new());
@@ -151,7 +152,7 @@ impl Snapshot {
         nonce: [u8; NONCE_BYTES],
     ) -> Option<String> {
         let (context, text) = ([jti.as_bytes()], pair.expose_secret().as_bytes());
-        seal::seal(&self.seals, Purpose::ClientPassword, &context, text, (now, nonce))
+        seal::seal(&self.seals, Purpose::ClientPassword, &context, text, now, nonce)
     }
 
     /// The client's `name:password`, from the request or from its token.

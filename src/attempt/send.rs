@@ -70,7 +70,7 @@ pub(super) async fn send_once(
         Err((phase, fault)) => return Err(fail(phase, fault, Some(body))),
     };
     let mut in_flight = InFlight::new(member);
-    let acquired = member.connections.acquire((asked.work(), asked.client), asked.worker, deadline);
+    let acquired = member.connections.acquire(asked.work(), asked.client, asked.worker, deadline);
     let acquired = timeout_at(deadline, acquired).await;
     let mut lease = match acquired {
         Ok(Ok(lease)) => lease,

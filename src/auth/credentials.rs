@@ -27,6 +27,15 @@ pub enum Credentials {
     Bearer(String),
 }
 
+/// A client's name and password.
+#[derive(Clone, Copy)]
+pub struct LoginPair<'a> {
+    /// The account name as it was sent.
+    pub user: &'a str,
+    /// The password.
+    pub password: &'a SecretString,
+}
+
 /// Why the credentials cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialsError {

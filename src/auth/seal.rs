@@ -101,7 +101,8 @@ pub fn seal(
     purpose: Purpose,
     context: &[&[u8]],
     plaintext: &[u8],
-    (now, nonce): (u64, [u8; NONCE_LEN]),
+    now: u64,
+    nonce: [u8; NONCE_LEN],
 ) -> Option<String> {
     let key: &Arc<SealKey> = ring.active(now)?;
     let mut body = plaintext.to_vec();
@@ -160,7 +161,7 @@ mod tests {
     fn a_seal_opens_only_with_its_key_and_context_and_unchanged() {
         let one = ring(&[1]);
         let context: &[&[u8]] = &[b"hub", b"a/b"];
-        let sealed = seal(&one, Purpose::UploadPin, context, b"text", (0, [7; 12])).expect("a key");
+        let sealed = seal(&one, Purpose::UploadPin, context, b"text", 0, [7; 12]).expect("a key");
         assert_eq!(open(&one, Purpose::UploadPin, context, &sealed, 0).as_deref(), Ok(b"text".as_slice()));
         assert_eq!(open(&one, Purpose::UploadPin, &[b"hub", b"a/c"], &sealed, 0), Err(BrokenSeal));
         assert_eq!(open(&one, Purpose::UploadPin, &[b"huba", b"/b"], &sealed, 0), Err(BrokenSeal));
@@ -178,7 +179,7 @@ mod tests {
 
     #[test]
     fn older_keys_open_until_their_retention_ends() {
-        let sealed = seal(&ring(&[1]), Purpose::UploadPin, &[], b"x", (0, [0; 12])).expect("a key");
+        let sealed = seal(&ring(&[1]), Purpose::UploadPin, &[], b"x", 0, [0; 12]).expect("a key");
         let rotated = ring(&[1, 2]);
         assert!(open(&rotated, Purpose::UploadPin, &[], &sealed, 1099).is_ok());
         assert!(open(&rotated, Purpose::UploadPin, &[], &sealed, 1100).is_err());

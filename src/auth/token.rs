@@ -239,7 +239,7 @@ impl ClientTokens {
         };
         let header: StrictHeader = decode_part(header)?;
         let key = self.ring.verifying(now).find(|key| key.thumbprint() == header.kid);
-        let Some(key) = key else { return Err(self.foreign((&header, payload, signature), now)) };
+        let Some(key) = key else { return Err(self.foreign(&header, payload, signature, now)) };
         if header.alg != key.algorithm().as_str() || header.typ != "JWT" {
             return Err(TokenError::Malformed);
         }
@@ -285,7 +285,7 @@ impl ClientTokens {
     /// A token under an unknown key. Only what is a client token of ours in every way but the key is
     /// told apart from what anybody can make up: the form of the key's id, the algorithm, the length
     /// of the signature, and every claim.
-    fn foreign(&self, (header, payload, signature): (&StrictHeader, &str, &str), now: u64) -> TokenError {
+    fn foreign(&self, header: &StrictHeader, payload: &str, signature: &str, now: u64) -> TokenError {
         let signature_bytes = BASE64URL_NOPAD.decode(signature.as_bytes()).map_or(0, |bytes| bytes.len());
         let is_signed = match header.alg.as_str() {
             "ES256" => signature_bytes == ES256_BYTES,

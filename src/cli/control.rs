@@ -101,7 +101,7 @@ pub(super) fn ask_patiently(
     let timeouts =
         stream.set_read_timeout(Some(patience)).and_then(|()| stream.set_write_timeout(Some(ANSWER_TIMEOUT)));
     timeouts.map_err(|error| format!("{}: {error}", socket.display()))?;
-    talk(stream, "tidegate", (method, target)).map_err(|problem| format!("{}: {problem}", socket.display()))
+    talk(stream, "tidegate", method, target).map_err(|problem| format!("{}: {problem}", socket.display()))
 }
 
 /// Asks the admin listener, which only reads.
@@ -112,10 +112,10 @@ pub(super) fn ask_admin(address: SocketAddr, target: &str) -> Result<Reply, Stri
         .set_read_timeout(Some(ANSWER_TIMEOUT))
         .and_then(|()| stream.set_write_timeout(Some(ANSWER_TIMEOUT)));
     timeouts.map_err(|error| format!("{address}: {error}"))?;
-    talk(stream, &address.to_string(), ("GET", target)).map_err(|problem| format!("{address}: {problem}"))
+    talk(stream, &address.to_string(), "GET", target).map_err(|problem| format!("{address}: {problem}"))
 }
 
-fn talk(mut stream: impl Read + Write, host: &str, (method, target): (&str, &str)) -> Result<Reply, String> {
+fn talk(mut stream: impl Read + Write, host: &str, method: &str, target: &str) -> Result<Reply, String> {
     let mut asked = || -> std::io::Result<Vec<u8>> {
         write!(stream, "{method} {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")?;
         let mut answer = Vec::new();

@@ -18,7 +18,8 @@ pub(super) fn parse_date(text: &str) -> Option<u64> {
 
 /// By how many seconds a clock that showed `theirs` is ahead (or behind, below 0) at least, our own
 /// having been between these two.
-pub(super) fn skew(theirs: u64, (before, after): (u64, u64)) -> i64 {
+pub(super) fn skew(theirs: u64, ours: (u64, u64)) -> i64 {
+    let (before, after) = ours;
     if theirs > after {
         i64::try_from(theirs - after).unwrap_or(i64::MAX)
     } else if theirs < before {

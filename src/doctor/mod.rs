@@ -44,7 +44,7 @@ pub async fn examine(settings: &[PoolSettings], pools: &Pools, hosts: &Hosts, op
         let members = &pools.get(at)?.members;
         let patients = settings.members.iter().zip(members);
         let patients =
-            patients.map(|(member, built)| Patient::new((settings, member, built), hosts, options.timeout));
+            patients.map(|(member, built)| Patient::new(settings, member, built, hosts, options.timeout));
         Some(examine_pool(patients.collect(), options))
     });
     Report::new(join_all(pools).await.into_iter().flatten().collect())

@@ -48,7 +48,9 @@ pub(super) struct Patient<'a> {
 
 impl<'a> Patient<'a> {
     pub(super) fn new(
-        (pool, settings, member): (&'a PoolSettings, &'a MemberSettings, &'a Member),
+        pool: &'a PoolSettings,
+        settings: &'a MemberSettings,
+        member: &'a Member,
         hosts: &'a Hosts,
         timeout: Duration,
     ) -> Self {

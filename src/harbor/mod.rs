@@ -15,12 +15,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use moka::sync::Cache;
-use secrecy::SecretString;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use crate::auth::credentials::can_be_an_account;
+use crate::auth::credentials::{LoginPair, can_be_an_account};
 use crate::auth::subject::Subject;
 use crate::identity::{HARBOR, HarborProviderSettings, VerifyLimits};
 use crate::random::unix_now;
@@ -139,10 +138,11 @@ impl HarborIdentity {
     /// Checks a name and password, and what of `wanted` it may do.
     pub async fn check(
         self: &Arc<Self>,
-        (name, password): (&str, &SecretString),
+        pair: LoginPair<'_>,
         wanted: &[ResourceAccess],
         source: IpAddr,
     ) -> Answer {
+        let LoginPair { user: name, password } = pair;
         // A node would fail at some of them, which says nothing about the node.
         if !can_be_an_account(name, password) {
             return Answer::Wrong;

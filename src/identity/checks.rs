@@ -58,7 +58,8 @@ impl PasswordChecks {
         &self,
         name: &str,
         password: &SecretString,
-        (hash, cost_max): (&Arc<str>, u32),
+        hash: &Arc<str>,
+        cost_max: u32,
     ) -> Option<bool> {
         let fingerprint = self.fingerprint(name, password, hash);
         if let Some(known) = self.known(&fingerprint) {
@@ -158,16 +159,12 @@ mod tests {
         let hash = Arc::from(bcrypt::hash("right", 4).expect("hashed"));
         let (right, wrong) = (SecretString::from("right"), SecretString::from("wrong"));
         let running = Arc::clone(&checks.running).try_acquire_owned().expect("nothing runs yet");
-        assert_eq!(checks.matches("eve", &right, (&hash, 4)).await, None);
+        assert_eq!(checks.matches("eve", &right, &hash, 4).await, None);
         drop(running);
-        assert_eq!(checks.matches("eve", &right, (&hash, 4)).await, Some(true));
-        assert_eq!(checks.matches("eve", &wrong, (&hash, 4)).await, Some(false));
+        assert_eq!(checks.matches("eve", &right, &hash, 4).await, Some(true));
+        assert_eq!(checks.matches("eve", &wrong, &hash, 4).await, Some(false));
         let _running = Arc::clone(&checks.running).try_acquire_owned().expect("both have ended");
-        assert_eq!(
-            checks.matches("eve", &right, (&hash, 4)).await,
-            Some(true),
-            "what is known needs no turn"
-        );
-        assert_eq!(checks.matches("eve", &wrong, (&hash, 4)).await, Some(false));
+        assert_eq!(checks.matches("eve", &right, &hash, 4).await, Some(true), "what is known needs no turn");
+        assert_eq!(checks.matches("eve", &wrong, &hash, 4).await, Some(false));
     }
 }

@@ -171,7 +171,7 @@ impl Identity {
             return Verdict::AskHarbor;
         }
         let hash = known.map_or(&self.dummy_hash, |(_, user)| &user.hash);
-        match (checks.matches(name, password, (hash, self.cost)).await, known) {
+        match (checks.matches(name, password, hash, self.cost).await, known) {
             (None, _) => Verdict::Unavailable,
             (Some(true), Some((provider, _))) => {
                 Subject::new(provider, name).map_or(Verdict::Wrong, Verdict::Known)

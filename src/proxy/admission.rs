@@ -9,7 +9,7 @@ use super::error::GatewayError;
 use super::pins::Pins;
 use super::record::RequestRecord;
 use crate::auth::challenge::ChallengeReason;
-use crate::auth::credentials::Credentials;
+use crate::auth::credentials::{Credentials, LoginPair};
 use crate::auth::subject::Subject;
 use crate::auth::token::TokenError;
 use crate::balance::blame::ClientKey;
@@ -58,7 +58,8 @@ impl Admission {
                         access.actions = access.actions.union(Actions::PULL_PUSH);
                     }
                 }
-                match self.tokens.logins().check(state, (&user, &password), &wanted, source).await {
+                let pair = LoginPair { user: &user, password: &password };
+                match self.tokens.logins().check(state, pair, &wanted, source).await {
                     Ok(Login { subject, grant, pair }) => (subject, grant, pair),
                     Err(LoginError::Wrong) => return Err(refused(ChallengeReason::InvalidToken)),
                     Err(LoginError::Unavailable) => return Err(GatewayError::IdentityUnavailable),

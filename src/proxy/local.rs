@@ -95,8 +95,8 @@ impl Endpoints {
             }
             _ => return Err(GatewayError::MethodNotAllowed("GET, POST")),
         };
-        let place = (arrival.place(), connection.peer.ip());
-        let issued = self.tokens.issue(&arrival.state, parameters, place).await?;
+        let (place, source) = (arrival.place(), connection.peer.ip());
+        let issued = self.tokens.issue(&arrival.state, parameters, place, source).await?;
         record.subject = Some(issued.subject().clone());
         record.jti = Some(issued.jti().to_owned());
         tracing::debug!(

@@ -202,8 +202,8 @@ impl RequestRecord {
         self.phases.total = self.elapsed_ms();
         let Self { client, asked, trail, decisions, observers, .. } = &self;
         let (metrics, member) = (&observers.metrics, trail.member.as_deref());
-        let labels = (asked.route, &client.method, status);
-        metrics.count_request(member.map(|member| &member.metrics), labels, self.started.elapsed());
+        let (of_member, took) = (member.map(|member| &member.metrics), self.started.elapsed());
+        metrics.count_request(of_member, asked.route, &client.method, status, took);
         metrics.count_bytes(asked.route, Direction::In, bytes_in);
         metrics.count_bytes(asked.route, Direction::Out, bytes_out);
         let error = match body {

@@ -17,7 +17,7 @@ use super::record::RequestRecord;
 use super::route::Candidates;
 use super::send::{Sender, Sent};
 use crate::attempt::{MemberBody, MemberRequest, Target};
-use crate::auth::credentials::Credentials;
+use crate::auth::credentials::{Credentials, LoginPair};
 use crate::auth::seal::{self, Purpose};
 use crate::auth::subject::Subject;
 use crate::content::{Settled, SettledBody};
@@ -165,7 +165,10 @@ impl Portal {
         let Some(harbor) = harbor.filter(|harbor| harbor.is_of(Some(portal))) else {
             return Ok(Shown::Nothing);
         };
-        match harbor.check((&user, &password), &[], arrival.connection.peer.ip()).await {
+        match harbor
+            .check(LoginPair { user: &user, password: &password }, &[], arrival.connection.peer.ip())
+            .await
+        {
             harbor::Answer::Known(..) => Ok(Shown::Right(ClientSecret::new(&user, &password))),
             harbor::Answer::Wrong => Ok(Shown::Wrong),
             harbor::Answer::Unavailable => Err(GatewayError::IdentityUnavailable),
@@ -182,8 +185,8 @@ impl Portal {
 
     fn affinity_to(&self, member: &Member, arrival: &Arrival) -> Option<HeaderValue> {
         let (context, name) = ([self.host.as_bytes()], member.name.as_str().as_bytes());
-        let made = (unix_now(), nonce());
-        let sealed = seal::seal(&arrival.state.seals, Purpose::Affinity, &context, name, made)?;
+        let sealed =
+            seal::seal(&arrival.state.seals, Purpose::Affinity, &context, name, unix_now(), nonce())?;
         affinity_cookie(&sealed, arrival.https)
     }
 }

@@ -58,7 +58,7 @@ impl Members {
         let before = self.topology.load_full();
         let now = unix_now();
         let until = now.saturating_add(config.uploads.grace.as_secs());
-        let pools = before.pools.rebuild(&config.pools, &self.shared, (now, until))?;
+        let pools = before.pools.rebuild(&config.pools, &self.shared, now, until)?;
         if let Some(harbor) = &self.harbor
             && !pools.all().iter().any(|pool| harbor.is_of(Some(pool)))
         {

@@ -39,7 +39,8 @@ pub fn build_state(config: &Config, generation: u64) -> Result<(Snapshot, Ring<S
     let mut snapshot = Snapshot::new(
         identity,
         config.policy.clone(),
-        (client_tokens(config, keys.client), keys.seal),
+        client_tokens(config, keys.client),
+        keys.seal,
         config.tokens.cache_entries_max,
     );
     snapshot.generation = generation;
@@ -68,7 +69,7 @@ pub(super) fn rebuild_state(config: &Config, before: &Snapshot, refused: &mut Ve
     });
     let (removals, removals_grew) = removals(&identity, before, retention(config).client);
     let entries_max = config.tokens.cache_entries_max;
-    let mut snapshot = Snapshot::new(identity, config.policy.clone(), (tokens, seals), entries_max);
+    let mut snapshot = Snapshot::new(identity, config.policy.clone(), tokens, seals, entries_max);
     snapshot.generation = before.generation + 1;
     snapshot.revocations = revocations;
     snapshot.removals = removals;

@@ -18,7 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 
 use super::acceptor::{Accepted, Acceptor};
-use super::drive::{drive_h1, drive_h2, guarded};
+use super::drive::{Handler, drive_h1, drive_h2, guarded};
 use super::redirect::redirect;
 use super::stream::Watched;
 use super::watch::Activity;
@@ -141,7 +141,7 @@ impl Listener {
                         permit = &mut permit => Some(permit),
                         () = acceptor.stop.cancelled() => None,
                     };
-                    let (acceptor, handler) = (acceptor.clone(), (handler.clone(), resets));
+                    let (acceptor, handler) = (acceptor.clone(), Handler { answer: handler.clone(), resets });
                     let permits = Arc::clone(&acceptor.permits);
                     acceptor.connections.clone().spawn(async move {
                         let permit = match permit {
@@ -150,7 +150,7 @@ impl Listener {
                         };
                         // Nobody closes the semaphore.
                         let Ok(permit) = permit else { return };
-                        serve_connection(acceptor, (stream, peer), handler, permit).await;
+                        serve_connection(acceptor, stream, peer, handler, permit).await;
                     });
                 }
                 Err(error) => {
@@ -164,8 +164,9 @@ impl Listener {
 
 async fn serve_connection<H, F, B>(
     acceptor: Acceptor,
-    (stream, peer): (TcpStream, SocketAddr),
-    handler: (H, fn(&B::Error) -> bool),
+    stream: TcpStream,
+    peer: SocketAddr,
+    handler: Handler<H, B::Error>,
     permit: OwnedSemaphorePermit,
 ) where
     H: Fn(Request<Incoming>, Accepted) -> F + Clone + Send + Sync + 'static,
@@ -193,7 +194,7 @@ async fn serve_connection<H, F, B>(
             return drive_h1(&acceptor, Watched::new(stream, Arc::clone(&activity)), activity, service).await;
         }
         let accepted = Accepted { peer, tls: false, credentials_allowed: acceptor.plaintext_credentials };
-        let service = guarded(handler, accepted, (Arc::clone(&activity), heads_bytes_max));
+        let service = guarded(handler, accepted, Arc::clone(&activity), heads_bytes_max);
         return drive_h1(&acceptor, Watched::new(stream, Arc::clone(&activity)), activity, service).await;
     };
     // On the heap, and not gone before it is counted: the client sees the end of it.
@@ -213,7 +214,7 @@ async fn serve_connection<H, F, B>(
     drop(handshake);
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let accepted = Accepted { peer, tls: true, credentials_allowed: true };
-    let service = guarded(handler, accepted, (Arc::clone(&activity), heads_bytes_max));
+    let service = guarded(handler, accepted, Arc::clone(&activity), heads_bytes_max);
     let stream = Watched::new(stream, Arc::clone(&activity));
     if is_h2 {
         activity.expect_frames();

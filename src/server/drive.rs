@@ -47,11 +47,20 @@ fn head_bytes<B>(request: &Request<B>) -> usize {
         + target
 }
 
+/// Answers the requests of a listener.
+pub(super) struct Handler<H, E> {
+    /// Answers one request.
+    pub answer: H,
+    /// After which errors of an answer's body the client's connection is reset rather than closed.
+    pub resets: fn(&E) -> bool,
+}
+
 /// The handler as hyper wants it, with each request noted on its connection until its body ends.
 pub(super) fn guarded<H, F, B>(
-    (handler, resets): (H, fn(&B::Error) -> bool),
+    handler: Handler<H, B::Error>,
     accepted: Accepted,
-    (activity, heads_bytes_max): (Arc<Activity>, usize),
+    activity: Arc<Activity>,
+    heads_bytes_max: usize,
 ) -> impl HttpService<Incoming, ResBody = GuardedBody<B>, Error = HeadsTooLarge, Future: Send> + Clone + Send
 where
     H: Fn(Request<Incoming>, Accepted) -> F + Clone + Send + Sync + 'static,
@@ -59,6 +68,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: std::error::Error + Send + Sync + 'static,
 {
+    let Handler { answer: handler, resets } = handler;
     service_fn(move |request: Request<Incoming>| {
         let guard = activity.begin_request(head_bytes(&request));
         let is_fine = activity.heads_bytes() <= heads_bytes_max;
@@ -167,7 +177,7 @@ where
         .max_buf_size(acceptor.limits.header_bytes_max.max(H1_BUFFER_BYTES_MAX))
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    watch(acceptor, &activity, connection, (LINGER, http1::Connection::graceful_shutdown)).await;
+    watch(acceptor, &activity, connection, LINGER, http1::Connection::graceful_shutdown).await;
 }
 
 /// Speaks h2 until the connection ends.
@@ -198,7 +208,7 @@ where
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     // GOAWAY tells the client which of its requests are served; nothing is lost by sending it at once.
-    watch(acceptor, &activity, connection, (Duration::ZERO, http2::Connection::graceful_shutdown)).await;
+    watch(acceptor, &activity, connection, Duration::ZERO, http2::Connection::graceful_shutdown).await;
 }
 
 /// A flow-control window of so many bytes, as far as there are such (RFC 9113 6.9.1).
@@ -211,7 +221,8 @@ async fn watch<C>(
     acceptor: &Acceptor,
     activity: &Activity,
     mut connection: Pin<&mut C>,
-    (linger, close_in_order): (Duration, impl Fn(Pin<&mut C>)),
+    linger: Duration,
+    close_in_order: impl Fn(Pin<&mut C>),
 ) where
     C: Future<Output = Result<(), hyper::Error>>,
 {

@@ -309,7 +309,9 @@ impl Metrics {
     pub fn count_request(
         &self,
         member: Option<&MemberMetrics>,
-        (route, method, status): (RouteKind, &http::Method, u16),
+        route: RouteKind,
+        method: &http::Method,
+        status: u16,
         duration: Duration,
     ) {
         let counters = member.map_or(&self.local, |member| &member.counters);
@@ -411,9 +413,9 @@ mod tests {
         let member = metrics.member("main", "node1");
         let one = Duration::from_millis(1);
         for status in [200, 200, 418, 799] {
-            metrics.count_request(Some(&member), (RouteKind::Blob, &http::Method::GET, status), one);
+            metrics.count_request(Some(&member), RouteKind::Blob, &http::Method::GET, status, one);
         }
-        metrics.count_request(None, (RouteKind::Other, &http::Method::TRACE, 404), one);
+        metrics.count_request(None, RouteKind::Other, &http::Method::TRACE, 404, one);
         member.set_state(MemberStatus::Unhealthy);
         let text = String::from_utf8(metrics.encode()).expect("text");
         for line in [

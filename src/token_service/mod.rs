@@ -16,7 +16,7 @@ use serde::Serialize;
 pub use request::{TokenParameters, TokenRequestError};
 pub use settings::*;
 
-use crate::auth::credentials::{Credentials, can_be_an_account};
+use crate::auth::credentials::{Credentials, LoginPair, can_be_an_account};
 use crate::auth::keys::KeyError;
 use crate::auth::subject::Subject;
 use crate::auth::token::{TokenAccess, Validity};
@@ -74,10 +74,11 @@ impl Logins {
     pub async fn check(
         &self,
         snapshot: &Snapshot,
-        (user, password): (&str, &SecretString),
+        pair: LoginPair<'_>,
         wanted: &[ResourceAccess],
         source: IpAddr,
     ) -> Result<Login, LoginError> {
+        let LoginPair { user, password } = pair;
         if !can_be_an_account(user, password) {
             return Err(LoginError::Wrong);
         }
@@ -88,7 +89,7 @@ impl Logins {
             Verdict::AskHarbor => {}
         }
         let harbor = self.harbor.as_ref().ok_or(LoginError::Unavailable)?;
-        match harbor.check((user, password), wanted, source).await {
+        match harbor.check(pair, wanted, source).await {
             Answer::Known(subject, access) => {
                 let needed = self.members_need_passwords.load(Ordering::Acquire);
                 let pair = needed.then(|| ClientSecret::new(user, password).pair().clone());
@@ -193,7 +194,8 @@ impl TokenService {
         &self,
         snapshot: &Snapshot,
         parameters: TokenParameters,
-        (place, source): (Place<'_>, IpAddr),
+        place: Place<'_>,
+        source: IpAddr,
     ) -> Result<IssuedToken, TokenRequestError> {
         if parameters.service.as_ref().is_some_and(|service| *service != self.settings.service) {
             return Err(TokenRequestError::UnknownService(self.settings.service.clone()));
@@ -202,7 +204,7 @@ impl TokenService {
         let wanted = parse_scopes(scopes, self.settings.scopes_max)
             .ok_or(TokenRequestError::TooManyScopes(self.settings.scopes_max))?;
         let Login { subject, grant, pair } =
-            self.authenticate(snapshot, &parameters, &wanted, (place, source)).await?;
+            self.authenticate(snapshot, &parameters, &wanted, place, source).await?;
         let groups = snapshot.identity.groups_of(&subject).unwrap_or_else(|| Arc::from([]));
         let client = AuthenticatedClient { subject, groups, source, grant, pair };
         let mut granted = TokenAccess::default();
@@ -225,10 +227,11 @@ impl TokenService {
         snapshot: &Snapshot,
         parameters: &TokenParameters,
         wanted: &[ResourceAccess],
-        (place, source): (Place<'_>, IpAddr),
+        place: Place<'_>,
+        source: IpAddr,
     ) -> Result<Login, TokenRequestError> {
-        let (user, password) = match &parameters.credentials {
-            Credentials::Basic { user, password } => (user, password),
+        let pair = match &parameters.credentials {
+            Credentials::Basic { user, password } => LoginPair { user, password },
             // Without scope it is a login, and a login without a password has failed.
             Credentials::None if parameters.scopes.iter().all(|scope| scope.trim().is_empty()) => {
                 return Err(TokenRequestError::NoCredentials);
@@ -240,10 +243,10 @@ impl TokenService {
                 ));
             }
         };
-        if parameters.account.as_ref().is_some_and(|account| account != user) {
+        if parameters.account.as_ref().is_some_and(|account| account != pair.user) {
             return Err(TokenRequestError::Malformed("`account` is not the user of the credentials"));
         }
-        let login = self.logins.check(snapshot, (user, password), wanted, source).await;
+        let login = self.logins.check(snapshot, pair, wanted, source).await;
         login.map_err(|error| match error {
             LoginError::Wrong => TokenRequestError::WrongPassword,
             LoginError::Unavailable => TokenRequestError::Unavailable,

@@ -3,7 +3,7 @@
 //! A permit is the right to have a request at the member ([`super::permits`]); there are
 //! `connections_max`. Pulls and uploads have a bound of their own each, so that neither can keep
 //! the other from its work. An open connection occupies a slot until its socket is closed; there are
-//! as many slots. Whoever holds a permit therefore finds an idle connection of its own worker, a
+//! as many slots. A request that holds a permit therefore finds an idle connection of its own worker, a
 //! free slot, or an idle connection of another worker.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -83,6 +83,13 @@ impl Drop for Slot {
 struct Idle {
     sender: SendRequest<RequestBody>,
     since: Instant,
+}
+
+/// A connection for a request.
+struct Found {
+    sender: SendRequest<RequestBody>,
+    /// Whether it served before.
+    reused: bool,
 }
 
 /// Counts a waiting request while it waits.
@@ -165,12 +172,12 @@ impl Lease {
         let wanted = connections.open.open.load(Ordering::Acquire) <= connections.limit();
         if wanted && !sender.is_closed() {
             connections.idle_of(worker).push(Idle { sender, since: Instant::now() });
-            // Somebody may be looking through the lists and have passed this one already.
+            // A request may be looking through the lists and have passed this one already.
             if connections.open.waiting.load(Ordering::Acquire) > 0 {
                 connections.open.freed.notify_one();
             }
         }
-        // Only now, so that whoever gets the permit finds the connection.
+        // Only now, so that the request that gets the permit finds the connection.
         drop(permit);
     }
 }
@@ -234,7 +241,8 @@ impl Connections {
     /// [`UpstreamError`] when the queue is full or too slow, or no connection can be made.
     pub async fn acquire(
         self: &Arc<Self>,
-        (work, client): (Work, ClientKey),
+        work: Work,
+        client: ClientKey,
         worker: usize,
         deadline: Instant,
     ) -> Result<Lease, UpstreamError> {
@@ -248,10 +256,10 @@ impl Connections {
             };
             self.error(Phase::Queue, fault)
         })?;
-        let turn = (permit, asked.elapsed());
+        let queued = asked.elapsed();
         loop {
-            if let Some((sender, reused)) = self.find(worker, deadline).await? {
-                return Ok(self.lease((sender, reused), worker, turn));
+            if let Some(found) = self.find(worker, deadline).await? {
+                return Ok(self.lease(found, worker, permit, queued));
             }
             // Every connection is either at work or just closing. Queue up for the next slot
             // before looking once more, so that none that is freed in between is missed.
@@ -259,8 +267,8 @@ impl Connections {
             let freed = self.open.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            if let Some((sender, reused)) = self.find(worker, deadline).await? {
-                return Ok(self.lease((sender, reused), worker, turn));
+            if let Some(found) = self.find(worker, deadline).await? {
+                return Ok(self.lease(found, worker, permit, queued));
             }
             if timeout_at(queue_deadline, freed).await.is_err() {
                 return Err(self.error(Phase::Queue, UpstreamFault::Timeout));
@@ -268,15 +276,10 @@ impl Connections {
         }
     }
 
-    /// An idle connection of this worker, a new one, or an idle one of another worker, and
-    /// whether it served before.
-    async fn find(
-        &self,
-        worker: usize,
-        deadline: Instant,
-    ) -> Result<Option<(SendRequest<RequestBody>, bool)>, UpstreamError> {
+    /// An idle connection of this worker, a new one, or an idle one of another worker.
+    async fn find(&self, worker: usize, deadline: Instant) -> Result<Option<Found>, UpstreamError> {
         if let Some(sender) = self.take_idle(worker).await {
-            return Ok(Some((sender, true)));
+            return Ok(Some(Found { sender, reused: true }));
         }
         if let Some(slot) = self.slot() {
             let patience = Instant::now() + self.limits.load().connect_timeout;
@@ -286,12 +289,12 @@ impl Connections {
                 Err(error) if deadline < patience && matches!(error.source, UpstreamFault::Timeout) => {
                     Err(self.error(Phase::Queue, UpstreamFault::Timeout))
                 }
-                connected => connected.map(|sender| Some((sender, false))),
+                connected => connected.map(|sender| Some(Found { sender, reused: false })),
             };
         }
         for other in (0..self.idle.len()).filter(|other| *other != worker) {
             if let Some(sender) = self.take_idle(other).await {
-                return Ok(Some((sender, true)));
+                return Ok(Some(Found { sender, reused: true }));
             }
         }
         Ok(None)
@@ -312,12 +315,8 @@ impl Connections {
         }
     }
 
-    fn lease(
-        self: &Arc<Self>,
-        (sender, reused): (SendRequest<RequestBody>, bool),
-        worker: usize,
-        (permit, queued): (Permit, Duration),
-    ) -> Lease {
+    fn lease(self: &Arc<Self>, found: Found, worker: usize, permit: Permit, queued: Duration) -> Lease {
+        let Found { sender, reused } = found;
         Lease { sender, reused, queued, worker, connections: Arc::clone(self), permit }
     }
 

@@ -92,7 +92,8 @@ impl Pools {
         &self,
         settings: &[PoolSettings],
         shared: &Shared,
-        (now, until): (u64, u64),
+        now: u64,
+        until: u64,
     ) -> Result<Self, BuildError> {
         let built = Self::build_from(self, settings, shared);
         let mut pools = built.inspect_err(|_| {
