@@ -86,13 +86,13 @@ enum Part {
 
 /// Asks for all who wait. Dropped without a word, one of those that wait asks instead.
 pub struct Leader {
-    place: Place,
+    entry: FlightEntry,
     window_bytes: usize,
     windows: Arc<Semaphore>,
 }
 
 /// Where those that come find a read that is under way.
-struct Place {
+struct FlightEntry {
     key: FlightKey,
     flights: Arc<Outcomes>,
     outcome: Arc<watch::Sender<Option<Outcome>>>,
@@ -170,7 +170,7 @@ impl Flights {
                 place.insert(Arc::clone(&outcome));
                 let (flights, windows) = (Arc::clone(&self.flights), Arc::clone(&self.windows));
                 let window_bytes = self.window_bytes.unwrap_or_default();
-                Part::Leader(Leader { place: Place { key, flights, outcome }, window_bytes, windows })
+                Part::Leader(Leader { entry: FlightEntry { key, flights, outcome }, window_bytes, windows })
             }
         }
     }
@@ -179,20 +179,20 @@ impl Flights {
 impl Leader {
     /// Whether somebody waits.
     fn has_followers(&self) -> bool {
-        self.place.outcome.receiver_count() > 0
+        self.entry.outcome.receiver_count() > 0
     }
 
     /// There is nothing that others could have.
     pub fn share_nothing(self) {
         if self.has_followers() {
-            self.place.say(Outcome::Alone);
+            self.entry.say(Outcome::Alone);
         }
     }
 
     /// Small content, for all who wait.
     pub fn share_held(self, head: impl FnOnce() -> Head, bytes: &Bytes) {
         if self.has_followers() {
-            self.place.say(Outcome::Held(head(), bytes.clone()));
+            self.entry.say(Outcome::Held(head(), bytes.clone()));
         }
     }
 
@@ -214,13 +214,13 @@ impl Leader {
         let window = Arc::new(Window::new(self.window_bytes, &body, permit));
         let Some(mut reader) = window.reader() else { return Err(Box::new(body)) };
         reader.may_go_on(body.resumption(), body.content().anew(), Arc::clone(body.member()));
-        self.place.say(Outcome::Stream(head(), Arc::clone(&window)));
-        let place = self.place;
-        Ok((reader, window.fill(body, async move { place.close().await })))
+        self.entry.say(Outcome::Stream(head(), Arc::clone(&window)));
+        let entry = self.entry;
+        Ok((reader, window.fill(body, async move { entry.close().await })))
     }
 }
 
-impl Place {
+impl FlightEntry {
     fn say(&self, outcome: Outcome) {
         self.outcome.send_replace(Some(outcome));
     }
@@ -237,7 +237,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for FlightEntry {
     fn drop(&mut self) {
         self.leave();
     }

@@ -53,7 +53,7 @@ pub(super) struct Continued {
 }
 
 /// What came of asking one member for the rest.
-enum Asked {
+enum RestOutcome {
     GoesOn(Box<Continued>),
     /// It was not this request's turn there in time.
     Queued,
@@ -118,7 +118,7 @@ impl Resumption {
             if !self.pool().may_retry() {
                 break;
             }
-            if let Asked::GoesOn(continued) = self.ask_for_rest(&member, &digest, rest).await {
+            if let RestOutcome::GoesOn(continued) = self.ask_for_rest(&member, &digest, rest).await {
                 return Some(*continued);
             }
         }
@@ -132,9 +132,9 @@ impl Resumption {
             let mut lacks_turn = false;
             for member in self.candidates(&digest) {
                 match self.ask_for_rest(&member, &digest, rest).await {
-                    Asked::GoesOn(continued) => return Some(*continued),
-                    Asked::Queued => lacks_turn = true,
-                    Asked::Failed => {}
+                    RestOutcome::GoesOn(continued) => return Some(*continued),
+                    RestOutcome::Queued => lacks_turn = true,
+                    RestOutcome::Failed => {}
                 }
             }
             if !lacks_turn || Instant::now() >= deadline {
@@ -153,8 +153,8 @@ impl Resumption {
         })
     }
 
-    async fn ask_for_rest(&self, member: &Arc<Member>, digest: &Digest, rest: Rest) -> Asked {
-        let Some(request) = self.request_for(digest, rest) else { return Asked::Failed };
+    async fn ask_for_rest(&self, member: &Arc<Member>, digest: &Digest, rest: Rest) -> RestOutcome {
+        let Some(request) = self.request_for(digest, rest) else { return RestOutcome::Failed };
         let patience = request.patience();
         let patience = if rest.is_free { patience.head } else { patience.attempt };
         let deadline = Instant::now() + patience;
@@ -164,15 +164,15 @@ impl Resumption {
             Err(failed) => {
                 let error = failed.error;
                 tracing::debug!(request_id, member = member.name.as_str(), %error, "it does not go on there");
-                return if error.is_queue() { Asked::Queued } else { Asked::Failed };
+                return if error.is_queue() { RestOutcome::Queued } else { RestOutcome::Failed };
             }
         };
         let status = answer.head.status;
         match self.continued(answer, digest, rest, deadline).await {
-            Some(continued) => Asked::GoesOn(Box::new(continued)),
+            Some(continued) => RestOutcome::GoesOn(Box::new(continued)),
             None => {
                 tracing::debug!(request_id, member = member.name.as_str(), %status, "its answer is not the rest");
-                Asked::Failed
+                RestOutcome::Failed
             }
         }
     }

@@ -45,7 +45,7 @@ pub struct ContentBody {
     content: Content,
     /// The member that it comes from now.
     member: Arc<Member>,
-    phase: Phase,
+    phase: ContentPhase,
     kept: Kept,
     /// The next byte that the client gets, in the whole.
     position: u64,
@@ -60,11 +60,11 @@ pub struct ContentBody {
 }
 
 /// What happens to the content now.
-enum Phase {
+enum ContentPhase {
     /// It comes from a member.
     Streaming(Streaming),
     /// A member is asked for the rest.
-    Asking(Asking),
+    Asking(AskingForRest),
     /// There is nothing more to come.
     Ended,
 }
@@ -77,7 +77,7 @@ struct Streaming {
 }
 
 /// The rest is being asked for.
-struct Asking {
+struct AskingForRest {
     question: Pin<Box<dyn Future<Output = Option<Continued>> + Send>>,
     because: Because,
     /// What came until then, where it has not failed: it may only stall.
@@ -151,7 +151,7 @@ impl ContentBody {
             body.allow_reclaim(TakenBack::GoesOn);
         }
         let tried = vec![member.name.clone()];
-        let (position, phase) = (content.start, Phase::Streaming(Streaming { held, body }));
+        let (position, phase) = (content.start, ContentPhase::Streaming(Streaming { held, body }));
         let resumption = Arc::new(resumption);
         Self { tried, ..Self::at(resumption, content, member, position, phase) }
     }
@@ -167,7 +167,8 @@ impl ContentBody {
         let rest = Rest { from: position, end: content.end, total: content.total, is_free: true };
         let question = Arc::clone(&resumption).continue_in_turn(content.digest.clone(), rest);
         let because = Because::LeftBehind;
-        let phase = Phase::Asking(Asking { question: Box::pin(question), because, before: None });
+        let phase =
+            ContentPhase::Asking(AskingForRest { question: Box::pin(question), because, before: None });
         Self::at(resumption, content, member, position, phase)
     }
 
@@ -176,7 +177,7 @@ impl ContentBody {
         content: Content,
         member: &Arc<Member>,
         position: u64,
-        phase: Phase,
+        phase: ContentPhase,
     ) -> Self {
         Self {
             stall: IdleTimer::new(resumption.request().pool.limits.body_stall_timeout),
@@ -223,14 +224,14 @@ impl ContentBody {
     /// Whether there is nothing more to come.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        matches!(self.phase, Phase::Ended)
+        matches!(self.phase, ContentPhase::Ended)
     }
 
     /// The next bytes for the client.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         let polled = if self.remaining() == Some(0) { Poll::Ready(None) } else { self.poll_next(cx) };
         if let Poll::Ready(Some(Err(_)) | None) = &polled {
-            self.phase = Phase::Ended;
+            self.phase = ContentPhase::Ended;
         }
         polled
     }
@@ -241,15 +242,15 @@ impl ContentBody {
                 return Poll::Ready(self.kept.take().map(Ok));
             }
             let frame = match &mut self.phase {
-                Phase::Ended => return Poll::Ready(None),
-                Phase::Asking(asking) => {
+                ContentPhase::Ended => return Poll::Ready(None),
+                ContentPhase::Asking(asking) => {
                     let continued = ready!(asking.question.as_mut().poll(cx));
                     if let Some(error) = self.answered(continued) {
                         return Poll::Ready(Some(Err(error)));
                     }
                     continue;
                 }
-                Phase::Streaming(streaming) => match streaming.held.pop_front() {
+                ContentPhase::Streaming(streaming) => match streaming.held.pop_front() {
                     Some(data) => Poll::Ready(Some(Ok(data))),
                     None => {
                         streaming.body.poll_frame(cx).map_ok(|frame| frame.into_data().unwrap_or_default())
@@ -383,17 +384,20 @@ impl ContentBody {
     }
 
     fn ask(&mut self, question: Pin<Box<dyn Future<Output = Option<Continued>> + Send>>, because: Because) {
-        let before = match std::mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Streaming(streaming) => Some(streaming).filter(|streaming| !streaming.body.has_failed()),
-            Phase::Asking(_) | Phase::Ended => None,
+        let before = match std::mem::replace(&mut self.phase, ContentPhase::Ended) {
+            ContentPhase::Streaming(streaming) => {
+                Some(streaming).filter(|streaming| !streaming.body.has_failed())
+            }
+            ContentPhase::Asking(_) | ContentPhase::Ended => None,
         };
-        self.phase = Phase::Asking(Asking { question, because, before });
+        self.phase = ContentPhase::Asking(AskingForRest { question, because, before });
     }
 
     /// It is known whether another member goes on. Without one, a member that only stalls has more time; else the error
     /// is returned.
     fn answered(&mut self, continued: Option<Continued>) -> Option<BodyError> {
-        let Phase::Asking(Asking { because, before, .. }) = std::mem::replace(&mut self.phase, Phase::Ended)
+        let ContentPhase::Asking(AskingForRest { because, before, .. }) =
+            std::mem::replace(&mut self.phase, ContentPhase::Ended)
         else {
             return None;
         };
@@ -404,7 +408,7 @@ impl ContentBody {
             }
             (None, Because::Failure(BodyError::Idle), Some(streaming)) => {
                 self.exhausted = true;
-                self.phase = Phase::Streaming(streaming);
+                self.phase = ContentPhase::Streaming(streaming);
                 None
             }
             (None, because, _) => {
@@ -437,7 +441,7 @@ impl ContentBody {
             }
         }
         self.member = member;
-        self.phase = Phase::Streaming(Streaming { held: VecDeque::new(), body });
+        self.phase = ContentPhase::Streaming(Streaming { held: VecDeque::new(), body });
         self.stall.progressed();
     }
 

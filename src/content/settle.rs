@@ -32,7 +32,7 @@ pub enum SettledBody {
     /// Still coming, with what it has to be.
     Content(Box<Coming>),
     /// Still coming; nothing is known of it.
-    Other(MemberBody),
+    Other(Box<MemberBody>),
 }
 
 /// Content that is still coming.
@@ -63,7 +63,7 @@ pub async fn settle(
     let content = Content::of(request, &head, body.remaining(), checks);
     let content = content.map_err(|problem| MemberError::BadAnswer { member: member.name.clone(), problem });
     let Some(mut content) = content? else {
-        return Ok(Settled { member, head, body: SettledBody::Other(body), progress });
+        return Ok(Settled { member, head, body: SettledBody::Other(Box::new(body)), progress });
     };
     let length = content.end.filter(|_| content.hash.is_some() && content.start == 0);
     let memory = length

@@ -11,7 +11,7 @@ use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
-use super::record::{BodyEnd, Ending, RequestRecord};
+use super::record::{AnswerEnd, BodyEnd, RequestRecord};
 use crate::attempt::MemberBody;
 use crate::content::{ContentBody, SharedReader};
 use crate::forwarding::response::REQUEST_ID;
@@ -87,8 +87,8 @@ impl ResponseBody {
 
     /// A body that streams from a member.
     #[must_use]
-    pub fn member(body: MemberBody) -> Self {
-        Self { source: Source::Member(Box::new(body)), observer: None, failing: None }
+    pub fn member(body: Box<MemberBody>) -> Self {
+        Self { source: Source::Member(body), observer: None, failing: None }
     }
 
     /// The answer as it goes to the client, with the request's id; the record says how it ended.
@@ -155,7 +155,7 @@ impl Observer {
 
     fn finish(self, end: BodyEnd) {
         let (bytes_in, bytes_out) = (self.request_body.bytes(), self.bytes);
-        self.record.finish(Ending { status: self.status, bytes_in, bytes_out, body: end });
+        self.record.finish(AnswerEnd { status: self.status, bytes_in, bytes_out, body: end });
     }
 }
 

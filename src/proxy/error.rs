@@ -139,7 +139,7 @@ pub enum GatewayError {
 }
 
 /// An answer without the parts that all errors share.
-struct Refusal {
+struct ErrorAnswer {
     status: StatusCode,
     code: ErrorCode,
     message: String,
@@ -234,7 +234,7 @@ impl GatewayError {
     ) -> Response<ResponseBody> {
         record.error = Some(self.kind());
         self.log(record);
-        let Refusal { status, code, message } = self.refusal();
+        let ErrorAnswer { status, code, message } = self.refusal();
         let mut response = if let Self::Token(TokenRequestError::UnsupportedGrant) = self {
             // The OAuth2 word beside the registry's own (RFC 6749 5.2).
             let body = serde_json::json!({
@@ -294,7 +294,7 @@ impl GatewayError {
         }
     }
 
-    fn refusal(&self) -> Refusal {
+    fn refusal(&self) -> ErrorAnswer {
         let (status, code, message) = match self {
             Self::Parse(error) => return parse_refusal(*error),
             Self::NotFound => (404, ErrorCode::NameUnknown, "nothing is served under this path; registries answer under /v2/".to_owned()),
@@ -332,7 +332,7 @@ impl GatewayError {
             Self::BodyLate => (408, ErrorCode::Unsupported, "the body of the request did not come in time; send it again".to_owned()),
             Self::FormTooLarge(max) => (413, ErrorCode::SizeInvalid, format!("the form is larger than the {max} bytes that are taken here")),
         };
-        Refusal {
+        ErrorAnswer {
             status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             code,
             message,
@@ -359,13 +359,16 @@ fn kind_of(error: &MemberError) -> ErrorKind {
     }
 }
 
-fn unavailable(status: StatusCode, message: &str) -> Refusal {
-    Refusal { status, code: ErrorCode::Unavailable, message: message.to_owned() }
+fn unavailable(status: StatusCode, message: &str) -> ErrorAnswer {
+    ErrorAnswer { status, code: ErrorCode::Unavailable, message: message.to_owned() }
 }
 
-fn member_refusal(error: &MemberError) -> Refusal {
-    let unknown =
-        |code, message: &str| Refusal { status: StatusCode::NOT_FOUND, code, message: message.to_owned() };
+fn member_refusal(error: &MemberError) -> ErrorAnswer {
+    let unknown = |code, message: &str| ErrorAnswer {
+        status: StatusCode::NOT_FOUND,
+        code,
+        message: message.to_owned(),
+    };
     let late = StatusCode::GATEWAY_TIMEOUT;
     match error {
         MemberError::NoCandidate | MemberError::CredentialFault { .. } => unavailable(late, NO_MEMBER),
@@ -414,7 +417,7 @@ fn member_refusal(error: &MemberError) -> Refusal {
     }
 }
 
-fn parse_refusal(error: ParseError) -> Refusal {
+fn parse_refusal(error: ParseError) -> ErrorAnswer {
     let status = match error {
         // docker-registry has no route for these, and clients take a 404 for "not there".
         ParseError::Route | ParseError::Name(NameError::Tag | NameError::UploadId) => StatusCode::NOT_FOUND,
@@ -426,10 +429,10 @@ fn parse_refusal(error: ParseError) -> Refusal {
         | ParseError::Name(NameError::Repository | NameError::Digest) => StatusCode::BAD_REQUEST,
     };
     let code = if error == ParseError::Path { ErrorCode::NameInvalid } else { error.code() };
-    Refusal { status, code, message: error.to_string() }
+    ErrorAnswer { status, code, message: error.to_string() }
 }
 
-fn token_refusal(error: &TokenRequestError) -> Refusal {
+fn token_refusal(error: &TokenRequestError) -> ErrorAnswer {
     let (status, code) = match error {
         TokenRequestError::Malformed(_)
         | TokenRequestError::UnknownService(_)
@@ -444,7 +447,7 @@ fn token_refusal(error: &TokenRequestError) -> Refusal {
         TokenRequestError::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
         TokenRequestError::Key(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
     };
-    Refusal { status, code, message: error.to_string() }
+    ErrorAnswer { status, code, message: error.to_string() }
 }
 
 /// The chain of sources, for the log.

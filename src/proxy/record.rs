@@ -40,7 +40,7 @@ pub struct RequestRecord {
     /// The client's side.
     pub client: ClientSide,
     /// What is asked for.
-    pub asked: Asked,
+    pub target: TargetRecord,
     /// In whose name, as far as that is known.
     pub subject: Option<Subject>,
     /// The unique name of its token.
@@ -69,7 +69,7 @@ pub struct ClientSide {
 
 /// What a request asks for.
 #[derive(Default)]
-pub struct Asked {
+pub struct TargetRecord {
     /// The kind of its route.
     pub route: RouteKind,
     /// The repository, where there is one.
@@ -93,7 +93,7 @@ pub struct Decisions {
 
 /// How an answer ended.
 #[derive(Debug, Clone, Copy)]
-pub struct Ending {
+pub struct AnswerEnd {
     /// Its status.
     pub status: u16,
     /// Bytes of the request's body that were read from the client.
@@ -141,7 +141,7 @@ impl RequestRecord {
             id: request_id().into(),
             started: Instant::now(),
             client: ClientSide { peer, method: head.method.clone(), version: head.version, user_agent },
-            asked: Asked::default(),
+            target: TargetRecord::default(),
             subject: None,
             jti: None,
             trail: Trail::default(),
@@ -155,19 +155,19 @@ impl RequestRecord {
 
     /// Notes what is asked for.
     pub fn note_target(&mut self, target: &RegistryRequest) {
-        self.asked.route = target.kind();
-        self.asked.repository = target.repository().cloned();
-        self.asked.reference = target.reference();
+        self.target.route = target.kind();
+        self.target.repository = target.repository().cloned();
+        self.target.reference = target.reference();
     }
 
     /// Notes the kind of a request that is none of a registry.
     pub fn note_route(&mut self, route: RouteKind) {
-        self.asked.route = route;
+        self.target.route = route;
     }
 
     /// Notes the path of a page or an API request, as far as it is logged.
     pub fn note_path(&mut self, path: &str) {
-        self.asked.path = Some(path.chars().take(PATH_CHARS_MAX).collect());
+        self.target.path = Some(path.chars().take(PATH_CHARS_MAX).collect());
     }
 
     /// Notes that the client may do what it asks for.
@@ -197,10 +197,10 @@ impl RequestRecord {
     }
 
     /// Counts and logs the request.
-    pub fn finish(mut self, ending: Ending) {
-        let Ending { status, bytes_in, bytes_out, body } = ending;
+    pub fn finish(mut self, ending: AnswerEnd) {
+        let AnswerEnd { status, bytes_in, bytes_out, body } = ending;
         self.phases.total = self.elapsed_ms();
-        let Self { client, asked, trail, decisions, observers, .. } = &self;
+        let Self { client, target: asked, trail, decisions, observers, .. } = &self;
         let (metrics, member) = (&observers.metrics, trail.member.as_deref());
         let (of_member, took) = (member.map(|member| &member.metrics), self.started.elapsed());
         metrics.count_request(of_member, asked.route, &client.method, status, took);

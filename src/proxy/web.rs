@@ -274,13 +274,13 @@ fn web_response(arrival: &Arrival, settled: Settled, cookie: Option<HeaderValue>
     // A page has no digest that it could be held to.
     let body = match body {
         SettledBody::Other(body) => member_body(body),
-        SettledBody::Content(coming) => member_body(coming.body),
+        SettledBody::Content(coming) => member_body(Box::new(coming.body)),
         SettledBody::Held(bytes) => ResponseBody::held(bytes),
     };
     Response::from_parts(head, body)
 }
 
-fn member_body(mut body: MemberBody) -> ResponseBody {
+fn member_body(mut body: Box<MemberBody>) -> ResponseBody {
     body.allow_reclaim(TakenBack::Ends);
     ResponseBody::member(body)
 }

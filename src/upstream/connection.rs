@@ -40,7 +40,7 @@ const TCP_KEEP_ALIVE: Duration = Duration::from_secs(60);
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
 
 /// Where a member is and how to speak TLS to it.
-pub struct Target {
+pub struct ConnectTarget {
     /// Name for errors.
     pub member: MemberName,
     /// Scheme, host and port.
@@ -51,7 +51,7 @@ pub struct Target {
 
 /// The connections to one member.
 pub struct Connections {
-    target: Target,
+    target: ConnectTarget,
     limits: ArcSwap<UpstreamLimits>,
     permits: Arc<Permits>,
     open: Arc<Slots>,
@@ -186,7 +186,7 @@ impl Connections {
     /// Connections to `target` for `workers` workers.
     #[must_use]
     pub fn new(
-        target: Target,
+        target: ConnectTarget,
         limits: UpstreamLimits,
         workers: usize,
         drivers: TaskTracker,
@@ -209,7 +209,7 @@ impl Connections {
 
     /// Where they lead.
     #[must_use]
-    pub fn target(&self) -> &Target {
+    pub fn target(&self) -> &ConnectTarget {
         &self.target
     }
 

@@ -213,9 +213,9 @@ impl Door {
     }
 }
 
-type Exchanged = (http::response::Parts, Bytes, Duration);
+type HeadAndBody = (http::response::Parts, Bytes, Duration);
 
-async fn exchange<IO>(io: IO, request: Request<Full<Bytes>>) -> Result<Exchanged, QuestionError>
+async fn exchange<IO>(io: IO, request: Request<Full<Bytes>>) -> Result<HeadAndBody, QuestionError>
 where
     IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {

@@ -18,7 +18,7 @@ mod settings;
 mod tls;
 
 pub use body::{BodyError, BodyProgress, IdleTimer, RequestBody};
-pub use connection::{Connections, Lease, SendError, Target};
+pub use connection::{ConnectTarget, Connections, Lease, SendError};
 pub use credential::{
     Asking, Authorization, Credential, CredentialError, MemberAccess, MemberKeys, TokenCredential,
 };

@@ -7,7 +7,7 @@ use serde::Deserialize;
 const NEEDED: [&str; 4] = ["core", "database", "redis", "registry"];
 
 #[derive(Deserialize)]
-struct Answer {
+struct HealthAnswer {
     components: Vec<Component>,
 }
 
@@ -20,7 +20,7 @@ struct Component {
 /// The needed components that are not healthy; `None` when the answer says nothing. Harbor answers
 /// 200 whatever the state.
 pub(super) fn unhealthy(body: &[u8]) -> Option<Vec<&'static str>> {
-    let answer: Answer = serde_json::from_slice(body).ok()?;
+    let answer: HealthAnswer = serde_json::from_slice(body).ok()?;
     let sick = |name: &&str| {
         answer.components.iter().any(|component| component.name == **name && component.status != "healthy")
     };

@@ -82,7 +82,7 @@ enum Trial<'a> {
 }
 
 /// What came of a trial.
-enum Outcome {
+enum TrialOutcome {
     Taken(Option<NodeToken>),
     /// With the time that the node took to say so.
     Refused(Duration),
@@ -144,8 +144,8 @@ impl NodeAt<'_> {
                 if Instant::now() >= deadline { Login::Silent } else { Login::NodeFault(problem) }
             });
             let took = match outcome? {
-                Outcome::Taken(token) => return Ok(token),
-                Outcome::Refused(took) => took,
+                TrialOutcome::Taken(token) => return Ok(token),
+                TrialOutcome::Refused(took) => took,
             };
             let control = timeout_at(deadline, control_passes(self.member)).await;
             match judge(took, control.map_err(|_| Login::Silent)?, waited) {
@@ -168,19 +168,19 @@ impl NodeAt<'_> {
         authorization: &HeaderValue,
         trial: Trial<'_>,
         deadline: Instant,
-    ) -> Result<Outcome, String> {
+    ) -> Result<TrialOutcome, String> {
         let (door, authorization) = (&self.member.door, Some(authorization.clone()));
         match trial {
             Trial::Token(wanted) => Ok(match request_token(door, authorization, wanted, deadline).await? {
-                (TokenAnswer::Token(token), _) if token.subject.is_some() => Outcome::Taken(Some(token)),
-                (TokenAnswer::Token(_) | TokenAnswer::Refused, took) => Outcome::Refused(took),
+                (TokenAnswer::Token(token), _) if token.subject.is_some() => TrialOutcome::Taken(Some(token)),
+                (TokenAnswer::Token(_) | TokenAnswer::Refused, took) => TrialOutcome::Refused(took),
             }),
             Trial::Ping => {
                 let question = door::Question::get("/v2/").with(AUTHORIZATION, authorization);
                 let reply = door.ask(question, deadline).await.map_err(|error| error.to_string())?;
                 match reply.status {
-                    StatusCode::OK => Ok(Outcome::Taken(None)),
-                    StatusCode::UNAUTHORIZED => Ok(Outcome::Refused(reply.took)),
+                    StatusCode::OK => Ok(TrialOutcome::Taken(None)),
+                    StatusCode::UNAUTHORIZED => Ok(TrialOutcome::Refused(reply.took)),
                     status => Err(format!("GET /v2/ was answered {status}")),
                 }
             }

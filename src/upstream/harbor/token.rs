@@ -39,7 +39,7 @@ pub enum TokenAnswer {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct TokenResponse {
     #[serde(default)]
     token: String,
     #[serde(default)]
@@ -54,11 +54,11 @@ struct Claims {
     #[serde(default)]
     iat: u64,
     #[serde(default)]
-    access: Option<Vec<Entry>>,
+    access: Option<Vec<ClaimEntry>>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct ClaimEntry {
     #[serde(rename = "type")]
     kind: String,
     name: String,
@@ -127,11 +127,11 @@ fn token_target(wanted: &[ResourceAccess]) -> String {
 }
 
 fn read_token(body: &[u8]) -> Option<NodeToken> {
-    let answer: Answer = serde_json::from_slice(body).ok()?;
+    let answer: TokenResponse = serde_json::from_slice(body).ok()?;
     let token = if answer.token.is_empty() { answer.access_token } else { answer.token };
     let payload = BASE64URL_NOPAD.decode(token.split('.').nth(1)?.as_bytes()).ok()?;
     let claims: Claims = serde_json::from_slice(&payload).ok()?;
-    let read = |entry: Entry| {
+    let read = |entry: ClaimEntry| {
         let actions = entry.actions.unwrap_or_default();
         ResourceAccess::from_claim(&entry.kind, &entry.name, actions.iter().map(String::as_str))
     };

@@ -17,7 +17,7 @@ use super::memory::PoolMemory;
 use super::pools::{Pools, Retired};
 use crate::auth::keys::{KeyError, Ring, SigningKey};
 use crate::telemetry::Metrics;
-use crate::upstream::connection::{Connections, Target};
+use crate::upstream::connection::{ConnectTarget, Connections};
 use crate::upstream::credential::{Credential, MemberKeys};
 use crate::upstream::door::Door;
 use crate::upstream::harbor::HarborNode;
@@ -181,7 +181,7 @@ fn build_member(
         host: HeaderValue::try_from(authority(&settings.address)).map_err(|_| BuildProblem::Host)?,
     };
     let (member, address, tls) = (settings.name.clone(), door.address.clone(), door.tls.clone());
-    let target = Target { member, address, tls };
+    let target = ConnectTarget { member, address, tls };
     let same_reach = running.filter(|running| running.likeness.reach == likeness.reach);
     let connections = same_reach.map(|running| Arc::clone(&running.connections)).unwrap_or_else(|| {
         Connections::new(
