@@ -93,7 +93,8 @@ pub async fn try_member(
     }
 }
 
-/// What a failed try says about its member, whoever made the request: that no connection can be made counts at once.
+/// What a failed attempt says about its member, whichever client made the request: that no connection can be made
+/// counts at once.
 fn note_failure(request: &MemberRequest, member: &Arc<Member>, error: &UpstreamError) {
     if error.is_head_timeout() {
         member.ask_for_probe();

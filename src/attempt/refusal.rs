@@ -64,14 +64,14 @@ pub(super) async fn judge_refusal(
     deadline: Instant,
 ) -> Verdict {
     if matches!(request.target, Target::Web(_)) {
-        // Harbor refuses clients itself there; a node that has lost its database refuses everybody.
-        // Who shows nothing is refused rightly; only a shown credential may be a good one.
+        // Harbor refuses clients itself there; a node that has lost its database refuses every client.
+        // A client that shows nothing is refused rightly; only a shown credential may be a good one.
         let shown = [AUTHORIZATION, COOKIE].iter().any(|name| request.headers.contains_key(name));
         let is_fault = shown && request.is_repeatable() && !control_passes(member).await;
         return if is_fault { Verdict::Fault } else { Verdict::PassOn };
     }
     if !member.credential.is_configured() {
-        // Nobody but the operator can mend that; a client's login cannot.
+        // Only the operator can mend that; a client's login cannot.
         member.warn_of_missing_credential();
         return Verdict::Fault;
     }

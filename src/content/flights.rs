@@ -2,7 +2,7 @@
 //!
 //! The first of them asks. Those that come while it waits for the answer share it: small content as
 //! it is, larger content through a window that one task fills. The fastest reader sets the pace; who
-//! falls out of the window reads the rest by itself, so that a slow one stalls nobody. Each was
+//! falls out of the window reads the rest by itself, so that a slow one stalls no other. Each was
 //! authenticated, authorised and is logged on its own.
 
 use std::future::Future;
@@ -84,7 +84,7 @@ enum Part {
     Follower(watch::Receiver<Option<Outcome>>),
 }
 
-/// Asks for all who wait. Dropped without a word, one of those that wait asks instead.
+/// Asks a member for every request that waits. Dropped without an outcome, one of the waiting requests asks instead.
 pub struct Leader {
     entry: FlightEntry,
     window_bytes: usize,
@@ -177,7 +177,7 @@ impl Flights {
 }
 
 impl Leader {
-    /// Whether somebody waits.
+    /// Whether a request waits.
     fn has_followers(&self) -> bool {
         self.entry.outcome.receiver_count() > 0
     }
@@ -189,22 +189,22 @@ impl Leader {
         }
     }
 
-    /// Small content, for all who wait.
+    /// Small content, for every request that waits.
     pub fn share_held(self, head: impl FnOnce() -> Head, bytes: &Bytes) {
         if self.has_followers() {
             self.entry.say(Outcome::Held(head(), bytes.clone()));
         }
     }
 
-    /// Larger content, where somebody waits for it and there is room for one more window. The future
-    /// fills the window, and has to be driven by somebody else than the reader.
+    /// Larger content, where a request waits for it and there is room for one more window. The future
+    /// fills the window, and has to be driven by another task than the reader's.
     pub fn share_stream(
         self,
         head: impl FnOnce() -> Head,
         body: ContentBody,
     ) -> Result<(SharedReader, impl Future<Output = ()> + Send + 'static), Box<ContentBody>> {
-        // Of content whose end is not known the last frame is kept back, hashed already: nobody could
-        // go on by himself in between.
+        // Of content whose end is not known the last frame is kept back, hashed already: no reader
+        // could go on by itself in between.
         let may_share = self.has_followers() && body.content().end.is_some();
         let permit = Arc::clone(&self.windows).try_acquire_owned().ok().filter(|_| may_share);
         let Some(permit) = permit else {
@@ -225,10 +225,10 @@ impl FlightEntry {
         self.outcome.send_replace(Some(outcome));
     }
 
-    /// Whoever comes from now on begins anew; those that wait have a moment to come in.
+    /// A request that comes from now on begins anew; those that wait have a moment to come in.
     async fn close(self) {
         self.leave();
-        // However it ends: who is not here by then asks for himself.
+        // However it ends: a request that is not here by then asks for itself.
         drop(timeout(JOIN_PATIENCE, self.outcome.closed()).await);
     }
 
@@ -247,11 +247,11 @@ impl Drop for FlightEntry {
 pub enum Joined {
     /// It asks, perhaps for others too.
     Asks(Option<Leader>),
-    /// Somebody else has asked.
+    /// Another request has asked.
     Shared(Outcome),
 }
 
-/// Asks, or waits for what somebody else comes to. Where that one went away, it begins anew.
+/// Asks, or waits for the outcome of another request. Where that one went away, it begins anew.
 pub async fn join(flights: &Flights, key: Option<FlightKey>) -> Joined {
     let Some(key) = key else { return Joined::Asks(None) };
     loop {

@@ -1,5 +1,5 @@
 //! Memory for bodies that are here as a whole: answers that are verified before they begin, and manifests on their way
-//! to members. Each has its own, so that readers keep nobody from pushing.
+//! to members. Each has its own, so that readers keep no client from pushing.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) struct AnswerMemory {
     places: Places,
 }
 
-/// Memory for manifests on their way in. A client waits for its turn when it holds its part, and everybody waits when
+/// Memory for manifests on their way in. A client waits for its turn when it holds its part, and every client waits when
 /// there is none left.
 #[derive(Debug)]
 pub struct ManifestMemory {
@@ -187,11 +187,11 @@ impl Fair {
     }
 
     /// Waits for so many bytes; a manifest that is larger than a client's part takes the whole part. `None` never
-    /// comes, since nobody closes the budget.
+    /// comes, since the budget is never closed.
     async fn reserve(&self, bytes: u64, client: ClientKey) -> Option<ManifestReservation> {
         let number = units_of(bytes).min(self.part);
         let take = async |units: &Arc<Semaphore>| Arc::clone(units).acquire_many_owned(number).await.ok();
-        // The client's own first: one that waits for it keeps nobody else waiting.
+        // The client's own first: one that waits for it keeps no other waiting.
         let of_network = take(&self.networks[self.places.of(client.network)]).await?;
         let of_subject = match client.subject {
             Some(subject) => Some(take(&self.subjects[self.places.of(subject)]).await?),

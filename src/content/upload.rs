@@ -310,7 +310,7 @@ mod tests {
             assert_eq!(checks.resume(&upload("u"), &headers, Some(5)).is_some(), expected, "{range:?}");
             assert!(checks.resume(&upload("u"), &headers, Some(5)).is_none(), "it is taken once");
         }
-        // Another gateway has sent a part of it meanwhile, or nobody knows.
+        // Another gateway has sent a part of it meanwhile, or that is not known.
         for offset in [Some(9), Some(0), None] {
             checks.keep(&upload("u"), hash.clone());
             assert!(checks.resume(&upload("u"), &HeaderMap::new(), offset).is_none(), "{offset:?}");

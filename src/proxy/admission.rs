@@ -1,4 +1,4 @@
-//! Who sends a request, and whether it may go on.
+//! Whose request it is, and whether it may go on.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::token_service::{Login, LoginError, TokenService};
 /// Of so many requests under a foreign key one is logged; all are counted.
 const FOREIGN_KEY_LOG_EVERY: u64 = 100;
 
-/// Decides who sends a request, and whether it may go on.
+/// Decides whose request it is, and whether it may go on.
 pub(super) struct Admission {
     pub tokens: Arc<TokenService>,
     pub pins: Pins,
@@ -38,7 +38,7 @@ pub(super) struct Admitted<'a> {
 }
 
 impl Admission {
-    /// Who sends this. Without credentials the answer is a challenge, also where anonymous may
+    /// The client that sends this. Without credentials the answer is a challenge, also where anonymous may
     /// pull: clients learn only there where to get a token.
     pub(super) async fn authenticate(
         &self,

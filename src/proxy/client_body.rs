@@ -1,5 +1,5 @@
 //! The body of a client's request: on its way to members as it comes, or, for a manifest and a login form, read here
-//! first, so that it can be sent again; and what of it nobody wants is read away.
+//! first, so that it can be sent again; a refused body is read away.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub(super) struct ClientBody {
     waits_for_continue: bool,
 }
 
-/// How much of a body is read that nobody wants, and for how long.
+/// How much of a refused body is read, and for how long.
 #[derive(Debug, Clone)]
 pub(super) struct ReadAway {
     pub bytes_max: u64,

@@ -53,7 +53,7 @@ pub enum GatewayError {
     /// The `Authorization` header cannot be read.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// Credentials on a connection that anybody can read.
+    /// Credentials on a connection without TLS.
     #[error("credentials on a plain connection")]
     PlaintextCredentials,
     /// Credentials are missing or wrong, or do not suffice.
@@ -70,7 +70,7 @@ pub enum GatewayError {
     /// Too many password checks wait.
     #[error("the client's password cannot be checked now")]
     IdentityUnavailable,
-    /// The upload's pin is missing, broken, of somebody else, or over.
+    /// The upload's pin is missing, broken, another subject's, or over.
     #[error("upload pin: {0}")]
     Pin(#[from] PinError),
     /// The member that holds the upload session is gone.

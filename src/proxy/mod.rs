@@ -52,7 +52,7 @@ use web::Portal;
 pub struct Gateway {
     /// Lets requests arrive.
     arrivals: Arrivals,
-    /// Decides who sends a request, and whether it may go on.
+    /// Decides whose request it is, and whether it may go on.
     admission: Admission,
     /// Finds the members of a request.
     router: Router,
@@ -64,7 +64,7 @@ pub struct Gateway {
     endpoints: Endpoints,
     /// Harbor's web pages and API.
     portal: Portal,
-    /// What becomes of bodies that nobody wants.
+    /// What becomes of refused bodies.
     read_away: ReadAway,
     /// Where requests are counted and logged.
     observers: Observers,

@@ -86,7 +86,7 @@ impl Sessions {
         let event = match method {
             UploadMethod::Put { .. } if status == StatusCode::CREATED => PinEvent::Finished,
             UploadMethod::Cancel if status.is_success() => PinEvent::Cancelled,
-            // The member knows it no longer: nobody can go on with it.
+            // The member knows it no longer: it cannot go on.
             _ if status == StatusCode::NOT_FOUND || status == StatusCode::GONE => {
                 self.uploads.gone(id);
                 return self.upload_checks.ended(id);

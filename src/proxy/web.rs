@@ -221,7 +221,7 @@ fn portal_of(arrival: &Arrival) -> Option<&Arc<Pool>> {
 
 /// The nodes to ask: the browser's own while it serves, then the others. Where nodes copy each other,
 /// what is about a project is its home's, and everything else one and the same node's; writes are
-/// nobody else's.
+/// no other member's.
 fn candidates(
     pool: &Pool,
     request: &WebRequest,
@@ -229,7 +229,7 @@ fn candidates(
     node: Option<&str>,
 ) -> Result<Vec<Arc<Member>>, GatewayError> {
     let mut candidates = match pool.storage {
-        // Nothing of a node that is out: one that has lost its database refuses everybody.
+        // Nothing of a node that is out: one that has lost its database refuses every client.
         Storage::Shared => pool.candidates(PoolRequest::change()),
         Storage::Replicated => {
             // A number is another project at every node.
@@ -259,7 +259,7 @@ fn wrong_password() -> Response<ResponseBody> {
 }
 
 /// `h2c` is an offer that may be left unanswered (RFC 9110 7.8); anything else wants another
-/// protocol than HTTP, which nobody here speaks.
+/// protocol than HTTP, which is not served here.
 fn asks_for_upgrade(headers: &HeaderMap) -> bool {
     headers.get_all(UPGRADE).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"))
 }

@@ -54,7 +54,7 @@ impl BodyError {
     }
 }
 
-/// How far a request's body has come; shared by the body and the one who watches it.
+/// How far a request's body has come; shared by the body and what watches it.
 #[derive(Debug, Default)]
 pub struct BodyProgress {
     polled: AtomicBool,
@@ -74,7 +74,7 @@ pub struct BodyProgress {
 }
 
 impl BodyProgress {
-    /// Whether anybody asked for a first byte. Before that the request can be sent elsewhere.
+    /// Whether a first byte was asked for. Before that the request can be sent elsewhere.
     #[must_use]
     pub fn was_polled(&self) -> bool {
         self.polled.load(Ordering::Acquire)
@@ -293,7 +293,7 @@ impl Body for RequestBody {
                     progress.bytes.fetch_add(data.len() as u64, Ordering::AcqRel);
                     *remaining = remaining.map(|remaining| remaining.saturating_sub(data.len() as u64));
                 }
-                // After the announced length nobody polls again, whether or not the end was seen.
+                // After the announced length it is not polled again, whether or not the end was seen.
                 if incoming.is_end_stream() || *remaining == Some(0) {
                     progress.set_ended();
                 }

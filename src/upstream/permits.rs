@@ -2,7 +2,7 @@
 //!
 //! While there is room a permit is one atomic step. When requests wait, the next turn is that of a client that holds
 //! less than its share ([`crate::balance::fair`]). The requests under way are listed by worker, and looked through
-//! only while somebody waits.
+//! only while a request waits.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -374,7 +374,7 @@ impl Permits {
     }
 
     /// Takes one permit back for a client that waits: from a client that holds more than its share, or from answers
-    /// of its own that nobody reads. A client that has its share takes from others only what nobody reads.
+    /// of its own that is not read. A client that has its share takes from others only what is not read.
     fn reclaim_for(&self, work: Work, client: ClientKey) {
         let share = self.bounds.load().share(work);
         let held = self.held(work);
@@ -568,7 +568,7 @@ mod tests {
         given_up.abort();
         assert!(given_up.await.expect_err("aborted").is_cancelled());
         assert_eq!(permits.waiting(), 0);
-        // Given up after the turn came, before anybody looked.
+        // Given up after the turn came, before it was seen.
         let too_late = waits(&permits, 4).await;
         drop(held);
         too_late.abort();

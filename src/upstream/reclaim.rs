@@ -9,17 +9,17 @@ use crate::random::monotonic_ms;
 
 /// An answer from which the reader has not taken anything for so long is taken back first, in milliseconds.
 const UNREAD_FOR_MS: u64 = 1000;
-/// An answer that cannot go on is ended when nobody has read from it for so long, in milliseconds.
+/// An answer that cannot go on is ended when its client has read nothing for so long, in milliseconds.
 const UNREAD_TO_THE_END_MS: u64 = 10_000;
 /// An answer that is read is served for so long before it is taken back, in milliseconds: each turn gets on by that.
 const SERVED_FOR_MS: u64 = 5000;
 
-/// What is gained by taking an answer back. What nobody reads comes before what is read, however long either lasts.
+/// What is gained by taking an answer back. An answer that is not read comes before one that is, however long either lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Gain {
     /// It was served for so long, in milliseconds.
     Served(u64),
-    /// Nobody has read from it for so long, in milliseconds.
+    /// Its client has read nothing for so long, in milliseconds.
     Unread(u64),
 }
 
@@ -78,7 +78,7 @@ impl<T> Reclaimable<T> {
         look(&mut self.lock().value)
     }
 
-    /// Polls the value for its reader, who is woken when it is taken back meanwhile.
+    /// Polls the value for its reader, which is woken when it is taken back meanwhile.
     pub fn poll<R>(
         &self,
         cx: &mut Context<'_>,

@@ -114,7 +114,7 @@ pub(super) fn node_rule(target: &RegistryRequest, method: &Method) -> NodeRule {
     }
 }
 
-/// What is known of a repository's home before it is decided who is asked.
+/// What is known of a repository's home before it is decided which members are asked.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HomeView {
     pub needs: NeedsHome,
@@ -128,7 +128,7 @@ pub(super) struct HomeView {
     pub is_newest_at_home: bool,
 }
 
-/// Who is asked about a repository.
+/// Which members are asked about a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HomePlan {
     /// The member that takes its writes.
@@ -139,13 +139,13 @@ pub(super) enum HomePlan {
     StandInFirst,
     /// The home, although it is ejected.
     HomeAlone,
-    /// Nobody: the newest state of the tag is at the home, which is out.
+    /// None: the newest state of the tag is at the home, which is out.
     NewestDown,
     /// The home and the others, in order.
     Anyone,
 }
 
-/// Who is asked about a repository.
+/// Which members are asked about a repository.
 pub(super) fn home_plan(view: HomeView) -> HomePlan {
     let HomeView { needs, serves, is_last_choice, has_stand_in, is_newest_at_home } = view;
     match needs {
@@ -170,7 +170,7 @@ pub(super) fn adds_content(target: &RegistryRequest) -> bool {
     )
 }
 
-/// What is known before it is decided who takes a write.
+/// What is known before it is decided which member takes a write.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WriteView {
     /// Whether it adds something.
@@ -196,7 +196,7 @@ pub(super) enum StandInState {
     Out,
 }
 
-/// Who takes a write.
+/// Which member takes a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Writer {
     Home,
@@ -204,13 +204,13 @@ pub(super) enum Writer {
     StandIn,
     /// The next member in the repository's own order.
     Next,
-    /// Nobody: the home is out.
+    /// None: the home is out.
     HomeDown,
-    /// Nobody: the home is back and lacks what was written meanwhile.
+    /// None: the home is back and lacks what was written meanwhile.
     HomeReturning,
 }
 
-/// Who takes a write: the home, or the member that stands in for it.
+/// Which member takes a write: the home, or the member that stands in for it.
 pub(super) fn writer(view: WriteView) -> Writer {
     match view.stand_in {
         // What was begun there goes on there, until the home has it all.

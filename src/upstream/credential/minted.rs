@@ -161,7 +161,7 @@ impl TokenCredential {
             }
             self.cache.invalidate(&cache_key).await;
         }
-        // Only once for all who need the same token.
+        // Only once for all requests that need the same token.
         let access = cache_key.access.clone();
         let minted = Box::pin(self.cache.try_get_with(cache_key, async {
             let request = self.unsigned(asking.subject, &access, now);

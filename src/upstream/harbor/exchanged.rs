@@ -37,7 +37,7 @@ pub(super) struct Exchanged {
 /// Tokens that are fetched from one node at once; a node signs some hundred a second.
 const FETCHES_MAX: usize = 32;
 
-/// Why there is no token, and whether the time of the one who asked was over.
+/// Why there is no token, and whether the time of the request that asked was over.
 #[derive(Debug)]
 struct NotFetched {
     error: CredentialError,
@@ -100,7 +100,7 @@ impl Held {
 /// A question for a token that is under way.
 pub(super) type Fetching<'a, V> = Pin<Box<dyn Future<Output = Result<V, CredentialError>> + Send + 'a>>;
 
-/// Asks once for all who want the same, each of whom waits within its own time: no longer than until
+/// Asks once for all requests that want the same, each of which waits within its own time: no longer than until
 /// its own deadline, and not only until another's. `fetch` ends by `deadline` of itself.
 async fn once<'a, K, V>(
     cache: &Cache<K, V>,
@@ -146,7 +146,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
 
-    /// A token service that answers from `answers_at` on, and whoever asks it.
+    /// A token service that answers from `answers_at` on, and what asks it.
     struct Service {
         tokens: Cache<&'static str, usize>,
         asked: AtomicUsize,

@@ -1,9 +1,9 @@
-//! Who may use an account name at a node now.
+//! The right to use an account name at a node now.
 //!
 //! A wrong password locks its name on the node for 1.5 s, and the right one is refused meanwhile.
-//! So a password that is not known to be right is tried at a node only while nobody uses the name
-//! there, one at a time; whoever holds a right one waits for that try to end, and keeps further
-//! tries out. A client that goes on for ever cannot starve the others: those who wait for a turn
+//! So a password that is not known to be right is tried at a node only while the name is not in use
+//! there, one at a time; a request with a right one waits for that try to end, and keeps further
+//! tries out. A client that goes on for ever cannot starve the others: those that wait for a turn
 //! come before the next try.
 
 use std::collections::HashMap;
@@ -42,7 +42,7 @@ enum Guard {
     /// The password is right; others may use it at the same time.
     #[expect(dead_code, reason = "held for what dropping it does")]
     Right(OwnedRwLockReadGuard<()>),
-    /// The password may be wrong; nobody uses the name meanwhile.
+    /// The password may be wrong; the name is not in use meanwhile.
     #[expect(dead_code, reason = "held for what dropping it does")]
     Unproven(OwnedRwLockWriteGuard<()>),
 }
@@ -56,14 +56,14 @@ impl Gate {
 impl NameGates {
     /// Waits for the turn of a password that is known to be right.
     pub(super) async fn turn(&self, secret: &ClientSecret) -> PasswordTurn<'_> {
-        // Made first: whoever gives up waiting leaves nothing behind.
+        // Made first: a request that gives up waiting leaves nothing behind.
         let mut turn = self.empty_turn(secret);
         let lock = turn.gate.as_ref().map(|gate| Arc::clone(&gate.lock)).unwrap_or_default();
         turn.use_as_right(lock.read_owned().await);
         turn
     }
 
-    /// The turn of a password that may be wrong, if nobody uses the name now. A password that is
+    /// The turn of a password that may be wrong, if the name is not in use now. A password that is
     /// just being used as a right one is no guess.
     pub(super) fn try_turn(&self, secret: &ClientSecret) -> Option<PasswordTurn<'_>> {
         let mut turn = self.empty_turn(secret);
@@ -109,7 +109,7 @@ impl Drop for PasswordTurn<'_> {
         }
         drop(self.guard.take());
         drop(self.gate.take());
-        // Nothing is kept of a name that nobody uses.
+        // Nothing is kept of a name that is not in use.
         self.gates.gates.remove_if(&self.name, |_, gate| Arc::strong_count(gate) == 1);
     }
 }

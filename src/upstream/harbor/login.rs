@@ -20,7 +20,7 @@ pub const LOCK: Duration = Duration::from_millis(1500);
 /// A refusal that comes faster than this was not about the password: a refused one takes 1.5 s.
 const HASTY: Duration = Duration::from_secs(1);
 /// A refusal that comes later than this was not the lock alone: a directory that cannot be reached
-/// takes its time too, and then Harbor says no to everybody.
+/// takes its time too, and then Harbor refuses every client.
 const LATE: Duration = Duration::from_millis(2800);
 /// How long to let a lock pass.
 const LOCK_MARGIN: Duration = Duration::from_millis(100);
@@ -46,7 +46,7 @@ pub enum Login {
     /// No answer in time, from the node or from a directory that hangs behind it.
     Silent,
     /// The node refuses this name at once, again and again, and takes our own account: the
-    /// directory behind it is down, or somebody else keeps the name locked.
+    /// directory behind it is down, or another client keeps the name locked.
     NotNow(String),
 }
 

@@ -2,7 +2,7 @@
 //!
 //! What is relied on was measured on nodes of Harbor 2.9: the `sub` of an answered token is the
 //! only proof of a password; a refused password takes 1.5 s and locks its name on that node for as
-//! long; a node without its database refuses everybody.
+//! long; a node without its database refuses every client.
 
 mod at;
 mod exchanged;

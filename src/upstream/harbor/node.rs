@@ -56,7 +56,7 @@ impl HarborNode {
         self.names.turn(secret).await
     }
 
-    /// The right to try a password there that may be wrong, if nobody uses the name there now.
+    /// The right to try a password there that may be wrong, if the name is not in use there now.
     #[must_use]
     pub fn try_password_turn(&self, secret: &ClientSecret) -> Option<PasswordTurn<'_>> {
         self.names.try_turn(secret)

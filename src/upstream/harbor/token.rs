@@ -19,7 +19,7 @@ const SERVICE: &str = "harbor-registry";
 pub struct NodeToken {
     /// Ready to send.
     pub authorization: HeaderValue,
-    /// Whose it is, as Harbor or its directory writes the name; `None` is nobody's.
+    /// Whose it is, as Harbor or its directory writes the name; `None` for an anonymous client's.
     pub subject: Option<String>,
     /// What it grants.
     pub access: Vec<ResourceAccess>,

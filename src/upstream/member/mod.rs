@@ -99,7 +99,7 @@ pub struct MemberState {
 
 /// So many bytes under way weigh as much as one more request.
 const BYTES_OF_A_REQUEST: f64 = 8.0 * 1024.0 * 1024.0;
-/// A failure counts as an answer that took so long, in seconds: whoever fails fast must not look
+/// A failure counts as an answer that took so long, in seconds: a member that fails fast must not look
 /// quick.
 const FAILURE_COUNTS_AS: f64 = 1.0;
 
@@ -406,12 +406,12 @@ impl Member {
         self.state.out_since_ms.store(health.0.out_since_ms().unwrap_or(0), Ordering::Release);
         let was_out = health.0.back_since_ms().is_some();
         if status == Status::Healthy && was_out && self.write_failover.is_some() {
-            // Before it serves again, so that nobody takes its word unasked. However short we saw it
+            // Before it serves again, so that no request takes its word unasked. However short we saw it
             // out: another gateway may have seen more of it, and have let others take its writes.
             self.state.returns.fetch_add(1, Ordering::AcqRel);
         }
         self.state.status.store(status as u8, Ordering::Release);
-        // Before anybody else can change the state, or the metric might keep an older one.
+        // Before the state can change again, or the metric might keep an older one.
         self.metrics.set_state(label(status));
         drop(health);
         let (member, pool) = (self.name.as_str(), self.pool.as_str());

@@ -19,7 +19,7 @@ pub enum DrainError {
         /// Every name there is.
         members: String,
     },
-    /// Nobody else could do its work.
+    /// No other member could do its work.
     #[error(
         "{member} is the last member of pool {pool} that serves and is not draining: nobody could take over its work. \
          Bring another one back first, or use --force"

@@ -65,7 +65,7 @@ pub struct Request<'a> {
     pub choice: Choice,
     /// Whether it changes nothing.
     pub reads: bool,
-    /// The content that is asked for, and who is known to have it broken.
+    /// The content that is asked for, and the members that are known to have it broken.
     pub content: Option<(&'a Quarantine, &'a Digest)>,
 }
 
@@ -156,7 +156,7 @@ impl Pool {
 
     fn in_home_order(&self, project: &str) -> Vec<&Arc<Member>> {
         let mut members: Vec<&Arc<Member>> = self.members.iter().collect();
-        // A plain registry beside Harbor nodes is nobody's home: Harbor would not know what it took.
+        // A plain registry beside Harbor nodes is never a home: Harbor would not know what it took.
         let wanted = |member: &&Arc<Member>| std::cmp::Reverse(rendezvous(project, member.name.as_str()));
         members.sort_by_cached_key(|member| (self.has_nodes && member.harbor.is_none(), wanted(member)));
         members

@@ -17,10 +17,10 @@ const TAGS_MAX: usize = 256;
 const UNTAGGED_FOR_MS: u64 = 10 * 60 * 1000;
 /// For so long members that disagree about a tag are not asked about it again.
 const DISAGREED_FOR: Duration = Duration::from_secs(1);
-/// Who took the writes to a repository, and which tags.
+/// The member that took the writes to a repository, and which tags.
 #[derive(Debug, Clone)]
 pub struct StandIn {
-    /// Who.
+    /// The member.
     pub member: MemberName,
     /// Tags that were written there, and that the home is not known to have.
     pub tags: HashSet<Tag>,
@@ -57,7 +57,7 @@ impl StandIns {
         Self { records: DashMap::new(), records_max: entries_max, agreed: Cache::new(entries_max), disagreed }
     }
 
-    /// Who took the writes to a repository.
+    /// The member that took the writes to a repository.
     #[must_use]
     pub fn of(&self, repository: &RepositoryName) -> Option<StandIn> {
         // Nearly always there is none.

@@ -17,7 +17,7 @@ const CONTROL_TTL: Duration = Duration::from_secs(1);
 const HEALTH_AGE_MAX: Duration = Duration::from_secs(12);
 
 /// Whether the member takes our own credential now: asked when it answered a request 401. One
-/// probe at a time; everybody who waits gets its answer.
+/// probe at a time; every request that waits gets its answer.
 pub async fn control_passes(member: &Member) -> bool {
     let asked = Instant::now();
     let mut last = member.state.control.lock().await;
@@ -44,7 +44,7 @@ pub async fn control_passes(member: &Member) -> bool {
 }
 
 /// What a refusal of a Harbor node is judged by. A node that has just lost its database refuses
-/// everybody, so each refusal is judged by a control that began after it; those that wait share.
+/// every client, so each refusal is judged by a control that began after it; those that wait share.
 async fn control_of_node(member: &Member, node: &HarborNode) -> Seen {
     let deadline = Instant::now() + member.probe.timeout;
     let mut seen = probe_account(member, node, deadline).await;

@@ -60,13 +60,13 @@ fn take_in(member: &Member, seen: &Seen) {
     match seen.observation {
         Observation::Good => member.account_was_taken(),
         Observation::CredentialRefused => member.account_is_in_doubt(),
-        // Whether the account is good, nobody was asked.
+        // Whether the account is good was not asked.
         Observation::Bad => {}
     }
     member.observe(seen.observation, seen.problem.as_deref());
 }
 
-/// A member that answers everybody although it has a credential is an open door.
+/// A member that answers without the credential that is configured for it is open to every client.
 async fn check_open(member: &Member) {
     // A Harbor node is never open, and each question without a session would start one there.
     if !member.credential.is_configured() || member.harbor.is_some() || !member.status().serves() {
