@@ -9,7 +9,7 @@ use crate::harness::gateway::{Gateway, tidegate};
 use crate::harness::image::Blob;
 use crate::harness::process::Daemon;
 use crate::harness::site::{MemberKind, Site};
-use crate::harness::wait;
+use crate::harness::{push, wait};
 
 const BOTH: [MemberKind; 2] = [MemberKind::Open, MemberKind::Open];
 
@@ -95,10 +95,9 @@ async fn a_drained_member_gets_no_new_work_while_its_uploads_go_on_to_their_end(
     let patched = patched.expect("the session goes on");
     assert_eq!(site.gateway.served_by(&patched).await, "member0");
     assert!(waiting.exit_status().is_none(), "the session has not ended");
-    let finish = format!("{}&digest={}", patched.location(), blob.digest);
     let rest = blob.bytes[half..].to_vec();
-    let finished = client.put(&finish, "application/octet-stream", rest).await.expect("sent").expect(201);
-    assert_eq!(site.gateway.served_by(&finished.expect("the upload is whole")).await, "member0");
+    let finished = push::finish(&client, &patched.location(), &blob.digest, rest).await;
+    assert_eq!(site.gateway.served_by(&finished).await, "member0");
     assert!(waiting.wait_exit().await.success(), "{}", waiting.output_tail());
     assert!(waiting.stdout().contains("nothing is left there"), "{}", waiting.stdout());
 

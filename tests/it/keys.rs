@@ -13,9 +13,8 @@ use crate::harness::client::TestClient;
 use crate::harness::clients::COMMAND_LIMIT;
 use crate::harness::gateway::{Gateway, tidegate};
 use crate::harness::image::Blob;
-use crate::harness::process;
 use crate::harness::site::{MemberKind, Site};
-use crate::harness::{Result, wait};
+use crate::harness::{Result, process, push, wait};
 
 /// A replica with the same keys on a port of its own, which reloads only when told to.
 async fn replica(config: &str, listening: &str) -> (Gateway, tempfile::TempDir) {
@@ -38,11 +37,8 @@ async fn push_and_pull(from: &TestClient, at: &TestClient, login: (&str, &str)) 
     let client = at.clone().with_bearer(&token);
     client.get("/v2/").await?.expect(200)?;
     let blob = Blob::random(2000);
-    let started = client.post("/v2/load/keys/blobs/uploads/", "").await?.expect(202)?;
-    let target = started.header("location").context("no Location")?.to_owned();
-    let finish = format!("{target}&digest={}", blob.digest);
-    client.put(&finish, "application/octet-stream", blob.bytes.clone()).await?.expect(201)?;
-    let read = client.get(&format!("/v2/load/keys/blobs/{}", blob.digest)).await?.expect(200)?;
+    let path = push::try_blob(&client, "load/keys", &blob).await?;
+    let read = client.get(&path).await?.expect(200)?;
     anyhow::ensure!(read.body == blob.bytes, "other bytes came back");
     kid_of(&token)
 }

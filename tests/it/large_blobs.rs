@@ -13,7 +13,7 @@ use http_body_util::BodyExt as _;
 
 use crate::harness::client::{Connection, TestClient};
 use crate::harness::site::{MemberKind, Site};
-use crate::harness::wait;
+use crate::harness::{push, wait};
 
 const CHUNK: usize = 1 << 20;
 const CHUNKS: usize = 2048;
@@ -77,9 +77,7 @@ async fn while_it_moves<T>(left: &AtomicUsize, upload: impl Future<Output = T>) 
 }
 
 async fn upload(client: &TestClient) -> String {
-    let started =
-        client.post("/v2/big/blob/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted");
-    let target = started.header("location").expect("a Location").to_owned();
+    let target = push::start(client, "big/blob").await;
     let left = Arc::new(AtomicUsize::new(CHUNKS));
     let body = Endless { chunk: pattern(), left: Arc::clone(&left) }.boxed();
     let request = client.request(Method::PATCH, &target).header("content-type", "application/octet-stream");
@@ -88,7 +86,7 @@ async fn upload(client: &TestClient) -> String {
     let answer =
         while_it_moves(&left, connection.send(request)).await.expect("sent").expect(202).expect("taken");
     let digest = digest();
-    let finish = format!("{}&digest={digest}", answer.header("location").expect("a Location"));
+    let finish = push::end_of(&answer.location(), &digest);
     let finish =
         client.request(Method::PUT, &finish).body(crate::harness::client::whole("")).expect("a request");
     tokio::time::timeout(FINISH_LIMIT, connection.send(finish))

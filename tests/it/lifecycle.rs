@@ -17,7 +17,7 @@ use crate::harness::clients::COMMAND_LIMIT;
 use crate::harness::gateway::{Gateway, ListenerKind};
 use crate::harness::image::Blob;
 use crate::harness::site::{MemberKind, Site};
-use crate::harness::{process, wait};
+use crate::harness::{process, push, wait};
 
 /// Restarts the site's gateway with its configuration changed by `change`.
 async fn restart_with(site: &mut Site, change: impl FnOnce(String) -> String) {
@@ -137,20 +137,9 @@ async fn slow_download(
     client: &TestClient,
 ) -> (crate::harness::client::Connection, http::Response<hyper::body::Incoming>, usize) {
     let blob = Blob::random(32 << 20);
-    let started =
-        client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted");
-    let finish = format!("{}&digest={}", started.header("location").expect("a Location"), blob.digest);
-    client
-        .put(&finish, "application/octet-stream", blob.bytes.clone())
-        .await
-        .expect("sent")
-        .expect(201)
-        .expect("finished");
+    let path = push::blob(client, "a/b", &blob).await;
     let mut connection = client.connect().await.expect("connected");
-    let request = client
-        .request(Method::GET, &format!("/v2/a/b/blobs/{}", blob.digest))
-        .body(whole(""))
-        .expect("a request");
+    let request = client.request(Method::GET, &path).body(whole("")).expect("a request");
     let response = connection.send_head(request).await.expect("an answer");
     (connection, response, blob.bytes.len())
 }

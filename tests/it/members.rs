@@ -24,20 +24,12 @@ use crate::harness::gateway::{AccessLine, Gateway};
 use crate::harness::image::{Blob, Image};
 use crate::harness::registry::{Access, StockRegistry};
 use crate::harness::site::{MemberKind, Site};
-use crate::harness::{Result, wait};
+use crate::harness::{push, wait};
 
 const THREE: [MemberKind; 3] = [MemberKind::Open, MemberKind::Basic, MemberKind::Token];
 /// How the test with a frozen member probes: what is frozen shows only by a probe that runs out of time, and a live member, however
 /// busy the machine is, has to answer within that time.
 const FREEZING: &str = "{ interval: 500ms, timeout: 5s, rise: 1, fall: 2 }";
-
-/// Pushes a blob, and returns the path to read it from.
-async fn push_blob(client: &TestClient, repository: &str, blob: &Blob) -> Result<String> {
-    let started = client.post(&format!("/v2/{repository}/blobs/uploads/"), "").await?.expect(202)?;
-    let finish = format!("{}&digest={}", started.header("location").unwrap_or_default(), blob.digest);
-    client.put(&finish, "application/octet-stream", blob.bytes.clone()).await?.expect(201)?;
-    Ok(format!("/v2/{repository}/blobs/{}", blob.digest))
-}
 
 async fn wait_for_state(gateway: &Gateway, member: &str, state: &str) {
     let (member_label, state_label) = (format!("member=\"{member}\""), format!("state=\"{state}\""));
@@ -135,7 +127,7 @@ async fn assert_left_alone(site: &Site, load: &Load, member: &str) {
 async fn a_member_that_is_killed_frozen_or_back_is_followed_under_load() {
     let mut site = Site::start_with(&THREE, |config| config.health(FREEZING)).await;
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
-    let path = push_blob(&client, "a/b", &Blob::random(20_000)).await.expect("pushed");
+    let path = push::blob(&client, "a/b", &Blob::random(20_000)).await;
     let load = Load::start(&client, &path);
     load.goes_on(100).await;
 
@@ -240,7 +232,7 @@ async fn a_member_with_a_wrong_credential_is_out_and_named_and_the_others_serve(
     assert!(reason.contains("401 to our own credential"), "{reason}");
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
     for _ in 0..5 {
-        push_blob(&client, "a/b", &Blob::random(1000)).await.expect("the open member serves");
+        push::blob(&client, "a/b", &Blob::random(1000)).await;
     }
     assert!(strict.requests_for("a/b").is_empty());
     site.gateway.admin().get("/readyz").await.expect("sent").expect(200).expect("one member is enough");
@@ -276,7 +268,7 @@ async fn https_members_are_checked_by_authority_and_name_and_shown_our_certifica
     let problem = status["pools"][0]["members"][1]["last_problem"].as_str().unwrap_or_default().to_owned();
     assert!(problem.contains("certificate"), "{problem}");
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
-    let path = push_blob(&client, "a/b", &Blob::random(50_000)).await.expect("pushed over TLS");
+    let path = push::blob(&client, "a/b", &Blob::random(50_000)).await;
     client.get(&path).await.expect("sent").expect(200).expect("pulled over TLS");
     site.stop_gateway().await;
 }
@@ -287,16 +279,7 @@ async fn a_member_that_cannot_read_the_canary_is_out() {
         (StockRegistry::builder("good").start().await, StockRegistry::builder("empty").start().await);
     let image = Image::random(&[1000]);
     let direct = TestClient::plain(good.address());
-    for blob in image.blobs() {
-        push_blob(&direct, "canary/image", blob).await.expect("pushed");
-    }
-    let manifest = image.manifest.bytes.clone();
-    direct
-        .put("/v2/canary/image/manifests/1", image.manifest_type(), manifest)
-        .await
-        .expect("sent")
-        .expect(201)
-        .expect("pushed");
+    push::image(&direct, "canary/image", "1", &image).await;
     let mut site = Site::start_with(&[], |config| {
         config
             .member(&good)
@@ -470,7 +453,7 @@ async fn a_member_that_wants_a_credential_and_has_none_costs_no_client_a_401() {
         repositories.iter().map(|repository| format!("repository:{repository}:pull,push")).collect();
     let client = site.authorized(&scopes.iter().map(String::as_str).collect::<Vec<_>>()).await;
     for repository in &repositories {
-        push_blob(&client, repository, &Blob::random(1000)).await.expect("the other member serves");
+        push::blob(&client, repository, &Blob::random(1000)).await;
         if strict.requests().len() > 2 {
             break;
         }

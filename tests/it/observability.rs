@@ -6,7 +6,7 @@ use http::Method;
 use crate::harness::client::whole;
 use crate::harness::image::Blob;
 use crate::harness::site::{MemberKind, Site};
-use crate::harness::wait;
+use crate::harness::{push, wait};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn admin_tells_liveness_readiness_metrics_and_status() {
@@ -127,22 +127,14 @@ async fn no_secret_is_in_any_log_at_any_level() {
     let mut secrets = vec![token, site.endpoint.password.clone(), "a wrong password".to_owned()];
     for _ in 0..6 {
         let blob = Blob::random(1000);
-        let started =
-            client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted");
-        let location = started.header("location").expect("a Location").to_owned();
+        let location = push::start(&client, "a/b").await;
         for parameter in location.split(['?', '&']).skip(1) {
             let value = parameter.split_once('=').expect("a value").1;
             secrets
                 .push(percent_encoding::percent_decode_str(value).decode_utf8().expect("text").into_owned());
             secrets.push(value.to_owned());
         }
-        let finish = format!("{location}&digest={}", blob.digest);
-        client
-            .put(&finish, "application/octet-stream", blob.bytes.clone())
-            .await
-            .expect("sent")
-            .expect(201)
-            .expect("finished");
+        push::finish(&client, &location, &blob.digest, blob.bytes.clone()).await;
     }
     let wrong = site.client().with_basic(&site.endpoint.user, "a wrong password");
     wrong.get("/v2/").await.expect("sent").expect(401).expect("refused");

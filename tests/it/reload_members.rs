@@ -11,7 +11,7 @@ use crate::harness::gateway::{Gateway, replace_file};
 use crate::harness::image::Blob;
 use crate::harness::registry::StockRegistry;
 use crate::harness::site::{MemberKind, Site};
-use crate::harness::wait;
+use crate::harness::{push, wait};
 
 async fn members(gateway: &Gateway) -> Vec<Value> {
     let status = gateway.admin().get("/status").await.expect("sent").json().expect("JSON");
@@ -85,9 +85,7 @@ async fn members_come_and_go_by_a_reload_and_a_removed_ones_uploads_end_there() 
         .await;
     assert!((probes("member0").await - of_removed).abs() < f64::EPSILON);
     let blob = Blob::random(10_000);
-    let finish = format!("{upload}&digest={}", blob.digest);
-    let finished = client.put(&finish, "application/octet-stream", blob.bytes.clone()).await;
-    let finished = finished.expect("sent").expect(201).expect("finished");
+    let finished = push::finish(&client, &upload, &blob.digest, blob.bytes.clone()).await;
     assert_eq!(site.gateway.served_by(&finished).await, "member0");
 
     // A member that is not there is told from one that is, and the change is as whole as ever.
@@ -106,15 +104,11 @@ async fn another_connection_limit_holds_for_the_next_request() {
     .await;
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
     let blob = Blob::random(32 << 20);
-    let started = client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("begun");
-    let finish = format!("{}&digest={}", started.location(), blob.digest);
-    let put = client.put(&finish, "application/octet-stream", blob.bytes.clone()).await.expect("sent");
-    put.expect(201).expect("finished");
+    let path = push::blob(&client, "a/b", &blob).await;
     let mut slow = Vec::new();
     for _ in 0..2 {
         let mut connection = client.connect().await.expect("connected");
-        let target = format!("/v2/a/b/blobs/{}", blob.digest);
-        let request = client.request(Method::GET, &target).body(whole("")).expect("a request");
+        let request = client.request(Method::GET, &path).body(whole("")).expect("a request");
         let response = connection.send_head(request).await.expect("an answer");
         slow.push((connection, response));
     }

@@ -19,7 +19,7 @@ use crate::harness::gateway::replace_file;
 use crate::harness::image::Blob;
 use crate::harness::port::ReservedPort;
 use crate::harness::site::{MemberKind, Site};
-use crate::harness::wait;
+use crate::harness::{push, wait};
 
 /// How many upgrades; each takes about a second. The whole number is 20.
 const UPGRADES: &str = "TIDEGATE_TEST_UPGRADES";
@@ -118,12 +118,9 @@ async fn slow_download(
     client: &TestClient,
 ) -> (crate::harness::client::Connection, http::Response<hyper::body::Incoming>, usize) {
     let blob = Blob::random(32 << 20);
-    let started = client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("begun");
-    let finish = format!("{}&digest={}", started.header("location").expect("a Location"), blob.digest);
-    let put = client.put(&finish, "application/octet-stream", blob.bytes.clone()).await.expect("sent");
-    put.expect(201).expect("finished");
+    let path = push::blob(client, "a/b", &blob).await;
     let mut connection = client.connect().await.expect("connected");
-    let request = client.request(Method::GET, &format!("/v2/a/b/blobs/{}", blob.digest));
+    let request = client.request(Method::GET, &path);
     let response = connection.send_head(request.body(whole("")).expect("a request")).await;
     (connection, response.expect("an answer"), blob.bytes.len())
 }
@@ -136,8 +133,7 @@ async fn what_runs_ends_in_the_old_process_while_the_new_one_goes_on_with_upload
     })
     .await;
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
-    let started = client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("begun");
-    let upload = started.header("location").expect("a Location").to_owned();
+    let upload = push::start(&client, "a/b").await;
     let (_connection, mut response, length) = slow_download(&client).await;
     assert!(site.gateway.control(&["drain", "member1"]).await.status.success());
     let before = site.gateway.admin().get("/status").await.expect("sent").json().expect("JSON");
@@ -156,9 +152,8 @@ async fn what_runs_ends_in_the_old_process_while_the_new_one_goes_on_with_upload
     // The old one is still there, for its download alone.
     assert!(site.gateway.daemon().exit_status().is_none());
     let blob = Blob::random(10_000);
-    let finish = format!("{upload}&digest={}", blob.digest);
-    let finished = client.put(&finish, "application/octet-stream", blob.bytes.clone()).await.expect("sent");
-    finished.expect(201).expect("a pin of the old process counts");
+    // A pin of the old process counts.
+    push::finish(&client, &upload, &blob.digest, blob.bytes.clone()).await;
     let mut bytes = 0;
     while let Some(frame) = response.frame().await {
         bytes += frame.expect("the body does not break off").data_ref().expect("data").len();

@@ -17,7 +17,7 @@ use crate::harness::fake_member::{FakeMember, Recorded, Reply, answer};
 use crate::harness::gateway::Gateway;
 use crate::harness::image::{Blob, Image};
 use crate::harness::site::{MemberKind, Site};
-use crate::harness::{Result, wait};
+use crate::harness::{Result, push, wait};
 
 const THREE: [MemberKind; 3] = [MemberKind::Open, MemberKind::Basic, MemberKind::Token];
 /// How many uploads, and how many of them at once.
@@ -76,7 +76,7 @@ async fn upload_in_chunks(replicas: &Replicas, seed: u64) -> Result<()> {
         target = location(&answer)?;
         sent = end;
     }
-    let finish = format!("{target}&digest={}", blob.digest);
+    let finish = push::end_of(&target, &blob.digest);
     let answer = replicas.send(&mut rng, Method::PUT, &finish, Vec::new()).await?.expect(201)?;
     assert_eq!(answer.header("docker-content-digest"), Some(blob.digest.as_str()));
     let read = replicas
@@ -170,9 +170,7 @@ async fn a_bearer_that_ends_in_the_middle_of_an_upload_still_finishes_it_and_not
     // How soon the bearer ends after these is the machine's affair, so the same user does them by password.
     let password = site.client().with_basic(&site.endpoint.user, &site.endpoint.password);
     let blob = Blob::random(100_000);
-    let start = async || password.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202);
-    let (started, other) = (start().await.expect("accepted"), start().await.expect("accepted"));
-    let target = location(&started).expect("a Location");
+    let (target, other) = (push::start(&password, "a/b").await, push::start(&password, "a/b").await);
     let half = password
         .patch(&target, blob.bytes[..50_000].to_vec())
         .await
@@ -205,14 +203,8 @@ async fn a_bearer_that_ends_in_the_middle_of_an_upload_still_finishes_it_and_not
         .expect("sent")
         .expect(202)
         .expect("accepted");
-    let finish = format!("{}&digest={}", location(&rest).expect("a Location"), blob.digest);
-    client.put(&finish, "application/octet-stream", "").await.expect("sent").expect(201).expect("finished");
-    client
-        .delete(&location(&other).expect("a Location"))
-        .await
-        .expect("sent")
-        .expect(204)
-        .expect("cancelled");
+    push::finish(&client, &rest.location(), &blob.digest, "").await;
+    client.delete(&other).await.expect("sent").expect(204).expect("cancelled");
     let metrics = site.gateway.metrics().await.expect("metrics");
     assert!(metrics.sum("tidegate_upload_grace_requests_total", &[]) >= 4.0);
     site.stop_gateway().await;
@@ -227,9 +219,7 @@ async fn a_removed_user_and_a_revoked_token_are_refused_inside_an_open_upload() 
     let alice = site.authorized(&scopes).await;
     let mut targets = Vec::new();
     for client in [&alice, &bob] {
-        let started =
-            client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted");
-        targets.push(location(&started).expect("a Location"));
+        targets.push(push::start(client, "a/b").await);
     }
     // Somebody else's session is nobody else's.
     let refused = alice.patch(&targets[1], "x").await.expect("sent").expect(400).expect("refused");
@@ -280,9 +270,7 @@ async fn a_session_whose_member_is_out_is_unknown_at_once_so_that_the_client_sta
     })
     .await;
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
-    let started =
-        client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted");
-    let target = location(&started).expect("a Location");
+    let target = push::start(&client, "a/b").await;
     let holder = members.iter().position(|member| !member.requests().is_empty());
     let holder = holder.expect("one of them opened it");
     // It would still take requests, so that only its state tells that it is gone.
@@ -293,13 +281,8 @@ async fn a_session_whose_member_is_out_is_unknown_at_once_so_that_the_client_sta
     site.gateway.wait_for_log("the ill member to be out", out).await;
     let gone = client.patch(&target, "x").await.expect("sent").expect(404).expect("gone");
     assert_eq!(gone.error_code().as_deref(), Some("BLOB_UPLOAD_UNKNOWN"));
-    let again = client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("accepted");
-    client
-        .patch(&location(&again).expect("a Location"), "x")
-        .await
-        .expect("sent")
-        .expect(202)
-        .expect("taken by the other member");
+    let again = push::start(&client, "a/b").await;
+    client.patch(&again, "x").await.expect("sent").expect(202).expect("taken by the other member");
     let methods = |member: &FakeMember| -> Vec<_> {
         member.requests().into_iter().map(|request| request.method).collect()
     };
@@ -317,14 +300,10 @@ async fn a_body_that_does_not_begin_takes_no_connection_and_no_memory() {
     })
     .await;
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
-    let start = async || {
-        let started = client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202);
-        location(&started.expect("accepted")).expect("a Location")
-    };
     // More of each than there is room for: the one connection for uploads, and the memory of a few manifests.
     let mut hanging = Vec::new();
     for _ in 0..3 {
-        let target = start().await;
+        let target = push::start(&client, "a/b").await;
         let octets = "content-type: application/octet-stream\r\ncontent-length: 5\r\n";
         let one = client.hang(Method::PATCH, &target, octets).await.expect("asked for its body");
         hanging.push(one);
@@ -336,13 +315,7 @@ async fn a_body_that_does_not_begin_takes_no_connection_and_no_memory() {
         manifests.push(client.hang(Method::PUT, target, head).await.expect("asked for its body"));
     }
     let image = Image::random(&[2000]);
-    for blob in image.blobs() {
-        let finish = format!("{}&digest={}", start().await, blob.digest);
-        let put = client.put(&finish, "application/octet-stream", blob.bytes.clone()).await.expect("sent");
-        put.expect(201).expect("pushed while the others hang");
-    }
-    let manifest = client.put("/v2/a/b/manifests/now", image.manifest_type(), image.manifest.bytes.clone());
-    manifest.await.expect("sent").expect(201).expect("pushed while the others hang");
+    push::image(&client, "a/b", "now", &image).await;
     for one in &mut hanging {
         one.send(b"bytes").await.expect("sent");
     }

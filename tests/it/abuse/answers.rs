@@ -106,7 +106,7 @@ async fn the_clients_own_broken_body_is_its_own_fault() {
     for (what, body) in
         [("a size that is none", "3\r\nabc\r\nZZ\r\n"), ("a size too many", "3\r\nabcde\r\n0\r\n\r\n")]
     {
-        let location = push::start(&client, "a/b").await.expect("started");
+        let location = push::start(&client, "a/b").await;
         let request = client.request(http::Method::PATCH, &location).body(()).expect("a request");
         let header = |name: &str| request.headers()[name].to_str().expect("text").to_owned();
         let mut socket = client.raw_tls().await.expect("a connection");

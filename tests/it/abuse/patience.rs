@@ -27,9 +27,9 @@ async fn an_upload_that_ends_with_an_empty_request_has_the_time_to_finish() {
     .await;
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
     let blob = Blob::random(100);
-    let location = push::start(&client, "a/b").await.expect("started");
+    let location = push::start(&client, "a/b").await;
     let chunk = client.patch(&location, blob.bytes.clone()).await.expect("sent").expect(202).expect("taken");
-    let finish = format!("{}&digest={}", chunk.location(), blob.digest);
+    let finish = push::end_of(&chunk.location(), &blob.digest);
     let mut tasks = JoinSet::new();
     let request = client.request(Method::PUT, &finish).body(whole("")).expect("a request");
     let finishing = client.clone();

@@ -9,7 +9,7 @@ mod slow_readers;
 use crate::harness::client::TestClient;
 use crate::harness::image::Blob;
 use crate::harness::site::{MemberKind, Site};
-use crate::harness::wait;
+use crate::harness::{push, wait};
 
 /// A gateway with one stock member, TLS, plain and redirect listeners, where anybody may pull, and these limits.
 async fn site(extra: &str) -> Site {
@@ -28,13 +28,7 @@ async fn site(extra: &str) -> Site {
 /// Pushes a blob to `public/x`, and returns where it is.
 async fn push_blob(site: &Site, bytes: usize) -> String {
     let client = site.authorized(&["repository:public/x:pull,push"]).await;
-    let blob = Blob::random(bytes);
-    let started = client.post("/v2/public/x/blobs/uploads/", "").await.expect("sent");
-    let started = started.expect(202).expect("accepted");
-    let finish = format!("{}&digest={}", started.location(), blob.digest);
-    let finished = client.put(&finish, "application/octet-stream", blob.bytes.clone()).await.expect("sent");
-    finished.expect(201).expect("finished");
-    format!("/v2/public/x/blobs/{}", blob.digest)
+    push::blob(&client, "public/x", &Blob::random(bytes)).await
 }
 
 /// Waits until a good client, which may have to wait for a place, is served.

@@ -9,7 +9,7 @@ use super::{site_of, wait_for_metric};
 use crate::harness::client::TestClient;
 use crate::harness::fake_member::{FakeMember, Recorded, Reply, answer};
 use crate::harness::site::{MemberKind, Site};
-use crate::harness::wait;
+use crate::harness::{push, wait};
 
 const LIST: &str = "/v2/a/b/tags/list";
 const SCOPE: &str = "repository:a/b:pull";
@@ -194,16 +194,7 @@ async fn with_one_of_three_members_frozen_the_first_read_has_its_head_within_eig
     .await;
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
     let blob = crate::harness::image::Blob::random(2_000_000);
-    let started =
-        client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("started");
-    let finish = format!("{}&digest={}", started.header("location").unwrap_or_default(), blob.digest);
-    client
-        .put(&finish, "application/octet-stream", blob.bytes.clone())
-        .await
-        .expect("sent")
-        .expect(201)
-        .expect("finished");
-    let path = format!("/v2/a/b/blobs/{}", blob.digest);
+    let path = push::blob(&client, "a/b", &blob).await;
     let read = client.get(&path).await.expect("sent").expect(200).expect("read");
     // The one that this blob comes from.
     let served = site.gateway.served_by(&read).await;

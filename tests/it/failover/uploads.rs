@@ -7,6 +7,7 @@ use super::site_of;
 use crate::harness::client::TestClient;
 use crate::harness::fake_member::{FakeMember, Recorded, answer};
 use crate::harness::image::{Blob, Image, digest_of};
+use crate::harness::push;
 use crate::harness::site::{MemberKind, Site};
 
 const SCOPE: &str = "repository:a/b:pull,push";
@@ -53,11 +54,10 @@ async fn member_that_says(what: &Arc<AtomicU8>) -> FakeMember {
 async fn uploads(client: &TestClient, blob: &Blob, digest: &str) -> [u16; 3] {
     let whole = format!("/v2/a/b/blobs/uploads/?digest={digest}");
     let at_once = client.post(&whole, blob.bytes.clone()).await.expect("sent");
-    let started =
-        client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("started");
-    let chunk = client.patch(started.header("location").unwrap_or_default(), blob.bytes.clone());
+    let location = push::start(client, "a/b").await;
+    let chunk = client.patch(&location, blob.bytes.clone());
     let chunk = chunk.await.expect("sent").expect(202).expect("taken");
-    let finish = format!("{}&digest={digest}", chunk.header("location").unwrap_or_default());
+    let finish = push::end_of(&chunk.location(), digest);
     let finished = client.put(&finish, "application/octet-stream", "").await.expect("sent");
     let kind = "application/vnd.oci.image.manifest.v1+json";
     let manifest = client.put("/v2/a/b/manifests/v1", kind, "{}").await.expect("sent");
@@ -100,11 +100,8 @@ async fn a_registry_that_answers_a_sha512_push_with_its_own_sha256_does_not_lie(
     let blob = Blob::random(30_000);
     let sha512 = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA512, &blob.bytes);
     let digest = format!("sha512:{}", data_encoding::HEXLOWER.encode(sha512.as_ref()));
-    let started =
-        client.post("/v2/a/b/blobs/uploads/", "").await.expect("sent").expect(202).expect("started");
-    let finish = format!("{}&digest={digest}", started.header("location").unwrap_or_default());
-    let finished = client.put(&finish, "application/octet-stream", blob.bytes.clone()).await.expect("sent");
-    let finished = finished.expect(201).expect("taken");
+    let location = push::start(&client, "a/b").await;
+    let finished = push::finish(&client, &location, &digest, blob.bytes.clone()).await;
     assert_eq!(finished.header("docker-content-digest"), Some(blob.digest.as_str()));
     site.stop_gateway().await;
 }

@@ -1,9 +1,9 @@
 //! The account of the probes: refused by one node it is the node's fault, refused by all of them it is the account's.
 
-use super::content::{pull, push};
+use super::content::pull;
 use super::fixture::{CREDENTIAL_KINDS, HarborSite};
 use crate::harness::image::Image;
-use crate::harness::{random_secret, wait};
+use crate::harness::{push, random_secret, wait};
 
 const SCOPE: &str = "repository:team/app:pull,push";
 
@@ -13,7 +13,7 @@ async fn an_account_that_all_nodes_refuse_stops_nothing_and_is_an_alarm() {
         let site = HarborSite::start(2, kind).await;
         let image = Image::random(&[30_000]);
         let client = site.authorized("alice", &site.accounts.alice, &[SCOPE]).await;
-        push(&client, "team/app", "v1", &image).await.expect("pushed");
+        push::image_by_patch(&client, "team/app", "v1", &image).await;
         let refused = async || {
             let metrics = site.gateway.metrics().await.expect("metrics");
             metrics.sum("tidegate_pool_account_refused", &["pool=\"main\""]) > 0.5
@@ -34,9 +34,7 @@ async fn an_account_that_all_nodes_refuse_stops_nothing_and_is_an_alarm() {
         // Longer than a node's word on its own health may be old.
         for round in 0..3 {
             let tag = format!("v1-{round}");
-            push(&client, "team/app", &tag, &image)
-                .await
-                .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+            push::image_by_patch(&client, "team/app", &tag, &image).await;
             pull(&client, "team/app", &tag, &image)
                 .await
                 .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));

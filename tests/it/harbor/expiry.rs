@@ -10,7 +10,7 @@ use data_encoding::BASE64URL_NOPAD;
 use http::Method;
 use tokio::time::Instant;
 
-use super::content::{self, finish, pull, start};
+use super::content::pull;
 use super::fixture::{CredentialKind, HarborSite};
 use crate::harness::client::{TestClient, chunked};
 use crate::harness::clients::docker::{Docker, Dockerd};
@@ -19,7 +19,7 @@ use crate::harness::clients::{Endpoint, RealClient};
 use crate::harness::gateway::Gateway;
 use crate::harness::image::{Blob, Image};
 use crate::harness::port::ReservedPort;
-use crate::harness::{Result, random_secret, wait};
+use crate::harness::{Result, push, random_secret, wait};
 
 /// The lifetime in the short form: a token ends within every chunk of every upload.
 const SHORT: &str = "lifetime: 2s";
@@ -132,7 +132,7 @@ impl<'a> Renewing<'a> {
 async fn upload(site: &HarborSite, repository: &str, done: &Done) -> Result<()> {
     let blob = Blob::random(CHUNKS * CHUNK_BYTES);
     let mut renewing = Renewing::new(site, repository).await?;
-    let mut target = renewing.go_on(done, async |client| start(&client, repository).await).await?;
+    let mut target = renewing.go_on(done, async |client| push::try_start(&client, repository).await).await?;
     for (number, chunk) in blob.bytes.chunks(CHUNK_BYTES).enumerate() {
         let is_last = number + 1 == CHUNKS;
         if !is_last {
@@ -144,7 +144,7 @@ async fn upload(site: &HarborSite, repository: &str, done: &Done) -> Result<()> 
         ensure!(has_ended(&renewing.token)?, "the chunk was too quick");
         Done::add(&done.crossed);
     }
-    finish(&renewing.client(), &target, &blob).await.context("the end of an upload")?;
+    push::try_finish(&renewing.client(), &target, &blob.digest, "").await.context("the end of an upload")?;
     renewing.renew().await?;
     let blob_url = format!("/v2/{repository}/blobs/{}", blob.digest);
     let read = renewing.go_on(done, async |client| client.get(&blob_url).await?.expect(200)).await?;
@@ -202,12 +202,11 @@ async fn renewing_images(site: &HarborSite, repository: &str, done: &Done) -> Re
         let image = Image::random(&[4_000]);
         let tag = random_secret();
         for blob in image.blobs() {
-            renewing.go_on(done, async |client| content::upload(&client, repository, blob).await).await?;
+            renewing
+                .go_on(done, async |client| push::try_blob_by_patch(&client, repository, blob).await)
+                .await?;
         }
-        let (url, bytes) = (format!("/v2/{repository}/manifests/{tag}"), &image.manifest.bytes);
-        let put = async |client: TestClient| {
-            client.put(&url, image.manifest_type(), bytes.clone()).await?.expect(201)
-        };
+        let put = async |client: TestClient| push::try_manifest(&client, repository, &tag, &image).await;
         renewing.go_on(done, put).await?;
         renewing.go_on(done, async |client| pull(&client, repository, &tag, &image).await).await?;
         Done::add(&done.by_test_client);

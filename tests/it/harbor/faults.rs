@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::content::{pull, push};
+use super::content::pull;
 use super::fixture::{CREDENTIAL_KINDS, CredentialKind, HarborSite};
 use crate::harness::harbor::DirectoryState;
 use crate::harness::image::Image;
-use crate::harness::{random_secret, wait};
+use crate::harness::{push, random_secret, wait};
 
 const SCOPE: &str = "repository:team/app:pull,push";
 
@@ -34,7 +34,7 @@ async fn no_client_sees_that_a_node_has_lost_its_database() {
         let site = HarborSite::start(2, kind).await;
         let image = Image::random(&[30_000]);
         let client = site.authorized("alice", &site.accounts.alice, &[SCOPE]).await;
-        push(&client, "team/app", "v1", &image).await.expect("pushed");
+        push::image_by_patch(&client, "team/app", "v1", &image).await;
         wait_for(&site, &[true, true]).await;
         site.nodes[0].set_database_gone(true);
         let go_on = async |rounds: usize| {
@@ -108,7 +108,7 @@ async fn a_thousand_pulls_of_unknown_projects_and_refused_cancels_change_no_memb
     let client = site.authorized("alice", &site.accounts.alice, &[SCOPE]).await;
     for number in 0..1000 {
         let answer = if number % 10 == 0 {
-            let location = super::content::start(&client, "team/app").await.expect("an upload");
+            let location = push::start(&client, "team/app").await;
             // A developer may not delete; the session is forgotten all the same.
             client.delete(&location).await.expect("an answer").expect(204)
         } else {

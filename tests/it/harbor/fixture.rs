@@ -101,6 +101,7 @@ pub(crate) struct HarborSite {
     pub(crate) endpoint: Endpoint,
     /// What the gateway was started with.
     pub(crate) config: ConfigBuilder,
+    kind: CredentialKind,
     _port: ReservedPort,
     dir: TempDir,
 }
@@ -152,7 +153,7 @@ impl HarborSite {
         }
         let config = adjust(config);
         let gateway = Gateway::start(&config.render(), dir.path()).await;
-        Self { gateway, nodes, accounts, redis, directory, endpoint, config, _port: port, dir }
+        Self { gateway, nodes, accounts, redis, directory, endpoint, config, kind, _port: port, dir }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -193,11 +194,11 @@ pub(crate) fn harbor_section(accounts: &Accounts, more: &str) -> String {
 }
 
 impl Drop for HarborSite {
-    /// A failed test shows what the gateway said before its files are removed.
+    /// A failed test shows which credentials the nodes were sent, and what the gateway said before its files are removed.
     #[expect(clippy::print_stderr, reason = "this is the report of a failed test")]
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", self.gateway.log_tail());
+            eprintln!("credentials: {:?}\n{}", self.kind, self.gateway.log_tail());
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use http::Method;
 
-use super::content::{manifest, push};
+use super::content::manifest;
 use super::fixture::{CredentialKind, HarborSite};
 use crate::harness::client::whole;
 use crate::harness::image::Image;
+use crate::harness::push;
 use crate::harness::registry::StockRegistry;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,7 +29,7 @@ async fn what_the_policy_grants_under_one_host_opens_nothing_that_harbor_decides
     .await;
     let image = Image::random(&[9_000]);
     let alice = site.authorized("alice", &site.accounts.alice, &["repository:team/app:pull,push"]).await;
-    push(&alice, "team/app", "v1", &image).await.expect("pushed");
+    push::image_by_patch(&alice, "team/app", "v1", &image).await;
     let port = site.endpoint.authority.rsplit_once(':').expect("a port").1.to_owned();
     let mirror = site.client().with_host(&format!("localhost:{port}"));
     let request =

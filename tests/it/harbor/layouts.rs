@@ -2,7 +2,7 @@
 
 use tempfile::TempDir;
 
-use super::content::{manifest, pull, push};
+use super::content::{manifest, pull};
 use super::fixture::{Accounts, CredentialKind, HarborSite, harbor_section};
 use crate::harness::certs::Certificates;
 use crate::harness::client::TestClient;
@@ -12,7 +12,7 @@ use crate::harness::harbor::{HarborDatabase, HarborNode, HarborVersion, Role};
 use crate::harness::image::Image;
 use crate::harness::port::ReservedPort;
 use crate::harness::registry::StockRegistry;
-use crate::harness::{random_secret, wait};
+use crate::harness::{push, random_secret, wait};
 
 /// Nodes that share nothing, each with its own database of the same users and projects, and the gateway in front of them.
 struct Independent {
@@ -88,9 +88,7 @@ async fn nodes_without_a_common_database_have_a_home_for_each_project() {
             let scope = format!("repository:{repository}:pull,push");
             let image = Image::random(&[9_000, 500]);
             let client = site.authorized("ci", &site.accounts.ci, &[&scope]).await;
-            push(&client, &repository, "v1", &image)
-                .await
-                .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+            push::image_by_patch(&client, &repository, "v1", &image).await;
             for _ in 0..3 {
                 pull(&client, &repository, "v1", &image)
                     .await
@@ -150,9 +148,7 @@ async fn an_account_that_one_node_alone_knows_gets_in_and_works() {
             let scope = format!("repository:{repository}:pull,push");
             let image = Image::random(&[9_000]);
             let client = site.authorized(&name, &secret, &[&scope]).await;
-            push(&client, &repository, "v1", &image)
-                .await
-                .unwrap_or_else(|error| panic!("{name}: {error:#}"));
+            push::image_by_patch(&client, &repository, "v1", &image).await;
             pull(&client, &repository, "v1", &image)
                 .await
                 .unwrap_or_else(|error| panic!("{name}: {error:#}"));
@@ -186,7 +182,7 @@ async fn what_one_node_grants_counts_for_nothing_at_the_home_of_a_project() {
         let mut pushed = Vec::new();
         for (user, password) in [("mallory", &both), ("eve", &both), ("only-there", &one)] {
             let client = site.authorized(user, password, &[&scope]).await;
-            if push(&client, &format!("{project}/app"), "v1", &image).await.is_ok() {
+            if push::try_image_by_patch(&client, &format!("{project}/app"), "v1", &image).await.is_ok() {
                 pushed.push(user);
             }
         }
@@ -205,9 +201,7 @@ async fn harbor_1_is_served_by_its_own_tokens() {
         for (user, password) in [("alice", &site.accounts.alice), ("robot$team+ci", &site.accounts.robot)] {
             let image = Image::random(&[9_000, 500]);
             let client = site.authorized(user, password, &["repository:team/app:pull,push"]).await;
-            push(&client, "team/app", "v1", &image)
-                .await
-                .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+            push::image_by_patch(&client, "team/app", "v1", &image).await;
             for _ in 0..6 {
                 pull(&client, "team/app", "v1", &image)
                     .await
@@ -259,7 +253,7 @@ async fn a_pool_may_mix_harbor_nodes_and_plain_registries() {
     // Which member a blob comes from follows from its digest: of forty, each has some.
     let image = Image::random(&[200; 40]);
     let client = site.authorized("alice", &site.accounts.alice, &["repository:team/app:pull,push"]).await;
-    push(&client, "team/app", "v1", &image).await.expect("pushed");
+    push::image_by_patch(&client, "team/app", "v1", &image).await;
     for _ in 0..2 {
         pull(&client, "team/app", "v1", &image).await.expect("pulled");
     }
@@ -319,15 +313,10 @@ async fn another_harbor_replicates_through_the_gateway_in_both_directions() {
             .expect("new");
         let query = format!("/api/v2.0/repositories?q=blob_digest%3D{}", blob.digest);
         api.get(&query).await.expect("an answer").expect(200).expect("no mount source");
-        let location = super::content::start(&client, "team/app").await.expect("an upload");
         // Harbor sends the whole blob in one PUT.
-        let target = format!("{location}&digest={}", blob.digest);
-        let put = client.put(&target, "application/octet-stream", blob.bytes.clone()).await;
-        put.expect("an answer").expect(201).expect("the blob is taken");
+        push::blob(&client, "team/app", blob).await;
     }
-    let put =
-        client.put("/v2/team/app/manifests/v1", image.manifest_type(), image.manifest.bytes.clone()).await;
-    put.expect("an answer").expect(201).expect("the manifest is taken");
+    push::manifest(&client, "team/app", "v1", &image).await;
     // The other direction: lists by the API, several Accept lines, manifests and blobs.
     api.get("/api/v2.0/projects/team/repositories?page=1&page_size=100")
         .await

@@ -2,11 +2,12 @@
 
 use http::Method;
 
-use super::content::{pull, push};
+use super::content::pull;
 use super::fixture::{CREDENTIAL_KINDS, CredentialKind, HarborSite};
 use crate::harness::client::{basic, whole};
 use crate::harness::harbor::{HarborNode, SeenRequest};
 use crate::harness::image::Image;
+use crate::harness::push;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_and_robots_push_and_pull_with_every_kind_of_credential() {
@@ -21,7 +22,7 @@ async fn users_and_robots_push_and_pull_with_every_kind_of_credential() {
             let scope = format!("repository:{repository}:pull,push");
             let image = Image::random(&[70_000, 500]);
             let client = site.authorized(user, password, &[&scope]).await;
-            push(&client, &repository, "v1", &image).await.expect("pushed");
+            push::image_by_patch(&client, &repository, "v1", &image).await;
             for _ in 0..4 {
                 pull(&client, &repository, "v1", &image).await.expect("pulled");
             }

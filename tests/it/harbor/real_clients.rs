@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use anyhow::ensure;
 
-use super::content::{manifest, push};
+use super::content::manifest;
 use super::fixture::{CREDENTIAL_KINDS, CredentialKind, HarborSite};
-use crate::harness::Result;
 use crate::harness::client::basic;
 use crate::harness::clients::docker::{Docker, Dockerd};
 use crate::harness::clients::skopeo::Skopeo;
 use crate::harness::clients::{Operation, RealClient};
 use crate::harness::gateway::AccessLine;
 use crate::harness::image::Image;
+use crate::harness::{Result, push};
 
 /// What the clients of one site do in all.
 const WHOLE: Work = Work { logins: 100, pushes: 25, pulls: 100 };
@@ -141,7 +141,7 @@ async fn push_shared(site: &HarborSite, shared: &Image) -> Refusals {
         let scope = format!("repository:{repository}:pull,push");
         let client = site.authorized(user, password, &[&scope]).await;
         count(&mut refused, "other", "ping", "", 1);
-        push(&client, repository, "v1", shared).await.expect("pushed");
+        push::image_by_patch(&client, repository, "v1", shared).await;
     }
     refused
 }
@@ -254,7 +254,7 @@ async fn refuses(kind: CredentialKind, dockerd: &Arc<Dockerd>) {
     let site = HarborSite::start(2, kind).await;
     let (accounts, image) = (&site.accounts, Image::random(&[4_000]));
     let client = site.authorized("alice", &accounts.alice, &["repository:team/app:pull,push"]).await;
-    push(&client, "team/app", "v1", &image).await.expect("pushed");
+    push::image_by_patch(&client, "team/app", "v1", &image).await;
 
     let wrong = site.endpoint_of("alice", "wrong");
     let told = words(Docker::new(&wrong, dockerd).login().await);

@@ -1,9 +1,9 @@
 //! What is special about sending the client's own password: it is asked for before a body, it is nowhere to be read, and reloads.
 
-use super::content::{finish, start};
 use super::fixture::{CredentialKind, HarborSite};
 use crate::harness::client::basic;
 use crate::harness::image::Blob;
+use crate::harness::push;
 
 const SCOPE: &str = "repository:team/app:pull,push";
 
@@ -12,7 +12,7 @@ async fn before_a_body_is_streamed_the_node_is_asked_whether_it_takes_the_passwo
     let site = HarborSite::start(1, CredentialKind::Relay).await;
     let client = site.authorized("alice", &site.accounts.alice, &[SCOPE]).await;
     let blob = Blob::random(40_000);
-    let location = start(&client, "team/app").await.expect("an upload");
+    let location = push::start(&client, "team/app").await;
     site.nodes[0].clear_requests();
     let patched =
         client.patch(&location, blob.bytes.clone()).await.expect("an answer").expect(202).expect("taken");
@@ -38,9 +38,8 @@ async fn before_a_body_is_streamed_the_node_is_asked_whether_it_takes_the_passwo
     let patched =
         client.patch(&location, blob.bytes.clone()).await.expect("an answer").expect(202).expect("taken");
     let twice = Blob::new([blob.bytes.clone(), blob.bytes.clone()].concat());
-    finish(&client, patched.header("location").expect("a Location"), &twice)
-        .await
-        .expect("not a byte too many");
+    // Not a byte too many.
+    push::finish(&client, &patched.location(), &twice.digest, "").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,11 +6,12 @@ use std::time::Duration;
 use data_encoding::BASE64URL_NOPAD;
 use http::Method;
 
-use super::content::{finish, manifest, pull, push, start};
+use super::content::{manifest, pull};
 use super::fixture::{CREDENTIAL_KINDS, CredentialKind, HarborSite};
 use crate::harness::client::{basic, challenge_parameter, whole};
 use crate::harness::harbor::{HarborNode, HarborNodeBuilder, HarborVersion, Role};
 use crate::harness::image::{Blob, Image};
+use crate::harness::push;
 
 const SCOPE: &str = "repository:team/app:pull,push";
 
@@ -60,7 +61,7 @@ async fn tokens_are_the_gateways_own_whatever_a_node_says_in_its_challenge() {
         assert!(!token.contains(&site.accounts.alice) && !claims.to_string().contains(&site.accounts.alice));
         let image = Image::random(&[9_000]);
         let client = site.client().with_bearer(&token);
-        push(&client, "team/app", "v1", &image).await.unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+        push::image_by_patch(&client, "team/app", "v1", &image).await;
     }
 }
 
@@ -85,7 +86,7 @@ async fn every_request_has_the_credential_of_the_node_that_gets_it() {
         // Which node a blob comes from follows from its digest: of forty, each node has some.
         let image = Image::random(&[200; 40]);
         let client = site.authorized("alice", &site.accounts.alice, &[SCOPE]).await;
-        push(&client, "team/app", "v1", &image).await.expect("pushed");
+        push::image_by_patch(&client, "team/app", "v1", &image).await;
         for _ in 0..3 {
             pull(&client, "team/app", "v1", &image).await.expect("pulled");
         }
@@ -151,7 +152,7 @@ async fn a_refused_token_of_a_node_is_dropped_and_the_request_made_once_more() {
     let site = HarborSite::start(1, CredentialKind::Exchange).await;
     let image = Image::random(&[9_000]);
     let client = site.authorized("alice", &site.accounts.alice, &[SCOPE]).await;
-    push(&client, "team/app", "v1", &image).await.expect("pushed");
+    push::image_by_patch(&client, "team/app", "v1", &image).await;
     pull(&client, "team/app", "v1", &image).await.expect("pulled, with tokens that are now remembered");
     // The node gets another key: what it signed before, it refuses from now on.
     let other = HarborSite::start(1, CredentialKind::Token).await;
@@ -168,17 +169,17 @@ async fn a_refused_token_under_a_body_that_is_gone_is_a_fault_of_the_node_and_no
     let site = HarborSite::start(1, CredentialKind::Exchange).await;
     let client = site.authorized("alice", &site.accounts.alice, &[SCOPE]).await;
     let blob = Blob::random(50_000);
-    let location = start(&client, "team/app").await.expect("an upload");
+    let location = push::start(&client, "team/app").await;
     let other = HarborSite::start(1, CredentialKind::Token).await;
     site.nodes[0]
         .replace_private_key(&std::fs::read_to_string(other.nodes[0].private_key_file()).expect("a key"));
     let answer = client.patch(&location, blob.bytes.clone()).await.expect("an answer");
     assert_eq!(answer.status, 504, "try again, not: you may not: {}", answer.text());
     // docker starts over; the token is new by now.
-    let location = start(&client, "team/app").await.expect("an upload");
+    let location = push::start(&client, "team/app").await;
     let patched =
         client.patch(&location, blob.bytes.clone()).await.expect("an answer").expect(202).expect("taken");
-    finish(&client, patched.header("location").expect("a Location"), &blob).await.expect("finished");
+    push::finish(&client, &patched.location(), &blob.digest, "").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,7 +205,7 @@ async fn what_a_token_cannot_do_goes_by_the_configured_account_and_only_for_whom
         let site = HarborSite::start(2, kind).await;
         let image = Image::random(&[9_000]);
         let client = site.authorized("alice", &site.accounts.alice, &[SCOPE]).await;
-        push(&client, "team/app", "v1", &image).await.expect("pushed");
+        push::image_by_patch(&client, "team/app", "v1", &image).await;
         let admin = site.accounts.database.admin_password().to_owned();
         let client = site.authorized("admin", &admin, &["registry:catalog:*"]).await;
         let listed = client.get("/v2/_catalog").await.expect("an answer").expect(200).expect("a list");
@@ -221,7 +222,7 @@ async fn what_is_public_is_anybodys_and_nothing_else() {
         let image = Image::random(&[9_000]);
         let scope = "repository:pub/app:pull,push";
         let client = site.authorized("alice", &site.accounts.alice, &[scope]).await;
-        push(&client, "pub/app", "v1", &image).await.expect("pushed");
+        push::image_by_patch(&client, "pub/app", "v1", &image).await;
         let anonymous = |scope: &str| {
             let request = site
                 .client()
@@ -256,7 +257,7 @@ async fn a_project_that_is_younger_than_the_tokens_for_it_is_served_at_once() {
     let site = HarborSite::start_with(1, CredentialKind::Token, newest, |config| config).await;
     let image = Image::random(&[9_000]);
     let client = site.authorized("ci", &site.accounts.ci, &[SCOPE]).await;
-    push(&client, "team/app", "v1", &image).await.expect("pushed");
+    push::image_by_patch(&client, "team/app", "v1", &image).await;
     pull(&client, "team/app", "v1", &image).await.expect("pulled, with tokens that are now remembered");
     // Harbor 2.15 takes no token that was made more than a minute before the project; ours are dated back by half of that.
     tokio::time::sleep(Duration::from_secs(33)).await;

@@ -5,11 +5,12 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::case::Case;
-use super::contents::{OCI, push_blob, push_image};
-use super::uploads::{digest_of, random_bytes};
+use super::contents::{OCI, push_image};
 use super::world::{As as _, Names, Pair, pull_push, token_target};
 use crate::harness::client::TestClient;
 use crate::harness::harbor::{HarborDatabase, HarborNode, HarborRedis, PlainRoundRobin};
+use crate::harness::image::Blob;
+use crate::harness::push;
 
 /// A and B behind a balancer, which is their external address.
 struct Balanced {
@@ -68,7 +69,7 @@ async fn tokens_of_the_other_node() {
 #[tokio::test]
 async fn pushes() {
     let site = Balanced::start().await;
-    let (app, base) = (&site.names.app, site.balancer.url());
+    let app = &site.names.app;
     let token =
         site.alice().get(&token_target(&[&pull_push(app)])).await.expect("an answer").json().expect("JSON");
     let client = site.client().with_bearer(token["token"].as_str().expect("a token"));
@@ -80,8 +81,8 @@ async fn pushes() {
     statuses.sort_unstable();
     assert_eq!(statuses, [202, 401], "[301] every second request is at the other node");
     for _ in 0..3 {
-        let digest = push_blob(&site.alice(), &base, app, &random_bytes(4000)).await;
-        Case::head("330", &site.alice(), format!("/v2/{app}/blobs/{digest}")).status(200).run().await;
+        let path = push::blob(&site.alice(), app, &Blob::random(4000)).await;
+        Case::head("330", &site.alice(), path).status(200).run().await;
     }
 }
 
@@ -112,12 +113,13 @@ async fn replication() {
     let client = tokens("pull,push").await;
     let mut digests = Vec::new();
     for length in [300, 500] {
-        let blob = random_bytes(length);
-        let digest = digest_of(&blob);
+        let blob = Blob::random(length);
+        let digest = &blob.digest;
         Case::head("470", &client, format!("/v2/{repository}/blobs/{digest}")).status(404).run().await;
         let query = format!("q=blob_digest={digest}&page_size=1&page_number=1");
         ask(format!("/api/v2.0/repositories?{query}")).text("[]\n").run().await;
-        digests.push(push_blob(&client, &node.url(), &repository, &blob).await);
+        push::blob(&client, &repository, &blob).await;
+        digests.push(blob.digest);
     }
     let manifest = json!({
         "schemaVersion": 2, "mediaType": OCI, "layers": [{ "mediaType": "a/b", "digest": digests[1], "size": 500 }],

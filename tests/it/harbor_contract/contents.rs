@@ -3,10 +3,11 @@
 use serde_json::json;
 
 use super::case::{Case, run_shuffled};
-use super::uploads::{digest_of, random_bytes, session_at, start};
+use super::uploads::session_at;
 use super::world::{As as _, Login, Pair, bearer, own_node, pull_push};
-use crate::harness::client::TestClient;
 use crate::harness::harbor::HarborNode;
+use crate::harness::image::{Blob, digest_of};
+use crate::harness::push;
 
 pub(super) const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -19,24 +20,17 @@ pub(super) struct Image {
     pub(super) layer: String,
 }
 
-/// Pushes a blob in one PUT.
-pub(super) async fn push_blob(client: &TestClient, base: &str, repository: &str, bytes: &[u8]) -> String {
-    let digest = digest_of(bytes);
-    let at = start("a blob", client, base, repository).await;
-    let case = Case::put("a blob", client, format!("{at}&digest={digest}")).octets(bytes.to_vec());
-    case.status(201).run().await;
-    digest
-}
-
 /// Pushes an image of random blobs.
 pub(super) async fn push_image(node: &HarborNode, login: &Login, repository: &str, tag: &str) -> Image {
     let client = node.login(login);
-    let config = push_blob(&client, &node.url(), repository, &random_bytes(212)).await;
-    let layer = push_blob(&client, &node.url(), repository, &random_bytes(3000)).await;
+    let (config, layer) = (Blob::random(212), Blob::random(3000));
+    for blob in [&config, &layer] {
+        push::blob(&client, repository, blob).await;
+    }
     let manifest = json!({
         "schemaVersion": 2, "mediaType": OCI,
-        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": 212 },
-        "layers": [{ "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": layer, "size": 3000 }],
+        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.digest, "size": 212 },
+        "layers": [{ "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": layer.digest, "size": 3000 }],
     })
     .to_string();
     let digest = digest_of(manifest.as_bytes());
@@ -49,7 +43,7 @@ pub(super) async fn push_image(node: &HarborNode, login: &Login, repository: &st
         .says("content-length", "0")
         .run()
         .await;
-    Image { manifest, digest, config, layer }
+    Image { manifest, digest, config: config.digest, layer: layer.digest }
 }
 
 fn found(case: Case, image: &Image) -> Case {
@@ -68,8 +62,9 @@ async fn mounts() {
     let pair = Pair::start().await;
     let (names, app) = (&pair.names, &pair.names.app);
     let (admin_a, admin_b) = (pair.a.login(&pair.admin()), pair.b.login(&pair.admin()));
-    let digest = push_blob(&admin_a, &pair.a.url(), app, &random_bytes(5000)).await;
-    let missing = digest_of(b"nobody has this");
+    let blob = Blob::random(5000);
+    push::blob(&admin_a, app, &blob).await;
+    let (digest, missing) = (blob.digest, digest_of(b"nobody has this"));
     let (copy, copy2) = (format!("{}/copy", names.team2), format!("{}/copy2", names.team2));
     let mount =
         |repository: &str, digest: &str| format!("/v2/{repository}/blobs/uploads/?mount={digest}&from={app}");

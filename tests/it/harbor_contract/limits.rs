@@ -6,9 +6,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::case::Case;
 use super::contents::{OCI, push_image};
 use super::minted::{Mint, claims, entry};
-use super::uploads::{digest_of, random_bytes, session_at};
+use super::uploads::{random_bytes, session_at};
 use super::world::{As as _, Pair, pull_push};
 use crate::harness::client::TestClient;
+use crate::harness::image::digest_of;
 
 const READ_ONLY: &str = "The system is in read only mode. Any modification is prohibited.";
 

@@ -14,6 +14,7 @@ use super::contents::{OCI, push_image};
 use super::world::{As as _, Pair, bearer};
 use crate::harness::client::TestClient;
 use crate::harness::harbor::AuditEntry;
+use crate::harness::image::digest_of;
 use crate::harness::random_secret;
 
 /// An operator's copy of a node's key.
@@ -257,7 +258,7 @@ async fn access_rules() {
         let message = "unsupported digest nosuchtag: invalid checksum digest format";
         let case = Case::delete(id, &client, format!("/v2/{app}/manifests/nosuchtag"));
         case.error(400, "UNSUPPORTED", message).run().await;
-        let digest = super::uploads::digest_of(id.as_bytes());
+        let digest = digest_of(id.as_bytes());
         let case = Case::delete("320 delete", &client, format!("/v2/{app}/manifests/{digest}"));
         case.error(404, "NOT_FOUND", &format!("artifact {app}@{digest} not found")).run().await;
     }

@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use super::case::{BASIC, Case};
-use super::contents::{OCI, push_blob, push_image};
+use super::contents::{OCI, push_image};
 use super::minted::{Mint, claims, entry, now};
-use super::uploads::random_bytes;
 use super::world::{As as _, Names, Pair, bearer, bearer_challenge, pull_push, token_answer, token_target};
 use crate::harness::client::TestClient;
 use crate::harness::harbor::{HarborDatabase, HarborNode, HarborVersion};
+use crate::harness::image::{Blob, digest_of};
+use crate::harness::push;
 
 /// One node of a version, with the accounts of this run.
 struct One {
@@ -119,8 +120,9 @@ async fn s44_the_source_of_a_mount() {
     let one = One::of(HarborVersion::V2_15).await;
     one.database.add_project_at("oldproject", false, SystemTime::now() - Duration::from_secs(3600));
     let admin = one.node.client().with_basic("admin", one.database.admin_password());
-    let digest = push_blob(&admin, &one.node.url(), &one.names.app, &random_bytes(100)).await;
-    let target = format!("/v2/oldproject/app/blobs/uploads/?mount={digest}&from={}", one.names.app);
+    let blob = Blob::random(100);
+    push::blob(&admin, &one.names.app, &blob).await;
+    let target = format!("/v2/oldproject/app/blobs/uploads/?mount={}&from={}", blob.digest, one.names.app);
     let both = ["oldproject/app", one.names.app.as_str()];
     let old = one.minted(&both, &json!({ "iat": now() - 120 }));
     Case::post("an old token", &old, &target).forbidden(&one.names.app, "pull").run().await;
@@ -239,11 +241,11 @@ async fn s54_s55_writes_come_back() {
     pair.database.set_read_only(false);
     Case::post("writes again", &alice, uploads(&names.app)).status(202).run().await;
     pair.database.set_quota_full(&names.team2, true);
-    push_blob(&alice, &pair.a.url(), &names.app, &random_bytes(10)).await;
+    push::blob(&alice, &names.app, &Blob::random(10)).await;
     let at = super::uploads::start("full", &alice, &pair.a.url(), &names.other).await;
     let answer = Case::patch("full", &alice, &at).octets("hello").status(202).run().await;
     let at = super::uploads::session_at("full", &pair.a.url(), &names.other, &answer);
-    let digest = super::uploads::digest_of(b"hello");
+    let digest = digest_of(b"hello");
     Case::put("full", &alice, format!("{at}&digest={digest}")).code(403, "DENIED").run().await;
     pair.database.set_quota_full(&names.team2, false);
     Case::put("room again", &alice, format!("{at}&digest={digest}")).status(201).run().await;

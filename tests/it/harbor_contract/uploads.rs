@@ -1,24 +1,18 @@
 //! Uploads on one node and across two: recordings 100-119b, 160-165, 170-178.
 
 use bytes::Bytes;
-use data_encoding::{BASE64URL, HEXLOWER};
+use data_encoding::BASE64URL;
 
 use super::case::Case;
 use super::world::{As as _, Pair, bearer, own_node, pull_push};
 use crate::harness::client::{Answer, TestClient};
+use crate::harness::image::{Blob, digest_of};
 
 /// A part of a blob, of a length as recorded.
 pub(super) const PART_BYTES: usize = 1_500_386;
 
-pub(super) fn digest_of(bytes: &[u8]) -> String {
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    format!("sha256:{}", HEXLOWER.encode(hash.as_ref()))
-}
-
 pub(super) fn random_bytes(length: usize) -> Bytes {
-    let mut bytes = vec![0; length];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system has randomness");
-    bytes.into()
+    Blob::random(length).bytes.into()
 }
 
 /// Path and query of the `Location`, after a look at its form: absolute, the session's id in it and in its own header, sealed state.

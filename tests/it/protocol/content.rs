@@ -2,10 +2,11 @@
 
 use http::Method;
 
-use super::fixture::{FakeSite, assert_oci_error, bearer_of, hub, push_blob, push_image, push_scope};
+use super::fixture::{FakeSite, assert_oci_error, bearer_of, hub, push_scope};
 use crate::harness::client::whole;
 use crate::harness::fake_member::{FakeMember, answer};
 use crate::harness::image::{Blob, Image, digest_of};
+use crate::harness::push;
 
 #[tokio::test]
 async fn rule_15_headers_that_clients_rely_on_pass_and_those_of_the_connection_do_not() {
@@ -54,7 +55,7 @@ async fn rule_15_real_members_answers_keep_their_headers() {
     let hub = hub().await;
     let image = Image::random(&[3000]);
     let bob = hub.bob(&[&push_scope("bob/headers")]).await;
-    push_image(&bob, "bob/headers", &image, "v1").await;
+    push::image(&bob, "bob/headers", "v1", &image).await;
     for method in [Method::GET, Method::HEAD] {
         let bearer = bearer_of(&bob);
         let authorization = [("authorization", bearer.as_str()), ("accept", image.manifest_type())];
@@ -79,7 +80,7 @@ async fn ranges_of_a_blob_are_206_and_byte_exact() {
     let hub = hub().await;
     let blob = Blob::random(100_000);
     let bob = hub.bob(&[&push_scope("bob/ranges")]).await;
-    push_blob(&bob, "bob/ranges", &blob).await;
+    push::blob(&bob, "bob/ranges", &blob).await;
     let (target, bearer) = (format!("/v2/bob/ranges/blobs/{}", blob.digest), bearer_of(&bob));
     for (range, from, to) in [
         ("bytes=0-9", 0, 10),
@@ -112,7 +113,7 @@ async fn content_that_the_client_has_already_is_304() {
     let hub = hub().await;
     let image = Image::random(&[100]);
     let bob = hub.bob(&[&push_scope("bob/conditions")]).await;
-    push_image(&bob, "bob/conditions", &image, "v1").await;
+    push::image(&bob, "bob/conditions", "v1", &image).await;
     let bearer = bearer_of(&bob);
     let layer = format!("/v2/bob/conditions/blobs/{}", image.layers[0].digest);
     for target in ["/v2/bob/conditions/manifests/v1", layer.as_str()] {
@@ -159,7 +160,7 @@ async fn rule_20_referrers_are_404_where_members_have_no_such_route() {
     let hub = hub().await;
     let image = Image::random(&[100]);
     let bob = hub.bob(&[&push_scope("bob/referrers")]).await;
-    push_image(&bob, "bob/referrers", &image, "v1").await;
+    push::image(&bob, "bob/referrers", "v1", &image).await;
     for query in ["", "?artifactType=application/spdx%2Bjson"] {
         for _ in 0..4 {
             let target = format!("/v2/bob/referrers/referrers/{}{query}", image.manifest.digest);
@@ -196,7 +197,7 @@ async fn rule_21_the_namespace_of_mirror_clients_is_accepted_and_not_passed_on()
     let hub = hub().await;
     let image = Image::random(&[100]);
     let bob = hub.bob(&[&push_scope("bob/mirror")]).await;
-    push_image(&bob, "bob/mirror", &image, "v1").await;
+    push::image(&bob, "bob/mirror", "v1", &image).await;
     for target in [
         "/v2/bob/mirror/manifests/v1".to_owned(),
         format!("/v2/bob/mirror/manifests/{}", image.manifest.digest),
@@ -218,7 +219,7 @@ async fn catalog_needs_its_own_right_and_its_pages_follow_through_the_gateway() 
     let hub = hub().await;
     let alice = hub.alice(&[&push_scope("alice/catalog/a"), &push_scope("alice/catalog/b")]).await;
     for repository in ["alice/catalog/a", "alice/catalog/b"] {
-        push_image(&alice, repository, &Image::random(&[10]), "v1").await;
+        push::image(&alice, repository, "v1", &Image::random(&[10])).await;
     }
     assert_oci_error(&alice.get("/v2/_catalog").await.expect("an answer"), 401, "DENIED");
     let bob = hub.bob(&["registry:catalog:*"]).await;

@@ -1,9 +1,10 @@
 //! Rules 10 and 11: mounts that may not be, or cannot be, become plain uploads, which every client copes with.
 
-use super::fixture::{FakeSite, assert_oci_error, hub, location, push_blob, push_scope, with_parameter};
+use super::fixture::{FakeSite, assert_oci_error, hub, location, push_scope, with_parameter};
 use crate::harness::client::TestClient;
 use crate::harness::fake_member::{FakeMember, answer};
 use crate::harness::image::{Blob, digest_of};
+use crate::harness::push;
 
 fn mount_target(repository: &str, digest: &str, from: &str) -> String {
     format!("/v2/{repository}/blobs/uploads/?mount={digest}&from={from}")
@@ -21,7 +22,7 @@ async fn assert_plain_upload(client: &TestClient, target: &str, blob: &Blob) {
 async fn rule_10_mount_from_an_unreadable_source_is_202_and_leaks_nothing() {
     let hub = hub().await;
     let secret = Blob::random(5000);
-    push_blob(&hub.alice(&[&push_scope("alice/mount10")]).await, "alice/mount10", &secret).await;
+    push::blob(&hub.alice(&[&push_scope("alice/mount10")]).await, "alice/mount10", &secret).await;
     // Not granted by the policy, though asked for; and not in the token, though granted.
     let target = mount_target("bob/mount10", &secret.digest, "alice/mount10");
     let bob = hub.bob(&[&push_scope("bob/mount10"), "repository:alice/mount10:pull"]).await;
@@ -47,7 +48,7 @@ async fn rule_10_mount_from_an_unreadable_source_is_202_and_leaks_nothing() {
 async fn rule_10_mount_from_a_readable_source_is_201() {
     let hub = hub().await;
     let blob = Blob::random(5000);
-    push_blob(&hub.alice(&[&push_scope("shared/mount10")]).await, "shared/mount10", &blob).await;
+    push::blob(&hub.alice(&[&push_scope("shared/mount10")]).await, "shared/mount10", &blob).await;
     let bob = hub.bob(&[&push_scope("bob/mount201"), "repository:shared/mount10:pull"]).await;
     // More often than there are members, so that every kind of member mounts.
     for number in 0..6 {
@@ -96,7 +97,7 @@ async fn rule_11_mount_without_from_is_202() {
     let hub = hub().await;
     let blob = Blob::random(100);
     let alice = hub.alice(&[&push_scope("alice/mount11")]).await;
-    push_blob(&alice, "alice/mount11", &blob).await;
+    push::blob(&alice, "alice/mount11", &blob).await;
     // Not even where the blob is in reach: whose it is, nobody said.
     assert_plain_upload(&alice, &format!("/v2/alice/mount11/blobs/uploads/?mount={}", blob.digest), &blob)
         .await;

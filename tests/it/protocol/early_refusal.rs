@@ -3,9 +3,9 @@
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::fixture::{FakeSite, bearer_of, hub, open_upload, push_scope};
+use super::fixture::{FakeSite, bearer_of, hub, push_scope};
 use crate::harness::fake_member::FakeMember;
-use crate::harness::wait;
+use crate::harness::{push, wait};
 
 /// `limits.refused_body_bytes_max` where the configuration does not say otherwise.
 const REFUSED_BYTES_MAX: usize = 1 << 20;
@@ -89,7 +89,7 @@ async fn rule_17_100_continue_is_not_said_before_the_request_is_allowed() {
 async fn rule_17_100_continue_is_said_once_the_request_is_allowed_and_the_member_chosen() {
     let hub = hub().await;
     let bob = hub.bob(&[&push_scope("bob/continue")]).await;
-    let url = open_upload(&bob, "bob/continue").await;
+    let url = push::start(&bob, "bob/continue").await;
     let headers = format!(
         "Expect: 100-continue\r\nContent-Length: 11\r\nContent-Type: application/octet-stream\r\nAuthorization: {}\r\n",
         bearer_of(&bob)

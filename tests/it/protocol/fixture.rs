@@ -13,7 +13,6 @@ use crate::harness::client::{Answer, TestClient, whole};
 use crate::harness::config::ConfigBuilder;
 use crate::harness::fake_member::FakeMember;
 use crate::harness::gateway::Gateway;
-use crate::harness::image::{Blob, Image};
 use crate::harness::port::ReservedPort;
 use crate::harness::random_secret;
 use crate::harness::site::{MemberKind, Site};
@@ -161,30 +160,6 @@ pub(super) fn location(answer: &Answer) -> String {
 /// `location` with one more query parameter.
 pub(super) fn with_parameter(location: &str, name: &str, value: &str) -> String {
     format!("{location}&{name}={value}")
-}
-
-/// Opens an upload session and returns its URL.
-pub(super) async fn open_upload(client: &TestClient, repository: &str) -> String {
-    let answer = client.post(&format!("/v2/{repository}/blobs/uploads/"), "").await;
-    location(&answer.and_then(|answer| answer.expect(202)).expect("an upload session"))
-}
-
-/// Uploads a blob by POST and PUT.
-pub(super) async fn push_blob(client: &TestClient, repository: &str, blob: &Blob) {
-    let session = open_upload(client, repository).await;
-    let target = with_parameter(&session, "digest", &blob.digest);
-    let answer = client.put(&target, "application/octet-stream", blob.bytes.clone()).await;
-    answer.and_then(|answer| answer.expect(201)).expect("a pushed blob");
-}
-
-/// Uploads a whole image under `tag`.
-pub(super) async fn push_image(client: &TestClient, repository: &str, image: &Image, tag: &str) {
-    for blob in image.blobs() {
-        push_blob(client, repository, blob).await;
-    }
-    let target = format!("/v2/{repository}/manifests/{tag}");
-    let answer = client.put(&target, image.manifest_type(), image.manifest.bytes.clone()).await;
-    answer.and_then(|answer| answer.expect(201)).expect("a pushed manifest");
 }
 
 /// The scope that pushing to `repository` needs.

@@ -3,11 +3,11 @@
 use http::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::fixture::{FakeSite, assert_oci_error, bearer_of, hub, push_blob, push_scope};
+use super::fixture::{FakeSite, assert_oci_error, bearer_of, hub, push_scope};
 use crate::harness::client::whole;
 use crate::harness::fake_member::{FakeMember, Recorded, answer};
 use crate::harness::image::{Blob, digest_of};
-use crate::harness::wait;
+use crate::harness::{push, wait};
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
@@ -76,7 +76,7 @@ async fn members_see_no_credential_cookie_forwarding_or_hop_header_of_a_client()
 async fn an_upload_with_a_form_as_its_body_is_refused_and_mounts_nothing() {
     let hub = hub().await;
     let secret = Blob::random(500);
-    push_blob(&hub.alice(&[&push_scope("alice/form")]).await, "alice/form", &secret).await;
+    push::blob(&hub.alice(&[&push_scope("alice/form")]).await, "alice/form", &secret).await;
     let bob = hub.bob(&[&push_scope("bob/form")]).await;
     let form = format!("mount={}&from=alice/form", secret.digest);
     let multipart = format!(
@@ -187,7 +187,7 @@ async fn names_made_of_route_words_mean_the_same_repository_to_us_and_to_the_mem
     let repository = "bob/blobs/uploads/manifests/tags";
     let bob = hub.bob(&[&push_scope(repository)]).await;
     let blob = Blob::random(100);
-    push_blob(&bob, repository, &blob).await;
+    push::blob(&bob, repository, &blob).await;
     let answer = bob.get(&format!("/v2/{repository}/blobs/{}", blob.digest)).await.expect("an answer");
     assert!(answer.body[..] == blob.bytes[..], "{}", answer.text());
     // The right to one repository is none to what a greedy parser would make of the path.

@@ -2,10 +2,11 @@
 
 use http::{Method, Request};
 
-use super::fixture::{assert_oci_error, bearer_of, hub, push_blob};
+use super::fixture::{assert_oci_error, bearer_of, hub};
 use crate::harness::client::{TestClient, basic, whole};
 use crate::harness::gateway::ListenerKind;
 use crate::harness::image::Blob;
+use crate::harness::push;
 
 #[tokio::test]
 async fn basic_straight_on_v2_works_and_has_the_rights_of_the_policy() {
@@ -14,7 +15,7 @@ async fn basic_straight_on_v2_works_and_has_the_rights_of_the_policy() {
     let answer = bob.get("/v2/").await.expect("an answer").expect(200).expect("logged in");
     assert_eq!(answer.header("www-authenticate"), None);
     let blob = Blob::random(1000);
-    push_blob(&bob, "bob/basic", &blob).await;
+    push::blob(&bob, "bob/basic", &blob).await;
     let answer = bob.get(&format!("/v2/bob/basic/blobs/{}", blob.digest)).await.expect("an answer");
     assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, &blob.bytes[..]));
     let answer = bob.post("/v2/shared/basic/blobs/uploads/", "").await.expect("an answer");

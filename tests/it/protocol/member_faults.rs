@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::fixture::{FakeSite, assert_oci_error, open_upload, push_scope};
+use super::fixture::{FakeSite, assert_oci_error, push_scope};
 use crate::harness::client::{Answer, TestClient, basic};
 use crate::harness::fake_member::{FakeMember, Recorded, Reply, answer};
 use crate::harness::image::digest_of;
 use crate::harness::port::ReservedPort;
-use crate::harness::wait;
+use crate::harness::{push, wait};
 
 /// Which member is asked first is chance.
 const TRIES_MAX: u32 = 200;
@@ -35,8 +35,8 @@ fn fails_with(status: u16) -> impl Fn(&Recorded) -> Option<Reply> + Send + Sync 
 /// One request of every kind.
 async fn one_of_each(alice: &TestClient) -> Vec<(&'static str, Answer)> {
     let blob = format!("/v2/t/app/blobs/{}", digest_of(b"x"));
-    let url = open_upload(alice, "t/app").await;
-    let put = format!("{url}&digest={}", digest_of(b"x"));
+    let url = push::start(alice, "t/app").await;
+    let put = push::end_of(&url, &digest_of(b"x"));
     vec![
         ("GET blob", alice.get(&blob).await.expect("an answer")),
         ("GET manifest", alice.get("/v2/t/app/manifests/v1").await.expect("an answer")),

@@ -1,11 +1,11 @@
 //! Rule 13, the other side: an upload session's URL is good for its session, repository, subject and time, and for no other member.
 
-use super::fixture::{FakeSite, assert_oci_error, hub, location, open_upload, push_scope, with_parameter};
+use super::fixture::{FakeSite, assert_oci_error, hub, location, push_scope, with_parameter};
 use crate::harness::client::TestClient;
 use crate::harness::image::digest_of;
 use crate::harness::registry::StockRegistry;
 use crate::harness::site::{MemberKind, Site};
-use crate::harness::wait;
+use crate::harness::{push, wait};
 
 /// The session's URL with another value of one parameter.
 fn with_changed(url: &str, name: &str, change: impl Fn(&str) -> String) -> String {
@@ -52,7 +52,7 @@ async fn assert_untouched(client: &TestClient, url: &str) {
 async fn a_pin_with_a_changed_byte_or_without_its_value_is_refused_and_reaches_nobody() {
     let hub = hub().await;
     let bob = hub.bob(&[&push_scope("bob/pin-changed")]).await;
-    let url = open_upload(&bob, "bob/pin-changed").await;
+    let url = push::start(&bob, "bob/pin-changed").await;
     let length = pin_length(&url);
     for at in [0, 1, length / 2, length - 2] {
         let changed = with_changed(&url, "_tg", |pin| flipped(pin, at));
@@ -75,8 +75,8 @@ async fn a_pin_of_another_repository_or_session_is_refused_and_reaches_nobody() 
     let hub = hub().await;
     let (here, there) = (push_scope("bob/pin-here"), push_scope("bob/pin-there"));
     let bob = hub.bob(&[&here, &there]).await;
-    let url = open_upload(&bob, "bob/pin-here").await;
-    let other = open_upload(&bob, "bob/pin-here").await;
+    let url = push::start(&bob, "bob/pin-here").await;
+    let other = push::start(&bob, "bob/pin-here").await;
     assert_refused(&bob, &url.replace("bob/pin-here", "bob/pin-there"), 400, "BLOB_UPLOAD_INVALID").await;
     let (path, _) = url.split_once('?').expect("a query");
     let (_, query_of_other) = other.split_once('?').expect("a query");
@@ -95,7 +95,7 @@ async fn a_pin_of_another_subject_is_refused_whatever_rights_that_one_has() {
     let hub = hub().await;
     let scope = push_scope("bob/pin-subject");
     let bob = hub.bob(&[&scope]).await;
-    let url = open_upload(&bob, "bob/pin-subject").await;
+    let url = push::start(&bob, "bob/pin-subject").await;
     for other in [
         hub.alice(&[&scope, "repository:bob/pin-subject:delete"]).await,
         hub.nobody().with_basic("alice", &hub.site.endpoint.password),
@@ -112,7 +112,7 @@ async fn a_pin_of_another_subject_is_refused_whatever_rights_that_one_has() {
 async fn a_changed_state_of_the_member_is_refused_by_the_pinned_member_alone() {
     let hub = hub().await;
     let bob = hub.bob(&[&push_scope("bob/pin-state")]).await;
-    let url = open_upload(&bob, "bob/pin-state").await;
+    let url = push::start(&bob, "bob/pin-state").await;
     let changed = with_changed(&url, "_state", |state| flipped(state, 3));
     let answer = bob.patch(&changed, vec![1; 10]).await.expect("an answer");
     // 404 is what docker-registry says with this code.
@@ -131,7 +131,7 @@ async fn a_session_older_than_the_grace_is_404_upload_unknown() {
     )
     .await;
     let alice = site.alice(&[&push_scope("t/grace")]).await;
-    let url = open_upload(&alice, "t/grace").await;
+    let url = push::start(&alice, "t/grace").await;
     wait::until("the end of the session", async || {
         let answer = alice.get(&url).await.expect("an answer");
         (answer.status == 404).then_some(())
@@ -141,7 +141,7 @@ async fn a_session_older_than_the_grace_is_404_upload_unknown() {
     assert_refused(&alice, &url, 404, "BLOB_UPLOAD_UNKNOWN").await;
     assert_eq!(registry.requests_for("t/grace").len(), before, "an expired session reached the member");
     // A new one is to be had at once.
-    open_upload(&alice, "t/grace").await;
+    push::start(&alice, "t/grace").await;
 }
 
 /// The deadline is set at the start and does not move with the answers of the session.
@@ -154,7 +154,7 @@ async fn a_session_does_not_live_longer_by_being_used() {
     )
     .await;
     let alice = site.alice(&[&push_scope("t/grace")]).await;
-    let mut url = open_upload(&alice, "t/grace").await;
+    let mut url = push::start(&alice, "t/grace").await;
     wait::until("the end of a session in use", async || {
         let answer = alice.patch(&url, vec![1; 10]).await.expect("an answer");
         if answer.status == 404 {
@@ -170,7 +170,7 @@ async fn a_session_does_not_live_longer_by_being_used() {
 async fn a_session_whose_member_is_gone_is_404_upload_unknown_and_no_other_member_is_asked() {
     let mut site = Site::start(&[MemberKind::Open, MemberKind::Open]).await;
     let alice = site.authorized(&[&push_scope("t/gone")]).await;
-    let url = open_upload(&alice, "t/gone").await;
+    let url = push::start(&alice, "t/gone").await;
     let pinned = wait::until("the member that opened the session", async || {
         site.members.iter().position(|member| !member.requests_for("t/gone").is_empty())
     })
@@ -184,7 +184,7 @@ async fn a_session_whose_member_is_gone_is_404_upload_unknown_and_no_other_membe
     assert_refused(&alice, &url, 404, "BLOB_UPLOAD_UNKNOWN").await;
     assert_eq!(site.members[1 - pinned].requests_for("t/gone"), []);
     // What a client does then.
-    open_upload(&alice, "t/gone").await;
+    push::start(&alice, "t/gone").await;
 }
 
 fn methods_of(asked: &[(String, String)]) -> Vec<&str> {

@@ -3,14 +3,12 @@
 use bytes::Bytes;
 use http::Method;
 
-use super::fixture::{
-    FakeSite, bearer_of, hub, location, open_upload, push_blob, push_scope, with_parameter,
-};
+use super::fixture::{FakeSite, bearer_of, hub, location, push_scope, with_parameter};
 use crate::harness::client::chunked;
 use crate::harness::config::ConfigBuilder;
 use crate::harness::fake_member::{FakeMember, Recorded, Reply, answer};
 use crate::harness::image::{Blob, digest_of};
-use crate::harness::wait;
+use crate::harness::{push, wait};
 
 #[tokio::test]
 async fn rule_16_an_upload_reaches_the_member_while_it_is_being_sent() {
@@ -21,7 +19,7 @@ async fn rule_16_an_upload_reaches_the_member_while_it_is_being_sent() {
     .await;
     let site = FakeSite::start(&[&member]).await;
     let alice = site.alice(&[&push_scope("t/app")]).await;
-    let url = open_upload(&alice, "t/app").await;
+    let url = push::start(&alice, "t/app").await;
     let (chunks, body) = chunked();
     let request = alice.request(Method::PATCH, &url).body(body).expect("a request");
     let arrived = |bytes: usize| {
@@ -53,7 +51,7 @@ async fn rule_16_large_bodies_of_unknown_length_arrive_unchanged_both_ways() {
     let hub = hub().await;
     let blob = Blob::random(24 << 20);
     let bob = hub.bob(&[&push_scope("bob/large")]).await;
-    let url = open_upload(&bob, "bob/large").await;
+    let url = push::start(&bob, "bob/large").await;
     let (chunks, body) = chunked();
     let request = bob.request(Method::PATCH, &url).body(body).expect("a request");
     let feed = async {
@@ -77,7 +75,7 @@ async fn rule_16_nothing_is_compressed_whatever_the_client_would_take() {
     let hub = hub().await;
     let blob = Blob::new(vec![b'a'; 200_000]);
     let bob = hub.bob(&[&push_scope("bob/plain")]).await;
-    push_blob(&bob, "bob/plain", &blob).await;
+    push::blob(&bob, "bob/plain", &blob).await;
     let bearer = bearer_of(&bob);
     let target = format!("/v2/bob/plain/blobs/{}", blob.digest);
     for encodings in ["zstd,gzip,deflate", "gzip", "br;q=1.0, *;q=0.1"] {

@@ -4,13 +4,11 @@ use std::collections::BTreeSet;
 
 use http::Method;
 
-use super::fixture::{
-    FakeSite, bearer_of, hub, location, open_upload, push_blob, push_scope, with_parameter,
-};
+use super::fixture::{FakeSite, bearer_of, hub, location, push_scope, with_parameter};
 use crate::harness::client::{Answer, TestClient, whole};
 use crate::harness::fake_member::{FakeMember, Recorded, answer};
 use crate::harness::image::{Blob, Image};
-use crate::harness::wait;
+use crate::harness::{push, wait};
 
 const OCTETS: &str = "application/octet-stream";
 
@@ -83,7 +81,7 @@ async fn rule_12_forwarding_headers_of_a_client_do_not_move_the_location() {
 
 /// One whole session in pieces, with looks at its state in between. Returns its id.
 async fn chunked_session(client: &TestClient, repository: &str, blob: &Blob) -> String {
-    let mut url = open_upload(client, repository).await;
+    let mut url = push::start(client, repository).await;
     let id = session_id(&url);
     let third = blob.bytes.len() / 3;
     for (at, end) in [(0, third), (third, 2 * third)] {
@@ -136,7 +134,7 @@ async fn rule_13_a_session_is_cancelled_by_its_subject_without_the_delete_right(
     let bob = hub.bob(&scopes.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let mut asked = BTreeSet::new();
     for repository in &repositories {
-        let url = open_upload(&bob, repository).await;
+        let url = push::start(&bob, repository).await;
         let answer = bob.patch(&url, vec![0; 100]).await.expect("an answer").expect(202).expect("taken");
         let url = location(&answer);
         let answer = bob.delete(&url).await.expect("an answer").expect(204).expect("a cancelled upload");
@@ -172,7 +170,7 @@ async fn rule_13_a_cancel_that_the_member_refuses_is_204_all_the_same() {
         let member = FakeMember::start(refuses_cancel(status)).await;
         let site = FakeSite::start(&[&member]).await;
         let alice = site.alice(&[&push_scope("t/app")]).await;
-        let url = open_upload(&alice, "t/app").await;
+        let url = push::start(&alice, "t/app").await;
         let answer = alice.delete(&url).await.expect("an answer");
         assert_eq!(answer.status, 204, "the member said {status}: {}", answer.text());
         assert_eq!((answer.header("www-authenticate"), answer.body.len()), (None, 0), "{status}");
@@ -186,14 +184,13 @@ async fn rule_14_what_was_just_written_is_there_at_once() {
     for number in 0..12 {
         let image = Image::random(&[500]);
         for blob in image.blobs() {
-            push_blob(&bob, "bob/own-writes", blob).await;
+            push::blob(&bob, "bob/own-writes", blob).await;
             let answer = bob.head(&format!("/v2/bob/own-writes/blobs/{}", blob.digest)).await;
             let answer = answer.expect("an answer").expect(200).expect("the blob just pushed");
             assert_eq!(answer.header("content-length"), Some(blob.bytes.len().to_string().as_str()));
         }
-        let target = format!("/v2/bob/own-writes/manifests/v{number}");
-        let answer = bob.put(&target, image.manifest_type(), image.manifest.bytes.clone()).await;
-        let answer = answer.expect("an answer").expect(201).expect("a manifest, whose blobs are all there");
+        // The blobs of this manifest are all there.
+        let answer = push::manifest(&bob, "bob/own-writes", &format!("v{number}"), &image).await;
         assert_eq!(location(&answer), format!("/v2/bob/own-writes/manifests/{}", image.manifest.digest));
         for reference in [format!("v{number}"), image.manifest.digest.clone()] {
             let request = bob.request(Method::GET, &format!("/v2/bob/own-writes/manifests/{reference}"));

@@ -12,6 +12,8 @@ use tokio::task::JoinSet;
 
 use crate::harness::Result;
 use crate::harness::client::TestClient;
+use crate::harness::image::Blob;
+use crate::harness::push;
 use crate::harness::registry::{LoggedRequest, StockRegistry};
 
 /// Marks the copier's own requests in the registries' logs.
@@ -137,10 +139,7 @@ async fn copy(from: &TestClient, to: &TestClient, event: &Event) -> Result<()> {
             continue;
         }
         let bytes = from.get(&path).await?.expect(200)?.body;
-        let started = to.post(&format!("/v2/{repository}/blobs/uploads/"), "").await?.expect(202)?;
-        let session: http::Uri = started.header("location").unwrap_or_default().parse()?;
-        let target = session.path_and_query().map(ToString::to_string).unwrap_or_default();
-        to.put(&format!("{target}&digest={digest}"), "application/octet-stream", bytes).await?.expect(201)?;
+        push::try_blob(to, repository, &Blob::new(bytes.to_vec())).await?;
     }
     let kind = read.header("content-type").unwrap_or_default().to_owned();
     to.put(&format!("{manifest}?{MARK}"), &kind, read.body.clone()).await?.expect(201)?;

@@ -26,6 +26,7 @@ struct Copies {
     second: Gateway,
     registries: Registries,
     copier: Copier,
+    seed: u64,
     _dir: TempDir,
 }
 
@@ -54,7 +55,7 @@ impl Copies {
         let lag = std::env::var(LAG_VARIABLE).ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(1.5);
         let registries = Arc::new(Mutex::new(registries.into_iter().map(Some).collect()));
         let copier = Copier::start(&registries, Duration::from_secs_f64(lag), seed);
-        Self { site, second, registries, copier, _dir: dir }
+        Self { site, second, registries, copier, seed, _dir: dir }
     }
 
     /// A client of each gateway.
@@ -95,6 +96,15 @@ impl Copies {
     }
 }
 
+impl Drop for Copies {
+    #[expect(clippy::print_stderr, reason = "this is the report of a failed test")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the seed of the copier's delays was {}", self.seed);
+        }
+    }
+}
+
 async fn ask_tag(client: &TestClient, method: http::Method, repository: &str, tag: &str) -> Answer {
     let request = client.request(method, &format!("/v2/{repository}/manifests/{tag}"));
     let request = request.header("accept", "application/vnd.oci.image.manifest.v1+json");
@@ -129,14 +139,12 @@ async fn what_is_pushed_through_one_gateway_is_there_through_the_other_and_what_
         // New, overwritten, and overwritten through the other gateway: always the newest, at once.
         for client in [one, one, other] {
             let image = Image::random(&[3_000, 2_000]);
-            push::image(client, name, "latest", &image)
-                .await
-                .unwrap_or_else(|error| panic!("{seed}: {error:#}"));
+            push::image(client, name, "latest", &image).await;
             pull(one, name, "latest", &image).await;
             pull(other, name, "latest", &image).await;
         }
         let image = Image::random(&[1_000]);
-        push::image(one, name, "gone", &image).await.expect("pushed");
+        push::image(one, name, "gone", &image).await;
         let manifest = format!("/v2/{name}/manifests/{}", image.manifest.digest);
         other.delete(&manifest).await.expect("sent").expect(202).expect("deleted");
         for client in &clients {
@@ -153,8 +161,8 @@ async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
     let scope = "repository:team/app:pull,push,delete";
     let clients = copies.clients(&[scope]).await;
     let (v1, v2) = (Image::random(&[3_000]), Image::random(&[3_000]));
-    push::image(&clients[0], "team/app", "latest", &v1).await.expect("pushed");
-    push::image(&clients[0], "team/app", "stays", &v1).await.expect("pushed");
+    push::image(&clients[0], "team/app", "latest", &v1).await;
+    push::image(&clients[0], "team/app", "stays", &v1).await;
     copies.copier.has_caught_up().await;
     let home = copies.writer_of("team/app", 2).await;
     copies.with_registry(home, StockRegistry::kill);
@@ -171,7 +179,7 @@ async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
     let refused = clients[0].post("/v2/team/app/blobs/uploads/", "").await.expect("an answer");
     assert_eq!((refused.status.as_u16(), refused.error_code().as_deref()), (503, Some("UNAVAILABLE")));
     wait::until("somebody to stand in", async || {
-        push::image(&clients[0], "team/app", "latest", &v2).await.ok()
+        push::try_image(&clients[0], "team/app", "latest", &v2).await.ok()
     })
     .await;
     let stand_in = copies.writer_of("team/app", 3).await;
@@ -209,7 +217,7 @@ async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
     }
     // From now on the home takes writes again.
     let v3 = Image::random(&[3_000]);
-    push::image(&clients[0], "team/app", "latest", &v3).await.expect("pushed");
+    push::image(&clients[0], "team/app", "latest", &v3).await;
     assert_eq!(copies.writer_of("team/app", 4).await, home);
     pull(&clients[1], "team/app", "latest", &v3).await;
     copies.stop().await;
@@ -224,9 +232,7 @@ async fn a_storage_that_shows_new_files_late_hurts_nobody() {
     let clients = copies.clients(&scopes.iter().map(String::as_str).collect::<Vec<_>>()).await;
     for name in &names {
         let image = Image::random(&[3_000, 1_000]);
-        push::image(&clients[0], name, "v1", &image)
-            .await
-            .unwrap_or_else(|error| panic!("{seed}: {error:#}"));
+        push::image(&clients[0], name, "v1", &image).await;
         for client in &clients {
             pull(client, name, "v1", &image).await;
             let head = ask_tag(client, http::Method::HEAD, name, "v1").await;
@@ -234,9 +240,7 @@ async fn a_storage_that_shows_new_files_late_hurts_nobody() {
         }
         // Overwritten: whoever pushed sees the newest.
         let image = Image::random(&[2_000]);
-        push::image(&clients[0], name, "v1", &image)
-            .await
-            .unwrap_or_else(|error| panic!("{seed}: {error:#}"));
+        push::image(&clients[0], name, "v1", &image).await;
         pull(&clients[0], name, "v1", &image).await;
     }
     let found = copies.second.metrics().await.expect("metrics");
