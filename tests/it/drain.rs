@@ -15,18 +15,13 @@ const BOTH: [MemberKind; 2] = [MemberKind::Open, MemberKind::Open];
 
 /// What a member's entry of `/status` says.
 async fn status_of(gateway: &Gateway, member: &str) -> Value {
-    let status = gateway.admin().get("/status").await.expect("sent").json().expect("JSON");
+    let status = gateway.status().await;
     let members = status["pools"][0]["members"].as_array().expect("members").clone();
     members.into_iter().find(|entry| entry["name"] == member).expect("the member")
 }
 
 async fn start_upload(client: &TestClient, repository: &str) -> Answer {
-    client
-        .post(&format!("/v2/{repository}/blobs/uploads/"), "")
-        .await
-        .expect("sent")
-        .expect(202)
-        .expect("accepted")
+    client.post(&format!("/v2/{repository}/blobs/uploads/"), "").await.is(202)
 }
 
 /// Starts uploads until one is at `member`, and cancels the others.
@@ -36,7 +31,7 @@ async fn upload_at(site: &Site, client: &TestClient, member: &str) -> String {
         if site.gateway.served_by(&started).await == member {
             return started.location();
         }
-        client.delete(&started.location()).await.expect("sent").expect(204).expect("cancelled");
+        client.delete(&started.location()).await.is(204);
     }
     panic!("no repository prefers {member}");
 }
@@ -53,14 +48,14 @@ async fn members_of_new_work(site: &Site, client: &TestClient) -> BTreeSet<Strin
     for number in 0..12 {
         // Which member a repository's writes prefer follows from its name.
         let repository = format!("a/b{number}");
-        let read = client.get(&format!("/v2/{repository}/tags/list")).await.expect("sent");
+        let read = client.get(&format!("/v2/{repository}/tags/list")).await;
         let put = format!("/v2/{repository}/manifests/t");
-        let put = client.put(&put, "application/vnd.oci.image.manifest.v1+json", "{}").await.expect("sent");
+        let put = client.put(&put, "application/vnd.oci.image.manifest.v1+json", "{}").await;
         let started = start_upload(client, &repository).await;
         for answer in [&read, &put, &started] {
             members.insert(site.gateway.served_by(answer).await);
         }
-        client.delete(&started.location()).await.expect("sent").expect(204).expect("cancelled");
+        client.delete(&started.location()).await.is(204);
     }
     members
 }
@@ -80,7 +75,7 @@ async fn a_drained_member_gets_no_new_work_while_its_uploads_go_on_to_their_end(
     assert_eq!(members_of_new_work(&site, &client).await, BTreeSet::from(["member1".to_owned()]));
     let status = status_of(&site.gateway, "member0").await;
     assert_eq!((&status["draining"], &status["state"]), (&Value::Bool(true), &Value::from("healthy")));
-    let metrics = site.gateway.metrics().await.expect("metrics");
+    let metrics = site.gateway.metrics().await;
     assert!((metrics.sum("tidegate_member_draining", &["member=\"member0\""]) - 1.0).abs() < f64::EPSILON);
 
     // Somebody waits for the end of the drain while the upload goes on.
@@ -91,8 +86,7 @@ async fn a_drained_member_gets_no_new_work_while_its_uploads_go_on_to_their_end(
     wait::until("the drain's progress", async || waiting.stdout().contains("1 open").then_some(())).await;
     let blob = Blob::random(100_000);
     let half = blob.bytes.len() / 2;
-    let patched = client.patch(&upload, blob.bytes[..half].to_vec()).await.expect("sent").expect(202);
-    let patched = patched.expect("the session goes on");
+    let patched = client.patch(&upload, blob.bytes[..half].to_vec()).await.is(202);
     assert_eq!(site.gateway.served_by(&patched).await, "member0");
     assert!(waiting.exit_status().is_none(), "the session has not ended");
     let rest = blob.bytes[half..].to_vec();
@@ -121,6 +115,6 @@ async fn the_last_member_that_serves_is_drained_by_force_alone_and_unknown_names
     // Force is for those who know; nobody is turned away while a member lives.
     assert!(site.gateway.control(&["drain", "member1", "--force"]).await.status.success());
     let client = site.authorized(&["repository:a/b:pull"]).await;
-    client.get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("served all the same");
+    client.get("/v2/a/b/tags/list").await.is(404);
     site.stop_gateway().await;
 }

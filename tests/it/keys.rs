@@ -33,12 +33,12 @@ fn kid_of(token: &str) -> Result<String> {
 
 /// A token from one replica, used at the other: a push of a small blob and its pull.
 async fn push_and_pull(from: &TestClient, at: &TestClient, login: (&str, &str)) -> Result<String> {
-    let token = from.token(login.0, login.1, &["repository:load/keys:pull,push"]).await?;
+    let token = from.try_token(login.0, login.1, &["repository:load/keys:pull,push"]).await?;
     let client = at.clone().with_bearer(&token);
-    client.get("/v2/").await?.expect(200)?;
+    client.try_get("/v2/").await?.ensure(200)?;
     let blob = Blob::random(2000);
     let path = push::try_blob(&client, "load/keys", &blob).await?;
-    let read = client.get(&path).await?.expect(200)?;
+    let read = client.try_get(&path).await?.ensure(200)?;
     anyhow::ensure!(read.body == blob.bytes, "other bytes came back");
     kid_of(&token)
 }
@@ -85,7 +85,7 @@ async fn keys_rotate_under_load_with_replicas_apart_and_a_member_that_is_not_res
     every_worker_goes_on(&*done).await;
     assert_eq!(second.reload().await["message"], "reloaded");
     let new_kid = wait::until("the new key to sign", async || {
-        let token = clients[0].token(&site.endpoint.user, &site.endpoint.password, &[]).await.ok()?;
+        let token = clients[0].token(&site.endpoint.user, &site.endpoint.password, &[]).await;
         let kid = kid_of(&token).ok()?;
         let listed = process::run(tidegate(&["keys", "list", "--config", file.to_str()?]), COMMAND_LIMIT)
             .await
@@ -166,10 +166,9 @@ async fn replicas_with_different_keys_say_so_in_words() {
         .render()
         .replace(&format!("{}/keys", site.dir().display()), &format!("{}/keys", own.path().display()));
     let (mut second, _dir) = replica(&config, &site.endpoint.authority).await;
-    let token =
-        site.client().token(&site.endpoint.user, &site.endpoint.password, &[]).await.expect("a token");
+    let token = site.client().token(&site.endpoint.user, &site.endpoint.password, &[]).await;
     let stranger = second.client(&site.endpoint.ca_file).with_bearer(&token);
-    let answer = stranger.get("/v2/").await.expect("sent").expect(401).expect("refused");
+    let answer = stranger.get("/v2/").await.is(401);
     assert!(answer.header("www-authenticate").expect("a challenge").contains("error=\"invalid_token\""));
     let says = |line: &serde_json::Value| {
         line["message"].as_str().is_some_and(|text| text.contains("another replica has other keys"))
@@ -177,15 +176,15 @@ async fn replicas_with_different_keys_say_so_in_words() {
     let line = second.wait_for_log("another replica has other keys", says).await;
     assert_eq!(line["level"], "ERROR");
     assert_eq!(line["kid"].as_str(), Some(kid_of(&token).expect("a kid").as_str()));
-    let metrics = second.metrics().await.expect("metrics");
+    let metrics = second.metrics().await;
     assert!((metrics.sum("tidegate_foreign_key_tokens_total", &[]) - 1.0).abs() < f64::EPSILON);
     // What anybody can make up is refused without that alarm, and leaves nothing in the log.
     for made_up in made_up_tokens(&token) {
         let junk = second.client(&site.endpoint.ca_file).with_bearer(&made_up);
-        junk.get("/v2/").await.expect("sent").expect(401).expect("refused");
+        junk.get("/v2/").await.is(401);
     }
     assert_eq!(second.log_lines().iter().filter(|line| says(line)).count(), 1);
-    let metrics = second.metrics().await.expect("metrics");
+    let metrics = second.metrics().await;
     assert!((metrics.sum("tidegate_foreign_key_tokens_total", &[]) - 1.0).abs() < f64::EPSILON);
     let longest = second.log_lines().iter().map(|line| line.to_string().len()).max().expect("lines");
     assert!(longest < 4096, "a line of {longest} bytes");

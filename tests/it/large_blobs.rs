@@ -81,28 +81,20 @@ async fn upload(client: &TestClient) -> String {
     let left = Arc::new(AtomicUsize::new(CHUNKS));
     let body = Endless { chunk: pattern(), left: Arc::clone(&left) }.boxed();
     let request = client.request(Method::PATCH, &target).header("content-type", "application/octet-stream");
-    let mut connection: Connection = client.connect().await.expect("connected");
-    let request = request.body(body).expect("a request");
-    let answer =
-        while_it_moves(&left, connection.send(request)).await.expect("sent").expect(202).expect("taken");
+    let mut connection: Connection = client.connect().await;
+    let request = request.body(body);
+    let answer = while_it_moves(&left, connection.send(request)).await.is(202);
     let digest = digest();
     let finish = push::end_of(&answer.location(), &digest);
-    let finish =
-        client.request(Method::PUT, &finish).body(crate::harness::client::whole("")).expect("a request");
-    tokio::time::timeout(FINISH_LIMIT, connection.send(finish))
-        .await
-        .expect("the end of the upload")
-        .expect("sent")
-        .expect(201)
-        .expect("finished");
+    let finish = client.request(Method::PUT, &finish).empty();
+    tokio::time::timeout(FINISH_LIMIT, connection.send(finish)).await.expect("the end of the upload").is(201);
     format!("/v2/big/blob/blobs/{digest}")
 }
 
 async fn download(client: &TestClient, path: &str) {
-    let mut connection = client.connect().await.expect("connected");
-    let request =
-        client.request(Method::GET, path).body(crate::harness::client::whole("")).expect("a request");
-    let mut response = connection.send_head(request).await.expect("an answer");
+    let mut connection = client.connect().await;
+    let request = client.request(Method::GET, path).empty();
+    let mut response = connection.send_head(request).await;
     assert_eq!(response.status(), 200);
     let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     let mut bytes = 0;

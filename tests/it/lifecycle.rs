@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
-use crate::harness::client::{TestClient, whole};
+use crate::harness::client::TestClient;
 use crate::harness::clients::COMMAND_LIMIT;
 use crate::harness::gateway::{Gateway, ListenerKind};
 use crate::harness::image::Blob;
@@ -88,24 +88,24 @@ async fn stalled_handshakes_heads_and_resting_connections_are_ended_each_in_its_
     };
     limits(&mut site, "handshake_timeout: 1s, header_timeout: 1h, keep_alive: 1h").await;
     let handshake = Stalled::begins();
-    ended(site.client().raw_tcp().await.expect("connected")).await;
+    ended(site.client().raw_tcp().await).await;
     handshake.took_at_least(1);
-    let metrics = site.gateway.metrics().await.expect("metrics");
+    let metrics = site.gateway.metrics().await;
     assert!(metrics.sum("tidegate_tls_handshakes_failed_total", &[]) >= 1.0);
 
     limits(&mut site, "handshake_timeout: 1h, header_timeout: 2s, keep_alive: 1h").await;
     let head = Stalled::begins();
-    let mut stream = site.client().raw_tls().await.expect("a handshake");
+    let mut stream = site.client().raw_tls().await;
     stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: ").await.expect("sent");
     ended(stream).await;
     head.took_at_least(2);
-    let metrics = site.gateway.metrics().await.expect("metrics");
+    let metrics = site.gateway.metrics().await;
     assert!(metrics.sum("tidegate_connections_timed_out_total", &[]) >= 1.0);
 
     // A resting connection outlives the head's deadline, not its own.
     limits(&mut site, "handshake_timeout: 1h, header_timeout: 5s, keep_alive: 6s").await;
     let resting = Stalled::begins();
-    let mut stream = site.client().raw_tls().await.expect("a handshake");
+    let mut stream = site.client().raw_tls().await;
     let request = format!("GET /v2/ HTTP/1.1\r\nHost: {}\r\n\r\n", site.endpoint.authority);
     stream.write_all(request.as_bytes()).await.expect("sent");
     ended(stream).await;
@@ -119,16 +119,16 @@ async fn connections_beyond_the_limit_wait_until_one_ends() {
     // A worker holds a permit while it waits for its next connection, so the limit leaves one spare.
     restart_with(&mut site, |config| format!("{config}workers: 1\nlimits: {{ connections_max: 2 }}\n")).await;
     let client = site.client();
-    let first = client.connect().await.expect("connected");
-    let mut second = client.connect().await.expect("connected");
-    let ping = client.request(Method::GET, "/v2/").body(whole("")).expect("a request");
-    second.send(ping).await.expect("sent").expect(401).expect("served");
+    let first = client.connect().await;
+    let mut second = client.connect().await;
+    let ping = client.request(Method::GET, "/v2/").empty();
+    second.send(ping).await.is(401);
     let third = client.raw_tls();
     tokio::pin!(third);
     let waited = tokio::time::timeout(Duration::from_secs(1), &mut third).await;
     assert!(waited.is_err(), "a third connection is not served");
     drop(first);
-    wait::within("the third connection", third).await.expect("a handshake");
+    wait::within("the third connection", third).await;
     site.stop_gateway().await;
 }
 
@@ -138,9 +138,9 @@ async fn slow_download(
 ) -> (crate::harness::client::Connection, http::Response<hyper::body::Incoming>, usize) {
     let blob = Blob::random(32 << 20);
     let path = push::blob(client, "a/b", &blob).await;
-    let mut connection = client.connect().await.expect("connected");
-    let request = client.request(Method::GET, &path).body(whole("")).expect("a request");
-    let response = connection.send_head(request).await.expect("an answer");
+    let mut connection = client.connect().await;
+    let request = client.request(Method::GET, &path).empty();
+    let response = connection.send_head(request).await;
     (connection, response, blob.bytes.len())
 }
 
@@ -154,7 +154,7 @@ async fn running_requests_end_after_sigterm_and_new_ones_are_not_taken() {
     let first = response.frame().await.expect("a frame").expect("data");
     let mut bytes = first.data_ref().expect("data").len();
     site.gateway.terminate();
-    wait::until("the listener to close", async || client.raw_tcp().await.is_err().then_some(())).await;
+    wait::until("the listener to close", async || client.try_raw_tcp().await.is_err().then_some(())).await;
     while let Some(frame) = response.frame().await {
         bytes += frame.expect("the body does not break off").data_ref().expect("data").len();
     }
@@ -176,7 +176,7 @@ async fn what_outlasts_the_grace_period_is_cut_and_reported() {
     let (_connection, _response, _) = slow_download(&client).await;
     // The connections before it have to be gone, or they might be counted too.
     wait::until("the download to be the only connection", async || {
-        let metrics = site.gateway.metrics().await.ok()?;
+        let metrics = site.gateway.metrics().await;
         (metrics.sum("tidegate_connections", &[]) < 1.5).then_some(())
     })
     .await;

@@ -15,20 +15,15 @@ async fn admin_tells_liveness_readiness_metrics_and_status() {
     for (path, status) in
         [("/livez", 200), ("/readyz", 200), ("/metrics", 200), ("/status", 200), ("/other", 404)]
     {
-        admin
-            .get(path)
-            .await
-            .expect("sent")
-            .expect(status)
-            .unwrap_or_else(|error| panic!("{path}: {error:#}"));
+        admin.get(path).await.is(status);
     }
-    admin.post("/readyz", "").await.expect("sent").expect(405).expect("it only reads");
+    admin.post("/readyz", "").await.is(405);
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
-    client.get("/v2/a/b/manifests/none").await.expect("sent").expect(404).expect("not there");
+    client.get("/v2/a/b/manifests/none").await.is(404);
     let expected = "tidegate_requests_total{member=\"member";
     // A request is counted when its answer has ended, which its client may see first.
     let (text, line) = wait::until("the request to be counted", async || {
-        let text = admin.get("/metrics").await.ok()?.text();
+        let text = admin.get("/metrics").await.text();
         let counted = |line: &&str| line.starts_with(expected) && line.contains("status=\"404\"");
         let line = text.lines().find(counted)?.to_owned();
         Some((text, line))
@@ -54,20 +49,21 @@ async fn admin_tells_liveness_readiness_metrics_and_status() {
             && line.contains("pool=\"main\""),
         "{line}"
     );
-    let status = admin.get("/status").await.expect("sent").json().expect("JSON");
+    let status = admin.get("/status").await.json();
     assert_eq!(status["pools"][0]["members"][1]["state"], "healthy");
     for member in &mut site.members {
         member.kill();
     }
     wait::until("no member to serve", async || {
-        let answer = admin.get("/readyz").await.ok()?;
+        let answer = admin.get("/readyz").await;
         (answer.status == 503 && answer.text().contains("main")).then_some(())
     })
     .await;
-    admin.get("/livez").await.expect("sent").expect(200).expect("the process lives");
-    let refused = client.get("/v2/a/b/tags/list").await.expect("sent").expect(504).expect("nobody serves");
+    admin.get("/livez").await.is(200);
+    let refused = client.get("/v2/a/b/tags/list").await.is(504);
     assert_eq!(refused.error_code().as_deref(), Some("UNAVAILABLE"));
-    client.get("/v2/").await.expect("sent").expect(200).expect("the ping needs no member");
+    // The ping needs no member.
+    client.get("/v2/").await.is(200);
     site.stop_gateway().await;
 }
 
@@ -75,13 +71,10 @@ async fn admin_tells_liveness_readiness_metrics_and_status() {
 async fn every_request_has_one_line_with_the_id_of_its_answer() {
     let mut site = Site::start(&[MemberKind::Open]).await;
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
-    let answer = client.get("/v2/a/b/manifests/v1").await.expect("sent").expect(404).expect("not there");
+    let answer = client.get("/v2/a/b/manifests/v1").await.is(404);
     let id = answer.header("x-request-id").expect("an id").to_owned();
-    let refused = client.get("/v2/other/x/manifests/v1").await.expect("sent").expect(401).expect("denied");
-    let refused_id = refused.json().expect("JSON")["errors"][0]["detail"]["request_id"]
-        .as_str()
-        .expect("an id")
-        .to_owned();
+    let refused = client.get("/v2/other/x/manifests/v1").await.is(401);
+    let refused_id = refused.json()["errors"][0]["detail"]["request_id"].as_str().expect("an id").to_owned();
     assert_eq!(refused.header("x-request-id"), Some(refused_id.as_str()));
     let lines = wait::until("both lines", async || {
         let log = site.gateway.access_log();
@@ -121,8 +114,7 @@ async fn no_secret_is_in_any_log_at_any_level() {
     let config = site.config.clone().log_filter("trace").render();
     site.gateway = crate::harness::gateway::Gateway::start(&config, site.dir()).await;
     let scopes = ["repository:a/b:pull,push"];
-    let token =
-        site.client().token(&site.endpoint.user, &site.endpoint.password, &scopes).await.expect("a token");
+    let token = site.client().token(&site.endpoint.user, &site.endpoint.password, &scopes).await;
     let client = site.client().with_bearer(&token);
     let mut secrets = vec![token, site.endpoint.password.clone(), "a wrong password".to_owned()];
     for _ in 0..6 {
@@ -137,7 +129,7 @@ async fn no_secret_is_in_any_log_at_any_level() {
         push::finish(&client, &location, &blob.digest, blob.bytes.clone()).await;
     }
     let wrong = site.client().with_basic(&site.endpoint.user, "a wrong password");
-    wrong.get("/v2/").await.expect("sent").expect(401).expect("refused");
+    wrong.get("/v2/").await.is(401);
     let form = format!(
         "grant_type=password&service=tidegate-test&username=alice&password={}",
         site.endpoint.password
@@ -146,12 +138,7 @@ async fn no_secret_is_in_any_log_at_any_level() {
         .client()
         .request(Method::POST, "/token")
         .header("content-type", "application/x-www-form-urlencoded");
-    site.client()
-        .send(request.body(whole(form)).expect("a request"))
-        .await
-        .expect("sent")
-        .expect(200)
-        .expect("a token");
+    site.client().send(request.body(whole(form))).await.is(200);
     for member in &site.members {
         if let crate::harness::registry::Access::Htpasswd { user, password } = member.access() {
             secrets.push(BASE64.encode(format!("{user}:{password}").as_bytes()));

@@ -85,12 +85,13 @@ async fn what_root_writes_is_the_gateways_and_a_revocation_is_in_force_when_the_
     let config = site.config.render();
     run_as_service(&mut site, &config).await;
     let alice = site.authorized(&["repository:a/b:pull"]).await;
-    alice.get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("allowed, and not there");
+    // Allowed, and not there.
+    alice.get("/v2/a/b/tags/list").await.is(404);
     let rotated = by_root(&site, &["keys", "rotate"]).await.success().expect("rotated");
     assert_eq!(rotated.stderr, "", "no file that the gateway may not read");
     let revoked = by_root(&site, &["revoke", "users/alice"]).await.success().expect("revoked");
     assert!(revoked.stdout.contains("the running gateway refuses"), "{}", revoked.stdout);
-    alice.get("/v2/a/b/tags/list").await.expect("sent").expect(401).expect("in force at once");
+    alice.get("/v2/a/b/tags/list").await.is(401);
     for directory in ["keys", "seal"] {
         assert_all_is_the_services(&site.dir().join(directory));
     }
@@ -118,9 +119,9 @@ async fn an_unreadable_file_holds_up_its_own_section_alone_and_is_tried_again() 
     let config = site.config.render();
     run_as_service(&mut site, &config).await;
     let alice = site.authorized(&["repository:a/b:pull"]).await;
-    let bob = site.client().token("bob", "bobs password", &["repository:a/b:pull"]).await.expect("a token");
+    let bob = site.client().token("bob", "bobs password", &["repository:a/b:pull"]).await;
     let bob = site.client().with_bearer(&bob);
-    bob.get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("allowed, and not there");
+    bob.get("/v2/a/b/tags/list").await.is(404);
     // A key that root has put there, and a directory in which root's files stay root's.
     let keys = site.dir().join("keys");
     let foreign = keys.join("client-9999999999-00000000.json");
@@ -136,7 +137,7 @@ async fn an_unreadable_file_holds_up_its_own_section_alone_and_is_tried_again() 
         config.lines().filter(|line| !line.contains("name: bob")).map(|line| format!("{line}\n")).collect();
     replace_file(&site.dir().join("tidegate.yaml"), &without_bob);
     wait::until("bob to be refused", async || {
-        (bob.get("/v2/a/b/tags/list").await.expect("sent").status == 401).then_some(())
+        (bob.get("/v2/a/b/tags/list").await.status == 401).then_some(())
     })
     .await;
     // The command does not say that a revocation is in force which the gateway cannot read.
@@ -148,8 +149,9 @@ async fn an_unreadable_file_holds_up_its_own_section_alone_and_is_tried_again() 
         "{}",
         revoked.stderr
     );
-    alice.get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("what was in force stays");
-    let status = site.gateway.admin().get("/status").await.expect("sent").json().expect("JSON");
+    // What was in force stays.
+    alice.get("/v2/a/b/tags/list").await.is(404);
+    let status = site.gateway.status().await;
     assert_eq!(status["reload_refused"], serde_json::json!(["keys", "revocations"]), "{status}");
     assert!(
         !status.to_string().contains("client-9999999999"),
@@ -160,11 +162,11 @@ async fn an_unreadable_file_holds_up_its_own_section_alone_and_is_tried_again() 
     // What was refused is tried again: no file's time changes here.
     give(&keys, SERVICE);
     wait::until("the revocation to be in force", async || {
-        (alice.get("/v2/a/b/tags/list").await.expect("sent").status == 401).then_some(())
+        (alice.get("/v2/a/b/tags/list").await.status == 401).then_some(())
     })
     .await;
     wait::until("nothing to be refused", async || {
-        let status = site.gateway.admin().get("/status").await.ok()?.json().ok()?;
+        let status = site.gateway.status().await;
         (status["reload_refused"] == serde_json::json!([])).then_some(())
     })
     .await;

@@ -7,7 +7,7 @@ use crate::harness::wait;
 
 /// The certificate that a new connection is shown.
 async fn shown_certificate(client: &TestClient) -> Vec<u8> {
-    let stream = client.raw_tls().await.expect("a handshake");
+    let stream = client.raw_tls().await;
     let chain = stream.get_ref().1.peer_certificates().expect("a chain");
     chain[0].to_vec()
 }
@@ -32,14 +32,14 @@ async fn changed_certificates_are_taken_up_and_broken_ones_refused_without_holdi
     let line = site.gateway.wait_for_log("the refusal", refused).await;
     assert!(line["error"].as_str().is_some_and(|text| text.contains("hub.key")), "{line}");
     assert_eq!(shown_certificate(&client).await, first);
-    let metrics = site.gateway.metrics().await.expect("metrics");
+    let metrics = site.gateway.metrics().await;
     assert!(metrics.sum("tidegate_reloads_total", &["result=\"refused\""]) >= 1.0);
     // A policy that changes meanwhile takes effect all the same.
     let alice = site.authorized(&["repository:a/b:pull"]).await;
-    alice.get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("allowed, and not there");
+    alice.get("/v2/a/b/tags/list").await.is(404);
     let denied = site.config.clone().rule("{ user: \"*\", repository: \"other/**\", allow: [pull] }");
     assert_eq!(site.gateway.reload_with(&denied.render()).await["message"], "reloaded");
-    let answer = alice.get("/v2/a/b/tags/list").await.expect("sent").expect(401).expect("denied now");
+    let answer = alice.get("/v2/a/b/tags/list").await.is(401);
     assert!(answer.header("www-authenticate").expect("a challenge").contains("insufficient_scope"));
     // The other half: taken up by itself.
     std::fs::copy(&leaf.cert, &cert).expect("copied");
@@ -60,9 +60,8 @@ async fn a_changed_htpasswd_file_is_taken_up_and_a_broken_one_refused() {
     let config = format!("{config}reload_interval: 200ms\n");
     site.gateway = Gateway::start(&config, site.dir()).await;
     let client = site.client();
-    let login = async |name: &str, password: &str| {
-        client.token_answer(name, password, &[]).await.expect("sent").status.as_u16()
-    };
+    let login =
+        async |name: &str, password: &str| client.token_answer(name, password, &[]).await.status.as_u16();
     assert_eq!(login("carol", "one").await, 200);
     assert_eq!(
         login(&site.endpoint.user, &site.endpoint.password).await,
@@ -91,7 +90,7 @@ async fn a_broken_configuration_replaces_nothing_and_sections_that_need_a_restar
     let error = line["error"].as_str().unwrap_or_default();
     assert!(error.contains("policy[0].alow") && error.contains("allow"), "{error}");
     let client = site.authorized(&["repository:a/b:pull"]).await;
-    client.get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("allowed, and not there");
+    client.get("/v2/a/b/tags/list").await.is(404);
     let more = site.config.clone().extra("shutdown: { lead_time: 1s }");
     assert_eq!(site.gateway.reload_with(&more.render()).await["message"], "reloaded");
     let named = site.gateway.find_log(|line| line["section"] == "shutdown");
@@ -109,30 +108,30 @@ async fn a_user_who_was_removed_and_comes_back_gets_no_earlier_token_back() {
     let without_bob: String =
         all.lines().filter(|line| !line.contains("name: bob")).map(|line| format!("{line}\n")).collect();
     let (login, tags) = (("bob", "bobs password"), "/v2/a/b/tags/list");
-    let log_in = async |site: &Site| {
-        site.client().token(login.0, login.1, &["repository:a/b:pull"]).await.expect("a token")
-    };
+    let log_in = async |site: &Site| site.client().token(login.0, login.1, &["repository:a/b:pull"]).await;
     let token = log_in(&site).await;
     let before = site.client().with_bearer(&token);
     let alice = site.authorized(&["repository:a/b:pull"]).await;
-    before.get(tags).await.expect("sent").expect(404).expect("allowed, and not there");
+    before.get(tags).await.is(404);
     assert_eq!(site.gateway.reload_with(&without_bob).await["message"], "reloaded");
-    before.get(tags).await.expect("sent").expect(401).expect("removed");
+    before.get(tags).await.is(401);
     assert_eq!(site.gateway.reload_with(&all).await["message"], "reloaded");
-    let answer = before.get(tags).await.expect("sent").expect(401).expect("that was before the removal");
+    // It was given before the removal.
+    let answer = before.get(tags).await.is(401);
     assert!(answer.header("www-authenticate").expect("a challenge").contains("invalid_token"));
     // A new login is another one: it counts from the second after the removal on.
     wait::until("bob to be back", async || {
         let client = site.client().with_bearer(&log_in(&site).await);
-        (client.get(tags).await.expect("sent").status == 404).then_some(())
+        (client.get(tags).await.status == 404).then_some(())
     })
     .await;
-    alice.get(tags).await.expect("sent").expect(404).expect("nobody else is concerned");
+    // The removal concerns nobody else.
+    alice.get(tags).await.is(404);
     // It is remembered beyond the end of the process.
     site.stop_gateway().await;
     site.gateway = Gateway::start(&all, site.dir()).await;
     let before = site.client().with_bearer(&token);
-    before.get(tags).await.expect("sent").expect(401).expect("still before the removal");
+    before.get(tags).await.is(401);
     site.stop_gateway().await;
 }
 
@@ -147,9 +146,9 @@ async fn a_pattern_with_many_wildcards_holds_up_nobody() {
     .await;
     // Trying every way in which the name could match would outlast any client.
     let name = format!("x/{}", "a".repeat(250));
-    let answer = site.client().get(&format!("/service/token?scope=repository:{name}:pull")).await;
-    let answer = answer.expect("sent").expect(200).expect("a token");
-    let client = site.client().with_bearer(answer.json().expect("JSON")["token"].as_str().expect("a token"));
-    client.get(&format!("/v2/{name}/tags/list")).await.expect("sent").expect(404).expect("by the next rule");
+    let answer = site.client().get(&format!("/service/token?scope=repository:{name}:pull")).await.is(200);
+    let client = site.client().with_bearer(answer.json()["token"].as_str().expect("a token"));
+    // The next rule allows it.
+    client.get(&format!("/v2/{name}/tags/list")).await.is(404);
     site.stop_gateway().await;
 }

@@ -57,13 +57,13 @@ async fn sockets_of_systemd_are_used_and_it_is_told_when_the_process_is_ready_an
     assert_eq!(site.gateway.address(ListenerKind::Tls).to_string(), addresses[0]);
     let client = site.authorized(&["repository:a/b:pull"]).await;
     for _ in 0..8 {
-        client.get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("served");
+        client.get("/v2/a/b/tags/list").await.is(404);
     }
     // The next process is the one to watch, and the end of the one before is not that of the service.
     let upgraded = site.gateway.upgrade().await;
     assert!(upgraded.status.success(), "{}{}", upgraded.stdout, upgraded.stderr);
     let ready = message("the word of the new process").await;
-    let status = site.gateway.admin().get("/status").await.expect("sent").json().expect("JSON");
+    let status = site.gateway.status().await;
     assert_eq!(ready, format!("READY=1\nMAINPID={}\n", status["pid"]));
     site.gateway.stop_upgraded().await;
     assert_eq!(message("the word that it ends").await, "STOPPING=1\n");

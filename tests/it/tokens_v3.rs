@@ -340,7 +340,7 @@ async fn a_pool_may_mix_profiles_and_every_member_accepts_its_own() {
         gateway.client(&certificates.authority()).with_host("127.0.0.1").with_basic("alice", &password);
     for number in 0..80 {
         let target = format!("/v2/t/app{number}/blobs/uploads/");
-        client.post(&target, "").await.expect("an answer").expect(202).expect("an upload session");
+        client.post(&target, "").await.is(202);
     }
     for member in &members {
         let asked = member.requests().into_iter().filter(|request| request.target.contains("/t/app"));
@@ -367,5 +367,5 @@ async fn registry_trusting(dir: &Path, name: &str, certificates: &[&[u8]]) -> St
 /// What the registry answers to a pull with this token.
 async fn pull_status(registry: &StockRegistry, token: &str) -> u16 {
     let client = TestClient::plain(registry.address()).with_bearer(token);
-    client.get("/v2/t/app/tags/list").await.expect("an answer").status.as_u16()
+    client.get("/v2/t/app/tags/list").await.status.as_u16()
 }

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::harness::client::{TestClient, whole};
+use crate::harness::client::TestClient;
 use crate::harness::gateway::replace_file;
 use crate::harness::image::Blob;
 use crate::harness::port::ReservedPort;
@@ -119,10 +119,10 @@ async fn slow_download(
 ) -> (crate::harness::client::Connection, http::Response<hyper::body::Incoming>, usize) {
     let blob = Blob::random(32 << 20);
     let path = push::blob(client, "a/b", &blob).await;
-    let mut connection = client.connect().await.expect("connected");
+    let mut connection = client.connect().await;
     let request = client.request(Method::GET, &path);
-    let response = connection.send_head(request.body(whole("")).expect("a request")).await;
-    (connection, response.expect("an answer"), blob.bytes.len())
+    let response = connection.send_head(request.empty()).await;
+    (connection, response, blob.bytes.len())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,11 +136,11 @@ async fn what_runs_ends_in_the_old_process_while_the_new_one_goes_on_with_upload
     let upload = push::start(&client, "a/b").await;
     let (_connection, mut response, length) = slow_download(&client).await;
     assert!(site.gateway.control(&["drain", "member1"]).await.status.success());
-    let before = site.gateway.admin().get("/status").await.expect("sent").json().expect("JSON");
+    let before = site.gateway.status().await;
 
     let upgraded = site.gateway.upgrade().await;
     assert!(upgraded.status.success(), "{}{}", upgraded.stdout, upgraded.stderr);
-    let status = site.gateway.admin().get("/status").await.expect("sent").json().expect("JSON");
+    let status = site.gateway.status().await;
     assert_ne!(status["pid"], before["pid"], "the new process answers");
     assert_eq!(status["pools"][0]["members"][1]["draining"], true, "a drain goes on");
     let uploads = |at: usize| status["pools"][0]["members"][at]["open_uploads"].as_u64().expect("a number");
@@ -160,7 +160,7 @@ async fn what_runs_ends_in_the_old_process_while_the_new_one_goes_on_with_upload
     }
     assert_eq!(bytes, length);
     assert!(site.gateway.daemon().wait_exit().await.success());
-    client.get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("the new one serves");
+    client.get("/v2/a/b/tags/list").await.is(404);
     site.gateway.stop_upgraded().await;
 }
 
@@ -182,13 +182,13 @@ async fn a_new_process_that_fails_leaves_the_old_one_as_it_was() {
     assert!(failed.stderr.contains("the running process goes on"), "{}", failed.stderr);
     assert!(failed.stderr.contains("listen on"), "{}", failed.stderr);
     let client = site.authorized(&["repository:a/b:pull"]).await;
-    client.get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("served");
-    site.gateway.admin().get("/readyz").await.expect("sent").expect(200).expect("ready");
+    client.get("/v2/a/b/tags/list").await.is(404);
+    site.gateway.admin().get("/readyz").await.is(200);
     // And then it works after all.
     drop(taken);
     let upgraded = site.gateway.upgrade().await;
     assert!(upgraded.status.success(), "{}{}", upgraded.stdout, upgraded.stderr);
     assert!(site.gateway.daemon().wait_exit().await.success());
-    client.get("/v2/a/b/tags/list").await.expect("sent").expect(404).expect("served");
+    client.get("/v2/a/b/tags/list").await.is(404);
     site.gateway.stop_upgraded().await;
 }

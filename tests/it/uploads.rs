@@ -40,7 +40,7 @@ impl Replicas {
         let clients = self.clients.read().await;
         let client = &clients[rng.random_range(0..clients.len())];
         let request = client.request(method, target).header("content-type", "application/octet-stream");
-        client.send(request.body(whole(body))?).await
+        client.try_send(request.body(whole(body))).await
     }
 }
 
@@ -66,23 +66,23 @@ async fn upload_in_chunks(replicas: &Replicas, seed: u64) -> Result<()> {
     let repository = format!("load/r{}", seed % 10);
     let start = format!("/v2/{repository}/blobs/uploads/");
     let mut target =
-        location(&replicas.send(&mut rng, Method::POST, &start, Vec::new()).await?.expect(202)?)?;
+        location(&replicas.send(&mut rng, Method::POST, &start, Vec::new()).await?.ensure(202)?)?;
     let mut sent = 0;
     while sent < blob.bytes.len() {
         let end = blob.bytes.len().min(sent + rng.random_range(1..80_000));
         let chunk = blob.bytes[sent..end].to_vec();
-        let answer = replicas.send(&mut rng, Method::PATCH, &target, chunk).await?.expect(202)?;
+        let answer = replicas.send(&mut rng, Method::PATCH, &target, chunk).await?.ensure(202)?;
         assert_eq!(answer.header("range"), Some(format!("0-{}", end - 1).as_str()));
         target = location(&answer)?;
         sent = end;
     }
     let finish = push::end_of(&target, &blob.digest);
-    let answer = replicas.send(&mut rng, Method::PUT, &finish, Vec::new()).await?.expect(201)?;
+    let answer = replicas.send(&mut rng, Method::PUT, &finish, Vec::new()).await?.ensure(201)?;
     assert_eq!(answer.header("docker-content-digest"), Some(blob.digest.as_str()));
     let read = replicas
         .send(&mut rng, Method::GET, &format!("/v2/{repository}/blobs/{}", blob.digest), Vec::new())
         .await?
-        .expect(200)?;
+        .ensure(200)?;
     anyhow::ensure!(read.body == blob.bytes, "other bytes came back");
     Ok(())
 }
@@ -93,8 +93,7 @@ async fn two_hundred_interleaved_uploads_stay_on_their_members_across_a_restart_
     let (mut second, _dir) = second_replica(&site).await;
     let scopes: Vec<String> = (0..10).map(|at| format!("repository:load/r{at}:pull,push")).collect();
     let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
-    let token =
-        site.client().token(&site.endpoint.user, &site.endpoint.password, &scopes).await.expect("a token");
+    let token = site.client().token(&site.endpoint.user, &site.endpoint.password, &scopes).await;
     let clients = |site: &Site, second: &Gateway| {
         vec![site.client().with_bearer(&token), second.client(&site.endpoint.ca_file).with_bearer(&token)]
     };
@@ -124,14 +123,7 @@ async fn two_hundred_interleaved_uploads_stay_on_their_members_across_a_restart_
     }
     assert_each_session_has_one_member(&site);
     for gateway in [&site.gateway, &second] {
-        assert_eq!(
-            gateway
-                .metrics()
-                .await
-                .expect("metrics")
-                .sum("tidegate_upload_pins_total", &["event=\"refused\""]),
-            0.0
-        );
+        assert_eq!(gateway.metrics().await.sum("tidegate_upload_pins_total", &["event=\"refused\""]), 0.0);
     }
     second.stop().await;
     site.stop_gateway().await;
@@ -171,14 +163,9 @@ async fn a_bearer_that_ends_in_the_middle_of_an_upload_still_finishes_it_and_not
     let password = site.client().with_basic(&site.endpoint.user, &site.endpoint.password);
     let blob = Blob::random(100_000);
     let (target, other) = (push::start(&password, "a/b").await, push::start(&password, "a/b").await);
-    let half = password
-        .patch(&target, blob.bytes[..50_000].to_vec())
-        .await
-        .expect("sent")
-        .expect(202)
-        .expect("accepted");
+    let half = password.patch(&target, blob.bytes[..50_000].to_vec()).await.is(202);
     wait::until("the token to end", async || {
-        let answer = client.get("/v2/").await.ok()?;
+        let answer = client.get("/v2/").await;
         (answer.status == 401).then_some(())
     })
     .await;
@@ -189,23 +176,18 @@ async fn a_bearer_that_ends_in_the_middle_of_an_upload_still_finishes_it_and_not
         (Method::POST, "/v2/a/b/blobs/uploads/".to_owned()),
         (Method::PUT, "/v2/a/b/manifests/v1".to_owned()),
     ] {
-        let request = client.request(method.clone(), &target).body(whole("")).expect("a request");
-        let answer = client.send(request).await.expect("sent").expect(401).expect("refused");
+        let request = client.request(method.clone(), &target).empty();
+        let answer = client.send(request).await.is(401);
         let challenge = answer.header("www-authenticate").expect("a challenge");
         assert!(challenge.contains("error=\"invalid_token\""), "{method} {target}: {challenge}");
     }
     let target = location(&half).expect("a Location");
-    let status = client.get(&target).await.expect("sent").expect(204).expect("status");
+    let status = client.get(&target).await.is(204);
     assert_eq!(status.header("range"), Some("0-49999"));
-    let rest = client
-        .patch(&target, blob.bytes[50_000..].to_vec())
-        .await
-        .expect("sent")
-        .expect(202)
-        .expect("accepted");
+    let rest = client.patch(&target, blob.bytes[50_000..].to_vec()).await.is(202);
     push::finish(&client, &rest.location(), &blob.digest, "").await;
-    client.delete(&other).await.expect("sent").expect(204).expect("cancelled");
-    let metrics = site.gateway.metrics().await.expect("metrics");
+    client.delete(&other).await.is(204);
+    let metrics = site.gateway.metrics().await;
     assert!(metrics.sum("tidegate_upload_grace_requests_total", &[]) >= 4.0);
     site.stop_gateway().await;
 }
@@ -214,7 +196,7 @@ async fn a_bearer_that_ends_in_the_middle_of_an_upload_still_finishes_it_and_not
 async fn a_removed_user_and_a_revoked_token_are_refused_inside_an_open_upload() {
     let mut site = Site::start_with(&THREE, |config| config.user("bob", "bobs password")).await;
     let scopes = ["repository:a/b:pull,push"];
-    let bob = site.client().token("bob", "bobs password", &scopes).await.expect("a token");
+    let bob = site.client().token("bob", "bobs password", &scopes).await;
     let bob = site.client().with_bearer(&bob);
     let alice = site.authorized(&scopes).await;
     let mut targets = Vec::new();
@@ -222,7 +204,7 @@ async fn a_removed_user_and_a_revoked_token_are_refused_inside_an_open_upload() 
         targets.push(push::start(client, "a/b").await);
     }
     // Somebody else's session is nobody else's.
-    let refused = alice.patch(&targets[1], "x").await.expect("sent").expect(400).expect("refused");
+    let refused = alice.patch(&targets[1], "x").await.is(400);
     assert_eq!(refused.error_code().as_deref(), Some("BLOB_UPLOAD_INVALID"));
     let without_bob: String = site
         .config
@@ -232,9 +214,9 @@ async fn a_removed_user_and_a_revoked_token_are_refused_inside_an_open_upload() 
         .map(|line| format!("{line}\n"))
         .collect();
     assert_eq!(site.gateway.reload_with(&without_bob).await["message"], "reloaded");
-    let refused = bob.patch(&targets[1], "x").await.expect("sent").expect(401).expect("refused");
+    let refused = bob.patch(&targets[1], "x").await.is(401);
     assert!(refused.header("www-authenticate").expect("a challenge").contains("invalid_token"));
-    alice.patch(&targets[0], "x").await.expect("sent").expect(202).expect("alice goes on");
+    alice.patch(&targets[0], "x").await.is(202);
     let file = site.dir().join("tidegate.yaml");
     let revoke = crate::harness::gateway::tidegate(&[
         "revoke",
@@ -245,7 +227,7 @@ async fn a_removed_user_and_a_revoked_token_are_refused_inside_an_open_upload() 
     let said = crate::harness::process::run(revoke, COMMAND_LIMIT).await.expect("revoked");
     assert!(said.contains("users/alice"), "{said}");
     site.gateway.reload().await;
-    alice.get(&targets[0]).await.expect("sent").expect(401).expect("revoked");
+    alice.get(&targets[0]).await.is(401);
     site.stop_gateway().await;
 }
 
@@ -279,10 +261,10 @@ async fn a_session_whose_member_is_out_is_unknown_at_once_so_that_the_client_sta
     let out =
         |line: &serde_json::Value| line["message"] == "member is out" && line["member"] == name.as_str();
     site.gateway.wait_for_log("the ill member to be out", out).await;
-    let gone = client.patch(&target, "x").await.expect("sent").expect(404).expect("gone");
+    let gone = client.patch(&target, "x").await.is(404);
     assert_eq!(gone.error_code().as_deref(), Some("BLOB_UPLOAD_UNKNOWN"));
     let again = push::start(&client, "a/b").await;
-    client.patch(&again, "x").await.expect("sent").expect(202).expect("taken by the other member");
+    client.patch(&again, "x").await.is(202);
     let methods = |member: &FakeMember| -> Vec<_> {
         member.requests().into_iter().map(|request| request.method).collect()
     };
@@ -305,22 +287,22 @@ async fn a_body_that_does_not_begin_takes_no_connection_and_no_memory() {
     for _ in 0..3 {
         let target = push::start(&client, "a/b").await;
         let octets = "content-type: application/octet-stream\r\ncontent-length: 5\r\n";
-        let one = client.hang(Method::PATCH, &target, octets).await.expect("asked for its body");
+        let one = client.hang(Method::PATCH, &target, octets).await;
         hanging.push(one);
     }
     let mut manifests = Vec::new();
     for _ in 0..8 {
         let head = "content-type: application/vnd.oci.image.manifest.v1+json\r\ncontent-length: 2097152\r\n";
         let target = "/v2/a/b/manifests/late";
-        manifests.push(client.hang(Method::PUT, target, head).await.expect("asked for its body"));
+        manifests.push(client.hang(Method::PUT, target, head).await);
     }
     let image = Image::random(&[2000]);
     push::image(&client, "a/b", "now", &image).await;
     for one in &mut hanging {
-        one.send(b"bytes").await.expect("sent");
+        one.send(b"bytes").await;
     }
     for one in hanging {
-        assert_eq!(one.status().await.expect("an answer"), 202, "the bytes that came late");
+        assert_eq!(one.status().await, 202, "the bytes that came late");
     }
     drop(manifests);
     site.stop_gateway().await;

@@ -3,7 +3,7 @@
 use http::Method;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::harness::client::{TestClient, whole};
+use crate::harness::client::TestClient;
 use crate::harness::image::{Blob, Image};
 use crate::harness::site::{MemberKind, Site};
 use crate::harness::{push, random_secret};
@@ -14,9 +14,9 @@ async fn begin(
     head: &str,
     body: &[u8],
 ) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
-    let request = client.request(Method::GET, "/").body(whole("")).expect("a request");
+    let request = client.request(Method::GET, "/").empty();
     let header = |name: &str| request.headers()[name].to_str().expect("text").to_owned();
-    let mut socket = client.raw_tls().await.expect("a connection");
+    let mut socket = client.raw_tls().await;
     let text =
         format!("{head}Host: {}\r\nAuthorization: {}\r\n\r\n", header("host"), header("authorization"));
     socket.write_all(text.as_bytes()).await.expect("sent");
@@ -39,7 +39,7 @@ async fn manifests_that_drip_in_and_readers_that_do_not_read_keep_nobody_from_pu
     .await;
     let alice = site.authorized(&["repository:a/b:pull,push"]).await;
     let mallory = site.client().at_source([127, 0, 0, 2]);
-    let token = mallory.token("mallory", &password, &["repository:a/b:pull,push"]).await.expect("a token");
+    let token = mallory.token("mallory", &password, &["repository:a/b:pull,push"]).await;
     let mallory = mallory.with_bearer(&token).with_small_buffers();
     let mut held = Vec::new();
     for number in 0..32 {
@@ -60,7 +60,7 @@ async fn manifests_that_drip_in_and_readers_that_do_not_read_keep_nobody_from_pu
     let image = Image::random(&[1000]);
     push::image(&alice, "a/b", "v2", &image).await;
     let read = alice.request(Method::GET, "/v2/a/b/manifests/v2").header("accept", image.manifest_type());
-    let read = alice.send(read.body(whole("")).expect("a request")).await.expect("an answer");
+    let read = alice.send(read.empty()).await;
     assert!(read.status == 200 && read.body == image.manifest.bytes, "{}", read.text());
     drop(held);
     site.stop_gateway().await;
@@ -88,8 +88,8 @@ async fn an_upload_that_drips_in_ends_and_one_at_the_least_rate_does_not() {
                 tokio::time::sleep(std::time::Duration::from_millis(250)).await;
             }
         });
-        let request = client.request(Method::PATCH, &location).body(body).expect("a request");
-        let answer = client.send(request).await.expect("an answer");
+        let request = client.request(Method::PATCH, &location).body(body);
+        let answer = client.send(request).await;
         let expected = if ends { (400, Some("BLOB_UPLOAD_INVALID".to_owned())) } else { (202, None) };
         assert_eq!((answer.status.as_u16(), answer.error_code()), expected, "{bytes_at_once} bytes at once");
     }

@@ -4,7 +4,6 @@ use http::Method;
 use tokio::task::JoinSet;
 
 use crate::failover::site_of;
-use crate::harness::client::whole;
 use crate::harness::fake_member::{FakeMember, Gate, Recorded, Reply, answer};
 use crate::harness::image::Blob;
 use crate::harness::{push, wait};
@@ -28,19 +27,19 @@ async fn an_upload_that_ends_with_an_empty_request_has_the_time_to_finish() {
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
     let blob = Blob::random(100);
     let location = push::start(&client, "a/b").await;
-    let chunk = client.patch(&location, blob.bytes.clone()).await.expect("sent").expect(202).expect("taken");
+    let chunk = client.patch(&location, blob.bytes.clone()).await.is(202);
     let finish = push::end_of(&chunk.location(), &blob.digest);
     let mut tasks = JoinSet::new();
-    let request = client.request(Method::PUT, &finish).body(whole("")).expect("a request");
+    let request = client.request(Method::PUT, &finish).empty();
     let finishing = client.clone();
-    tasks.spawn(async move { finishing.send(request).await.expect("an answer").status.as_u16() });
+    tasks.spawn(async move { finishing.send(request).await.status.as_u16() });
     wait::until("the member to have it", async || {
         member.requests().iter().any(|request| request.method == "PUT").then_some(())
     })
     .await;
     // By then the time of any other answer is over, twice.
     for _ in 0..2 {
-        let silent = client.get("/v2/a/b/manifests/v1").await.expect("an answer");
+        let silent = client.get("/v2/a/b/manifests/v1").await;
         assert_eq!(silent.status, 504, "the member says nothing to this");
     }
     assert!(tasks.try_join_next().is_none(), "the upload still has time");

@@ -60,7 +60,7 @@ async fn no_pull_fails_and_nothing_is_left_over_while_members_die_and_the_gatewa
 
 /// Open descriptors of the process that serves now: sockets, and whatever else a request could forget.
 async fn count_descriptors(gateway: &Gateway) -> Option<usize> {
-    let status = gateway.admin().get("/status").await.ok()?.json().ok()?;
+    let status = gateway.admin().try_get("/status").await.ok()?.try_json().ok()?;
     let directory = Path::new("/proc").join(status["pid"].to_string()).join("fd");
     Some(std::fs::read_dir(directory).ok()?.count())
 }
@@ -70,7 +70,7 @@ async fn assert_nothing_is_left(gateway: &Gateway, descriptors_before: usize) {
         ["tidegate_connections", "tidegate_member_requests_in_flight", "tidegate_member_connections"];
     let mut last = Vec::new();
     let gone = wait::try_until(async || {
-        let metrics = gateway.metrics().await.ok()?;
+        let metrics = gateway.try_metrics().await.ok()?;
         last = gauges.iter().map(|name| (*name, metrics.sum(name, &[]))).collect();
         // The scrape is a request of the admin listener, which does not count.
         last.push(("tidegate_requests_in_flight", metrics.sum("tidegate_requests_in_flight", &[])));

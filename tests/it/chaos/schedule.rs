@@ -187,7 +187,7 @@ impl Schedule {
         let name = site.members[member].name().to_owned();
         let label = format!("member=\"{name}\"");
         wait::until(&format!("{name} to be healthy"), async || {
-            let metrics = site.gateway.metrics().await.ok()?;
+            let metrics = site.gateway.try_metrics().await.ok()?;
             (metrics.sum("tidegate_member_state", &[&label, "state=\"healthy\""]) > 0.5).then_some(())
         })
         .await;

@@ -42,7 +42,7 @@ fn bound_kib(gateway: &Gateway) -> usize {
 /// Waits for so many requests under way.
 async fn under_way(site: &Site, requests: usize) {
     wait::until("the requests to be under way", async || {
-        let metrics = site.gateway.metrics().await.ok()?;
+        let metrics = site.gateway.metrics().await;
         let number = metrics.sum("tidegate_requests_in_flight", &[]);
         (number >= f64::from(u32::try_from(requests).expect("few")) - 0.5).then_some(())
     })
@@ -63,7 +63,7 @@ async fn slow_readers_over_http1_cost_little_each() {
     let before = settled_memory_kib(&site.gateway).await;
     let mut open = Vec::new();
     for _ in 0..READERS {
-        let socket = client.small_tcp().await.expect("connected");
+        let socket = client.small_tcp().await;
         let mut stream = client.tls_over(socket, Some("http/1.1")).await.expect("a handshake");
         let (authority, token) = (client.authority(), client.authorization().expect("a token"));
         let head = format!("GET {target} HTTP/1.1\r\nHost: {authority}\r\nAuthorization: {token}\r\n\r\n");
@@ -95,7 +95,7 @@ async fn slow_readers_over_h2_cost_little_each() {
         let before = settled_memory_kib(&site.gateway).await;
         let mut open = Vec::new();
         for _ in 0..READERS / STREAMS {
-            let socket = client.small_tcp().await.expect("connected");
+            let socket = client.small_tcp().await;
             let mut connection = RawH2::open(&client, socket, window).await.expect("a connection");
             connection.open_window(0, 1 << 26).await.expect("sent");
             for number in 0..u32::try_from(STREAMS).expect("few") {
@@ -114,7 +114,7 @@ async fn slow_readers_over_h2_cost_little_each() {
 
 /// An h2 connection, and the windows that the gateway opens before it knows who is there.
 async fn with_windows(client: &TestClient) -> (RawH2, usize, usize) {
-    let socket = client.small_tcp().await.expect("connected");
+    let socket = client.small_tcp().await;
     let mut connection = RawH2::open(client, socket, 65_535).await.expect("a connection");
     let (mut of_stream, mut of_connection) = (0, 0);
     while of_stream == 0 || of_connection == 0 {

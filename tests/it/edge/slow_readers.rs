@@ -39,9 +39,9 @@ async fn a_reader_below_the_least_rate_is_ended_although_it_is_never_silent() {
     let target = push_blob(&site, BYTES).await;
     let tls = site.anonymous("public/x").await;
     let plain = site.gateway.plain_client().with_host(tls.authority());
-    let mut over_tls = tls.tls_over(tls.small_tcp().await.expect("connected"), None).await.expect("TLS");
+    let mut over_tls = tls.tls_over(tls.small_tcp().await, None).await.expect("TLS");
     over_tls.write_all(&request(&tls, &target)).await.expect("sent");
-    let mut over_tcp = plain.small_tcp().await.expect("connected");
+    let mut over_tcp = plain.small_tcp().await;
     over_tcp.write_all(&request(&tls, &target)).await.expect("sent");
     let pause = Duration::from_millis(10);
     let (tls_bytes, tcp_bytes) =
@@ -58,7 +58,7 @@ async fn a_slow_reader_above_the_least_rate_gets_everything() {
     let mut site = site(extra).await;
     let target = push_blob(&site, 1 << 20).await;
     let client = site.anonymous("public/x").await;
-    let mut stream = client.tls_over(client.small_tcp().await.expect("connected"), None).await.expect("TLS");
+    let mut stream = client.tls_over(client.small_tcp().await, None).await.expect("TLS");
     stream.write_all(&request(&client, &target)).await.expect("sent");
     // 64 KiB/s, which takes several windows.
     let read = read_slowly(stream, 4096, Duration::from_millis(62)).await;
@@ -71,7 +71,7 @@ async fn a_stream_that_is_not_read_is_reset_and_its_connection_goes_on() {
     let mut site = site("upstream: { body_idle_timeout: 4s }").await;
     let target = push_blob(&site, BLOB_BYTES).await;
     let client = site.anonymous("public/x").await;
-    let socket = client.raw_tcp().await.expect("connected");
+    let socket = client.raw_tcp().await;
     let mut connection = RawH2::open(&client, socket, 0).await.expect("a connection");
     connection.open_window(0, u32::try_from(BLOB_BYTES).expect("small") * 4).await.expect("sent");
     connection.request(1, END_STREAM, "GET", &target).await.expect("sent");

@@ -5,7 +5,7 @@ use http_body_util::BodyExt as _;
 use tokio::task::JoinSet;
 
 use super::{site_of, wait_for_metric};
-use crate::harness::client::{TestClient, whole};
+use crate::harness::client::TestClient;
 use crate::harness::fake_member::{FakeMember, Gate, Recorded, blob_answer};
 use crate::harness::image::Blob;
 use crate::harness::site::Site;
@@ -29,7 +29,7 @@ fn crowd(client: &TestClient, path: &str, size: usize) -> JoinSet<Vec<u8>> {
     for _ in 0..size {
         let (client, path) = (client.clone(), path.to_owned());
         crowd.spawn(async move {
-            let answer = client.get(&path).await.expect("sent").expect(200).expect("answered");
+            let answer = client.get(&path).await.is(200);
             answer.body.to_vec()
         });
     }
@@ -48,10 +48,9 @@ async fn a_crowd_that_wants_the_same_costs_a_member_one_read() {
         let readers = crowd(&client, &path, 20);
         wait_for_metric(&site.gateway, "tidegate_requests_in_flight", &[], 20.0).await;
         // Nobody gets in by waiting beside those who may.
-        let stranger = site.client().get(&path).await.expect("sent");
-        assert_eq!(stranger.status, 401);
+        site.client().get(&path).await.is(401);
         let other = site.authorized(&["repository:a/other:pull"]).await;
-        assert_eq!(other.get(&path).await.expect("sent").status, 401);
+        other.get(&path).await.is(401);
         gate.open();
         for bytes in readers.join_all().await {
             assert!(bytes == blob.bytes, "{} of {size} bytes", bytes.len());
@@ -81,7 +80,7 @@ async fn where_a_member_is_told_who_asks_only_the_reads_of_one_user_are_shared()
     .await;
     let path = format!("/v2/a/b/blobs/{}", blob.digest);
     let alice = site.authorized(&[SCOPE]).await;
-    let token = site.client().token("bob", "builder", &[SCOPE]).await.expect("a token");
+    let token = site.client().token("bob", "builder", &[SCOPE]).await;
     let bob = site.client().with_bearer(&token);
     let (hers, his) = (crowd(&alice, &path, 3), crowd(&bob, &path, 3));
     wait_for_metric(&site.gateway, "tidegate_requests_in_flight", &[], 6.0).await;
@@ -125,10 +124,10 @@ async fn a_slow_reader_stalls_nobody_and_reads_on_by_itself() {
     let mut site = site_of(&[&member], |config| config.extra("coalesce: { window: 64KiB }")).await;
     let client = site.authorized(&[SCOPE]).await;
     let path = format!("/v2/a/b/blobs/{}", blob.digest);
-    let mut connection = client.connect().await.expect("connected");
-    let request = client.request(Method::GET, &path).body(whole("")).expect("a request");
+    let mut connection = client.connect().await;
+    let request = client.request(Method::GET, &path).empty();
     let slow = async {
-        let answer = connection.send_head(request).await.expect("the head of an answer");
+        let answer = connection.send_head(request).await;
         assert_eq!(answer.status(), 200);
         answer.into_body()
     };
@@ -148,7 +147,7 @@ async fn a_slow_reader_stalls_nobody_and_reads_on_by_itself() {
     let ranges: Vec<_> = requests.iter().filter_map(|request| request.header("range")).collect();
     assert!(!ranges.is_empty(), "a reader that fell out of the window asks for the rest alone");
     // One whole read for all that came into the window; on a busy machine one that comes too late makes its own.
-    let metrics = site.gateway.metrics().await.expect("metrics");
+    let metrics = site.gateway.metrics().await;
     let coalesced = metrics.sum("tidegate_coalesced_requests_total", &["pool=\"main\""]);
     let whole = (requests.len() - ranges.len()) as f64;
     assert!((whole + coalesced - 5.0).abs() < 0.5, "{whole} whole reads, {coalesced} shared; {ranges:?}");

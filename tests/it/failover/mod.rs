@@ -29,7 +29,7 @@ pub(crate) async fn site_of(
 /// Waits until a metric is at least this much.
 pub(crate) async fn wait_for_metric(gateway: &Gateway, name: &str, labels: &[&str], least: f64) {
     wait::until(&format!("{name} {labels:?} to be {least}"), async || {
-        (gateway.metrics().await.ok()?.sum(name, labels) >= least).then_some(())
+        (gateway.metrics().await.sum(name, labels) >= least).then_some(())
     })
     .await;
 }

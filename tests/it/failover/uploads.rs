@@ -53,14 +53,14 @@ async fn member_that_says(what: &Arc<AtomicU8>) -> FakeMember {
 /// The last answers of an upload at once, one in a chunk, and a manifest.
 async fn uploads(client: &TestClient, blob: &Blob, digest: &str) -> [u16; 3] {
     let whole = format!("/v2/a/b/blobs/uploads/?digest={digest}");
-    let at_once = client.post(&whole, blob.bytes.clone()).await.expect("sent");
+    let at_once = client.post(&whole, blob.bytes.clone()).await;
     let location = push::start(client, "a/b").await;
     let chunk = client.patch(&location, blob.bytes.clone());
-    let chunk = chunk.await.expect("sent").expect(202).expect("taken");
+    let chunk = chunk.await.is(202);
     let finish = push::end_of(&chunk.location(), digest);
-    let finished = client.put(&finish, "application/octet-stream", "").await.expect("sent");
+    let finished = client.put(&finish, "application/octet-stream", "").await;
     let kind = "application/vnd.oci.image.manifest.v1+json";
-    let manifest = client.put("/v2/a/b/manifests/v1", kind, "{}").await.expect("sent");
+    let manifest = client.put("/v2/a/b/manifests/v1", kind, "{}").await;
     [at_once, finished, manifest].map(|answer| answer.status.as_u16())
 }
 
@@ -75,7 +75,7 @@ async fn a_member_that_acknowledges_what_it_was_not_sent_is_reported_and_not_bel
     what.store(NOTHING, Ordering::SeqCst);
     assert_eq!(uploads(&client, &blob, &blob.digest).await, [201, 201, 201], "it says nothing wrong");
     let faults = async |site: &Site| {
-        let metrics = site.gateway.metrics().await.expect("metrics");
+        let metrics = site.gateway.metrics().await;
         metrics.sum("tidegate_content_faults_total", &["member=\"m0\"", "direction=\"upload\""])
     };
     assert!(faults(&site).await < 0.5);
@@ -115,8 +115,7 @@ async fn a_manifest_that_is_too_large_is_refused_with_the_bound() {
     let client = site.authorized(&[SCOPE]).await;
     let manifest = vec![b' '; 70_000];
     let image = Image::random(&[100]);
-    let refused =
-        client.put("/v2/a/b/manifests/v1", image.manifest_type(), manifest.clone()).await.expect("sent");
+    let refused = client.put("/v2/a/b/manifests/v1", image.manifest_type(), manifest.clone()).await;
     assert_eq!((refused.status.as_u16(), refused.error_code().as_deref()), (413, Some("SIZE_INVALID")));
     assert!(refused.text().contains("65536"), "{}", refused.text());
     assert!(site.members[0].requests_for("a/b").is_empty());

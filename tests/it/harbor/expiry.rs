@@ -98,12 +98,12 @@ struct Renewing<'a> {
 impl<'a> Renewing<'a> {
     async fn new(site: &'a HarborSite, repository: &str) -> Result<Self> {
         let scope = format!("repository:{repository}:pull,push");
-        let token = site.client().token("alice", &site.accounts.alice, &[&scope]).await?;
+        let token = site.client().try_token("alice", &site.accounts.alice, &[&scope]).await?;
         Ok(Self { site, scope, token })
     }
 
     async fn renew(&mut self) -> Result<()> {
-        self.token = self.site.client().token("alice", &self.site.accounts.alice, &[&self.scope]).await?;
+        self.token = self.site.client().try_token("alice", &self.site.accounts.alice, &[&self.scope]).await?;
         Ok(())
     }
 
@@ -147,7 +147,7 @@ async fn upload(site: &HarborSite, repository: &str, done: &Done) -> Result<()> 
     push::try_finish(&renewing.client(), &target, &blob.digest, "").await.context("the end of an upload")?;
     renewing.renew().await?;
     let blob_url = format!("/v2/{repository}/blobs/{}", blob.digest);
-    let read = renewing.go_on(done, async |client| client.get(&blob_url).await?.expect(200)).await?;
+    let read = renewing.go_on(done, async |client| client.try_get(&blob_url).await?.ensure(200)).await?;
     ensure!(read.body == blob.bytes, "other bytes came back");
     Done::add(&done.uploads);
     Ok(())
@@ -165,7 +165,7 @@ async fn slow_chunk(client: &TestClient, target: &str, chunk: &[u8]) -> Result<S
             if sent + 1 < chunk.len() && parts.send(chunk[sent..=sent].to_vec().into()).await.is_ok() {
                 sent += 1;
             }
-            let answer = client.get("/v2/").await.ok()?;
+            let answer = client.get("/v2/").await;
             (answer.status == 401).then_some(())
         })
         .await;
@@ -173,8 +173,8 @@ async fn slow_chunk(client: &TestClient, target: &str, chunk: &[u8]) -> Result<S
         let _ = parts.send(chunk[sent..].to_vec().into()).await;
         drop(parts);
     };
-    let (answer, ()) = tokio::join!(client.send(request.body(body)?), feed);
-    let answer = answer?.expect(202)?;
+    let (answer, ()) = tokio::join!(client.try_send(request.body(body)), feed);
+    let answer = answer?.ensure(202)?;
     answer.header("location").map(str::to_owned).context("no Location")
 }
 

@@ -24,7 +24,7 @@ fn guess(site: &HarborSite) -> JoinSet<usize> {
             let client = client.clone();
             running.spawn(async move {
                 let answer = client.token_answer("ci", &random_secret(), &["repository:team/app:pull"]).await;
-                answer.expect("an answer").status.as_u16()
+                answer.status.as_u16()
             });
             guesses += 1;
             while let Some(answered) = running.try_join_next() {
@@ -45,7 +45,7 @@ async fn a_guesser_costs_the_account_no_failure_with_any_kind_of_credential() {
     for kind in CREDENTIAL_KINDS {
         let site = HarborSite::start(2, kind).await;
         let login = site.client().token("ci", &site.accounts.ci, &[]).await;
-        login.expect("ci is known before anybody guesses");
+        drop(login);
         let mut guesser = guess(&site);
         let started = Instant::now();
         let mut rounds = 0;
@@ -82,7 +82,7 @@ async fn guesses_at_a_node_itself_are_waited_out() {
     for _ in 0..3 {
         let direct = site.nodes[0].client().with_basic("ci", "wrong");
         let mut locking = JoinSet::new();
-        locking.spawn(async move { direct.get("/v2/").await.expect("an answer").status.as_u16() });
+        locking.spawn(async move { direct.get("/v2/").await.status.as_u16() });
         crate::harness::wait::until("the wrong password arrives", async || {
             let arrived = |request: &crate::harness::harbor::SeenRequest| {
                 request
@@ -92,10 +92,7 @@ async fn guesses_at_a_node_itself_are_waited_out() {
             site.nodes[0].requests().iter().any(arrived).then_some(())
         })
         .await;
-        site.client()
-            .token("ci", &site.accounts.ci, &["repository:team/app:pull"])
-            .await
-            .expect("ci gets in");
+        site.client().token("ci", &site.accounts.ci, &["repository:team/app:pull"]).await;
         assert_eq!(locking.join_next().await.expect("one").expect("no panic"), 401);
         site.nodes[0].clear_requests();
     }
@@ -108,9 +105,8 @@ async fn a_guesser_multiplies_nothing() {
     let mut guesses = JoinSet::new();
     for _ in 0..40 {
         let client = site.client();
-        guesses.spawn(async move {
-            client.token_answer("alice", &random_secret(), &[]).await.expect("an answer").status.as_u16()
-        });
+        guesses
+            .spawn(async move { client.token_answer("alice", &random_secret(), &[]).await.status.as_u16() });
     }
     let answers = guesses.join_all().await;
     assert!(answers.iter().all(|status| [401, 503].contains(status)), "{answers:?}");
@@ -132,7 +128,7 @@ async fn a_guesser_who_hangs_up_early_waits_like_any_other() {
     for turn in 0..30 {
         let client = site.client();
         let mut guess = JoinSet::new();
-        guess.spawn(async move { client.token_answer("alice", &random_secret(), &[]).await.is_ok() });
+        guess.spawn(async move { client.try_token_answer("alice", &random_secret(), &[]).await.is_ok() });
         if turn == 0 {
             crate::harness::wait::until("a node judges the first one", async || (asked() > 0).then_some(()))
                 .await;
@@ -144,19 +140,19 @@ async fn a_guesser_who_hangs_up_early_waits_like_any_other() {
     let tried = asked();
     assert!(tried <= 1 + started.elapsed().as_secs() / 3, "{tried} in {:?}", started.elapsed());
     // The owner of the name is not kept out.
-    site.client().token("alice", &site.accounts.alice, &[]).await.expect("she gets in");
+    site.client().token("alice", &site.accounts.alice, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn passwords_guessed_at_the_api_hinder_nobody() {
     let site = HarborSite::start(2, super::fixture::CredentialKind::Relay).await;
-    site.client().token("ci", &site.accounts.ci, &[]).await.expect("ci is known before anybody guesses");
+    site.client().token("ci", &site.accounts.ci, &[]).await;
     let client = site.client();
     let mut guesser = JoinSet::new();
     guesser.spawn(async move {
         loop {
             let client = client.clone().with_basic("ci", &random_secret());
-            let status = client.get("/api/v2.0/users/current").await.expect("an answer").status.as_u16();
+            let status = client.get("/api/v2.0/users/current").await.status.as_u16();
             assert!([401, 503].contains(&status), "{status}");
         }
     });
@@ -170,7 +166,7 @@ async fn passwords_guessed_at_the_api_hinder_nobody() {
         push::image_by_patch(&client, &repository, "v1", &image).await;
         pull(&client, &repository, "v1", &image).await.expect("pulled");
         let api = site.client().with_basic("ci", &site.accounts.ci);
-        api.get("/api/v2.0/users/current").await.expect("an answer").expect(200).expect("it is ci");
+        api.get("/api/v2.0/users/current").await.is(200);
         rounds += 1;
     }
     assert!(guesser.try_join_next().is_none(), "the guesser still guesses");

@@ -71,7 +71,7 @@ impl Independent {
 
     async fn authorized(&self, user: &str, password: &str, scopes: &[&str]) -> TestClient {
         let token = self.client().token(user, password, scopes).await;
-        self.client().with_bearer(&token.unwrap_or_else(|error| panic!("no token: {error:#}")))
+        self.client().with_bearer(&token)
     }
 }
 
@@ -119,8 +119,7 @@ async fn nodes_without_a_common_database_have_a_home_for_each_project() {
             site.authorized("ci", &site.accounts.ci, &[&format!("repository:{repository}:pull,push")]).await;
         home.kill().await;
         wait::until("the home is out", async || {
-            let answer =
-                client.post(&format!("/v2/{repository}/blobs/uploads/"), "").await.expect("an answer");
+            let answer = client.post(&format!("/v2/{repository}/blobs/uploads/"), "").await;
             (answer.status == 503).then_some(())
         })
         .await;
@@ -154,8 +153,7 @@ async fn an_account_that_one_node_alone_knows_gets_in_and_works() {
                 .unwrap_or_else(|error| panic!("{name}: {error:#}"));
         }
         // Wrong everywhere is wrong.
-        let wrong = site.client().token_answer(&name, "wrong", &[]).await.expect("an answer");
-        assert_eq!(wrong.status, 401, "{}", wrong.text());
+        site.client().token_answer(&name, "wrong", &[]).await.is(401);
     }
 }
 
@@ -209,27 +207,14 @@ async fn harbor_1_is_served_by_its_own_tokens() {
             }
         }
         let guest = site.authorized("carol", &site.accounts.carol, &["repository:team/app:pull,push"]).await;
-        guest
-            .post("/v2/team/app/blobs/uploads/", "")
-            .await
-            .expect("an answer")
-            .expect(401)
-            .expect("a refusal");
+        guest.post("/v2/team/app/blobs/uploads/", "").await.is(401);
         let api = site.client().with_basic("alice", &site.accounts.alice);
-        api.get("/api/users/current")
-            .await
-            .expect("an answer")
-            .expect(200)
-            .expect("the API without a version");
-        api.get("/api/internal/configurations")
-            .await
-            .expect("an answer")
-            .expect(404)
-            .expect("never from outside");
+        api.get("/api/users/current").await.is(200);
+        api.get("/api/internal/configurations").await.is(404);
         let admin = site.accounts.database.admin_password().to_owned();
         let client = site.authorized("admin", &admin, &["registry:catalog:*"]).await;
-        let listed = client.get("/v2/_catalog").await.expect("an answer").expect(200).expect("a list");
-        assert_eq!(listed.json().expect("JSON")["repositories"], serde_json::json!(["team/app"]), "{kind:?}");
+        let listed = client.get("/v2/_catalog").await.is(200);
+        assert_eq!(listed.json()["repositories"], serde_json::json!(["team/app"]), "{kind:?}");
         site.nodes[0].set_database_gone(true);
         site.gateway
             .wait_for_log("the node is out", |line| {
@@ -273,16 +258,15 @@ async fn a_pool_may_mix_harbor_nodes_and_plain_registries() {
     // Rights are Harbor's for both, and pages come from Harbor alone.
     let stranger = site.authorized("bob", &site.accounts.bob, &["repository:team/app:pull"]).await;
     for _ in 0..4 {
-        manifest(&stranger, "team/app", "v1").await.expect("an answer").expect(401).expect("a refusal");
-        site.client().get("/api/v2.0/ping").await.expect("an answer").expect(200).expect("Harbor's API");
+        manifest(&stranger, "team/app", "v1").await.expect("an answer").is(401);
+        site.client().get("/api/v2.0/ping").await.is(200);
     }
     // Without any node, what the registry has can still be pulled, and nothing pushed. Harbor keeps tags to itself.
     site.nodes[0].kill().await;
     let digest = &image.manifest.digest;
     wait::until("pulled from the registry", async || pull(&client, "team/app", digest, &image).await.ok())
         .await;
-    let refused = client.post("/v2/team/app/blobs/uploads/", "").await.expect("an answer");
-    assert_eq!(refused.status, 504, "{}", refused.text());
+    client.post("/v2/team/app/blobs/uploads/", "").await.is(504);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -291,13 +275,13 @@ async fn another_harbor_replicates_through_the_gateway_in_both_directions() {
     // The requests that a Harbor makes when it pushes to, and pulls from, a registry endpoint: recordings 470.
     let (user, password) = ("ci", &site.accounts.ci);
     let api = site.client().with_basic(user, password);
-    api.get("/api/version").await.expect("an answer").expect(200).expect("the version");
-    api.get("/api/v2.0/labels?scope=g").await.expect("an answer").expect(200).expect("labels");
-    api.get("/api/v2.0/projects?q=name%3Dteam").await.expect("an answer").expect(200).expect("projects");
-    let challenge = site.client().get("/v2/").await.expect("an answer").expect(401).expect("a challenge");
+    api.get("/api/version").await.is(200);
+    api.get("/api/v2.0/labels?scope=g").await.is(200);
+    api.get("/api/v2.0/projects?q=name%3Dteam").await.is(200);
+    let challenge = site.client().get("/v2/").await.is(401);
     assert!(challenge.header("www-authenticate").expect("a challenge").starts_with("Bearer "));
     let answer = site.client().token_answer(user, password, &["repository:team/app:pull,push"]).await;
-    let answer = answer.expect("an answer").expect(200).expect("a token").json().expect("JSON");
+    let answer = answer.is(200).json();
     // Without these Harbor asks for a new token before every single request.
     assert!(answer["expires_in"].as_u64().is_some_and(|life| life >= 60), "{answer}");
     let issued: jiff::Timestamp = answer["issued_at"].as_str().expect("a time").parse().expect("RFC 3339");
@@ -305,35 +289,23 @@ async fn another_harbor_replicates_through_the_gateway_in_both_directions() {
     let client = site.client().with_bearer(answer["token"].as_str().expect("a token"));
     let image = Image::random(&[9_000, 500]);
     for blob in image.blobs() {
-        client
-            .head(&format!("/v2/team/app/blobs/{}", blob.digest))
-            .await
-            .expect("an answer")
-            .expect(404)
-            .expect("new");
+        client.head(&format!("/v2/team/app/blobs/{}", blob.digest)).await.is(404);
         let query = format!("/api/v2.0/repositories?q=blob_digest%3D{}", blob.digest);
-        api.get(&query).await.expect("an answer").expect(200).expect("no mount source");
+        api.get(&query).await.is(200);
         // Harbor sends the whole blob in one PUT.
         push::blob(&client, "team/app", blob).await;
     }
     push::manifest(&client, "team/app", "v1", &image).await;
     // The other direction: lists by the API, several Accept lines, manifests and blobs.
-    api.get("/api/v2.0/projects/team/repositories?page=1&page_size=100")
-        .await
-        .expect("an answer")
-        .expect(200)
-        .expect("a list");
+    api.get("/api/v2.0/projects/team/repositories?page=1&page_size=100").await.is(200);
     let list = "/api/v2.0/projects/team/repositories/app/artifacts?with_label=true&with_accessory=true&with_tag=true";
-    api.get(list).await.expect("an answer").expect(200).expect("artifacts");
+    api.get(list).await.is(200);
     let request = client
         .request(http::Method::GET, "/v2/team/app/manifests/v1")
         .header("accept", image.manifest_type())
         .header("accept", "application/vnd.docker.distribution.manifest.list.v2+json");
-    let got = client
-        .send(request.body(crate::harness::client::whole("")).expect("a request"))
-        .await
-        .expect("an answer");
-    assert_eq!(got.expect(200).expect("all Accept lines arrive").body, image.manifest.bytes);
+    let got = client.send(request.empty()).await;
+    assert_eq!(got.is(200).body, image.manifest.bytes);
     pull(&client, "team/app", "v1", &image).await.expect("pulled");
     assert_eq!(site.refusals_at_nodes(), Vec::<String>::new());
 }

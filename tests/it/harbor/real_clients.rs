@@ -91,20 +91,20 @@ async fn others(site: &HarborSite, done: &AtomicBool) -> Result<Refusals> {
     while !done.load(Ordering::Relaxed) {
         beat.tick().await;
         let anonymous = "/service/token?service=tidegate-test&scope=repository:pub/app:pull";
-        let token = plain.get(anonymous).await?.expect(200)?.json()?;
+        let token = plain.try_get(anonymous).await?.ensure(200)?.try_json()?;
         let reader = plain.clone().with_bearer(token["token"].as_str().unwrap_or_default());
-        manifest(&reader, "pub/app", "v1").await?.expect(200)?;
-        plain.get("/v2/").await?.expect(401)?;
+        manifest(&reader, "pub/app", "v1").await?.ensure(200)?;
+        plain.try_get("/v2/").await?.ensure(401)?;
         count(&mut refused, "other", "ping", "", 1);
-        plain.clone().with_basic("alice", &accounts.alice).get("/v2/").await?.expect(200)?;
+        plain.clone().with_basic("alice", &accounts.alice).try_get("/v2/").await?.ensure(200)?;
         let carol = plain.clone().with_basic("carol", &accounts.carol);
-        let user = carol.get("/api/v2.0/users/current").await?.expect(200)?.json()?;
+        let user = carol.try_get("/api/v2.0/users/current").await?.ensure(200)?.try_json()?;
         ensure!(user["username"] == "carol", "somebody else: {user}");
         let scopes = ["repository:team/shared:pull", "repository:nowhere/app:pull"];
-        let reader = plain.clone().with_bearer(&plain.token("carol", &accounts.carol, &scopes).await?);
+        let reader = plain.clone().with_bearer(&plain.try_token("carol", &accounts.carol, &scopes).await?);
         count(&mut refused, "other", "ping", "", 1);
-        reader.get("/v2/team/shared/tags/list").await?.expect(200)?;
-        manifest(&reader, "nowhere/app", "v1").await?.expect(401)?;
+        reader.try_get("/v2/team/shared/tags/list").await?.ensure(200)?;
+        manifest(&reader, "nowhere/app", "v1").await?.ensure(401)?;
         count(&mut refused, "other", "manifest", "nowhere/app", 1);
     }
     Ok(refused)
@@ -114,7 +114,7 @@ async fn others(site: &HarborSite, done: &AtomicBool) -> Result<Refusals> {
 async fn wrong_passwords(site: &HarborSite, done: &AtomicBool) -> Result<Refusals> {
     let mut refused = Refusals::new();
     while !done.load(Ordering::Relaxed) {
-        site.client().token_answer("bob", "wrong", &["repository:team/app:pull"]).await?.expect(401)?;
+        site.client().try_token_answer("bob", "wrong", &["repository:team/app:pull"]).await?.ensure(401)?;
         count(&mut refused, "other", "ping", "", 1);
         count(&mut refused, "other", "token", "", 1);
     }

@@ -16,10 +16,10 @@ const TOKEN_USES: usize = 20;
 /// Gets a token and uses it once; gives the status of the use.
 async fn use_token(client: &TestClient, service: &str, password: &str) -> u16 {
     let target = format!("/service/token?service={service}&scope=repository:team/app:pull");
-    let answer = client.clone().with_basic("alice", password).get(&target).await.expect("an answer");
-    let answer = answer.expect(200).expect("a token").json().expect("JSON");
+    let answer = client.clone().with_basic("alice", password).get(&target).await;
+    let answer = answer.is(200).json();
     let client = client.clone().with_bearer(answer["token"].as_str().expect("a token"));
-    client.get("/v2/team/app/tags/list").await.expect("an answer").status.as_u16()
+    client.get("/v2/team/app/tags/list").await.status.as_u16()
 }
 
 /// What each of the logins came to: nothing, or the words of the client.

@@ -55,10 +55,10 @@ async fn tokens_of_the_other_node() {
     let target = token_target(&[&pull_push(&site.names.app)]);
     for (between, wanted) in [(0, 401), (1, 200)] {
         for _ in 0..20 {
-            let token = site.alice().get(&target).await.expect("an answer").json().expect("JSON");
+            let token = site.alice().get(&target).await.json();
             let client = site.client().with_bearer(token["token"].as_str().expect("a token"));
             for _ in 0..between {
-                site.client().get("/api/v2.0/ping").await.expect("an answer");
+                site.client().get("/api/v2.0/ping").await;
             }
             Case::get("300", &client, "/v2/").status(wanted).run().await;
         }
@@ -70,12 +70,11 @@ async fn tokens_of_the_other_node() {
 async fn pushes() {
     let site = Balanced::start().await;
     let app = &site.names.app;
-    let token =
-        site.alice().get(&token_target(&[&pull_push(app)])).await.expect("an answer").json().expect("JSON");
+    let token = site.alice().get(&token_target(&[&pull_push(app)])).await.json();
     let client = site.client().with_bearer(token["token"].as_str().expect("a token"));
     let mut statuses = Vec::new();
     for _ in 0..2 {
-        let answer = client.post(&format!("/v2/{app}/blobs/uploads/"), "").await.expect("an answer");
+        let answer = client.post(&format!("/v2/{app}/blobs/uploads/"), "").await;
         statuses.push(answer.status.as_u16());
     }
     statuses.sort_unstable();
@@ -96,12 +95,12 @@ async fn replication() {
     ask("/api/version".to_owned()).text("{\"version\":\"v2.0\"}\n").run().await;
     ask("/api/v2.0/labels?scope=g".to_owned()).text("[]\n").run().await;
     let query = format!("q=name%3D%7B%27{}%27%7D&with_detail=false", names.team);
-    let projects = ask(format!("/api/v2.0/projects?{query}")).run().await.json().expect("JSON");
+    let projects = ask(format!("/api/v2.0/projects?{query}")).run().await.json();
     assert_eq!(projects[0]["name"], json!(names.team), "[470] {projects}");
     Case::get("470", &node.client(), "/v2/").status(401).run().await;
     let tokens = async |actions: &str| {
         let scope = format!("repository:{repository}:{actions}");
-        let answer = super::world::token_answer(&admin, &[&scope]).await.json().expect("JSON");
+        let answer = super::world::token_answer(&admin, &[&scope]).await.json();
         node.client().with_bearer(answer["token"].as_str().expect("a token"))
     };
     let client = tokens("pull").await;
@@ -131,14 +130,14 @@ async fn replication() {
     push_image(node, &names.alice, &names.app, &names.tag).await;
     ask(format!("/api/v2.0/projects?name={}", names.team)).run().await;
     let list = format!("/api/v2.0/projects/{}/repositories", names.team);
-    let first = ask(list.clone()).says("x-total-count", "2").run().await.json().expect("JSON");
+    let first = ask(list.clone()).says("x-total-count", "2").run().await.json();
     assert!(
         first.as_array().expect("a list").iter().any(|known| known["name"] == json!(repository)),
         "[470] {first}"
     );
     ask(format!("{list}?page=2&page_size=10")).text("[]\n").run().await;
     let query = "with_label=true&with_accessory=true";
-    let artifacts = ask(format!("{list}/rep/artifacts?{query}")).run().await.json().expect("JSON");
+    let artifacts = ask(format!("{list}/rep/artifacts?{query}")).run().await.json();
     assert_eq!(
         (&artifacts[0]["tags"][0]["name"], &artifacts[0]["accessories"]),
         (&json!("v2"), &json!(null)),

@@ -83,7 +83,7 @@ async fn http_1_0() {
     let (app, alice) = (&pair.names.app, &pair.names.alice);
     let authorization = crate::harness::client::basic(&alice.name, &alice.password);
     let host = pair.a.address();
-    let mut socket = pair.a.login(alice).raw_tcp().await.expect("a connection");
+    let mut socket = pair.a.login(alice).raw_tcp().await;
     let request = format!(
         "POST /v2/{app}/blobs/uploads/ HTTP/1.0\r\nHost: {host}\r\nAuthorization: {authorization}\r\n\r\n"
     );

@@ -309,8 +309,7 @@ async fn keys_and_users_that_go() {
     let pair = Pair::start().await;
     let names = &pair.names;
     let scope = format!("repository:{}:pull", names.app);
-    let token =
-        super::world::token_answer(&pair.a.login(&names.carol), &[&scope]).await.json().expect("JSON");
+    let token = super::world::token_answer(&pair.a.login(&names.carol), &[&scope]).await.json();
     let token = token["token"].as_str().expect("a token").to_owned();
     let on_b = pair.b.client().with_bearer(&token);
     let own = std::fs::read_to_string(pair.b.private_key_file()).expect("a key file");
@@ -358,7 +357,7 @@ async fn audit_log() {
     let shown = format!("{}:{}", names.shown, names.tag);
     wanted.push(("create", names.alice.name.clone(), shown.clone()));
     let scope = format!("repository:{}:pull", names.shown);
-    let token = super::world::token_answer(&pair.a.client(), &[&scope]).await.json().expect("JSON");
+    let token = super::world::token_answer(&pair.a.client(), &[&scope]).await.json();
     let client = pair.a.client().with_bearer(token["token"].as_str().expect("a token"));
     let public = format!("/v2/{}/manifests/{}", names.shown, names.tag);
     Case::get("421 anonymous", &client, public).with("accept", OCI).status(200).run().await;
@@ -373,7 +372,7 @@ async fn audit_log() {
         .collect();
     assert_eq!(pair.database.audit(), wanted, "[421]");
     let logs = Case::get("421", &pair.a.login(&pair.admin()), "/api/v2.0/audit-logs?page_size=2").status(200);
-    let logs = logs.says("x-total-count", wanted.len().to_string()).run().await.json().expect("JSON");
+    let logs = logs.says("x-total-count", wanted.len().to_string()).run().await.json();
     assert_eq!(
         (&logs[0]["username"], &logs[0]["operation"]),
         (&json!("anonymous"), &json!("pull")),

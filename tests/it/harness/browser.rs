@@ -141,8 +141,8 @@ impl Chromium {
     async fn call(&self, method: Method, path: &str, body: &Value) -> Result<Value> {
         let text = if method == Method::GET { String::new() } else { body.to_string() };
         let request = self.client.request(method.clone(), path).header("content-type", "application/json");
-        let answer = self.client.send(request.body(whole(text))?).await?;
-        let value = answer.json()?["value"].take();
+        let answer = self.client.try_send(request.body(whole(text))).await?;
+        let value = answer.try_json()?["value"].take();
         if answer.status != 200 {
             bail!("{method} {path} {body}: {}", value["message"].as_str().unwrap_or("no message"));
         }

@@ -1,93 +1,31 @@
 //! A small HTTP client for what no real client does on purpose: exact requests, broken bodies, raw bytes. One request is one
 //! connection unless a test opens a [`Connection`] itself; certificates are checked against the test's authority.
 
+mod answer;
+mod connection;
+mod request;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use bytes::Bytes;
 use data_encoding::BASE64;
-use futures_util::stream;
 use http::header::{AUTHORIZATION, HOST};
-use http::{HeaderMap, Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
-use hyper::body::{Frame, Incoming};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http::{Method, Request};
+use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+pub(crate) use self::answer::{Answer, sure};
+pub(crate) use self::connection::{Connection, H2Connection};
+pub(crate) use self::request::{RequestBuilder, TestBody, chunked, whole};
 use super::Result;
 use super::wait::HANG;
-
-/// A request body that may be streamed and may fail.
-pub(crate) type TestBody = BoxBody<Bytes, std::io::Error>;
-
-/// A body that is known and whole.
-pub(crate) fn whole(bytes: impl Into<Bytes>) -> TestBody {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
-}
-
-/// A body of unknown length that goes on when the test says so.
-pub(crate) fn chunked() -> (mpsc::Sender<Bytes>, TestBody) {
-    let (chunks, inbox) = mpsc::channel(1);
-    let next = |mut inbox: mpsc::Receiver<Bytes>| async move {
-        let chunk = inbox.recv().await?;
-        Some((Ok::<_, std::io::Error>(Frame::data(chunk)), inbox))
-    };
-    (chunks, StreamBody::new(stream::unfold(inbox, next)).boxed())
-}
-
-/// An answer read to its end.
-#[derive(Debug, Clone)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
-}
-
-impl Answer {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).and_then(|value| value.to_str().ok())
-    }
-
-    /// The path and query of its `Location`.
-    pub(crate) fn location(&self) -> String {
-        self.header("location").expect("a Location").to_owned()
-    }
-
-    pub(crate) fn json(&self) -> Result<serde_json::Value> {
-        serde_json::from_slice(&self.body).with_context(|| format!("not JSON: {}", self.text()))
-    }
-
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
-    /// The code of the first OCI error in the body.
-    pub(crate) fn error_code(&self) -> Option<String> {
-        Some(self.json().ok()?.pointer("/errors/0/code")?.as_str()?.to_owned())
-    }
-
-    pub(crate) fn expect(self, status: u16) -> Result<Self> {
-        ensure!(
-            self.status == status,
-            "wanted {status}, got {} {:?} {}",
-            self.status,
-            self.headers,
-            self.text()
-        );
-        Ok(self)
-    }
-}
 
 /// Where to connect, what to call it, and what to send with every request.
 #[derive(Debug, Clone)]
@@ -173,69 +111,118 @@ impl TestClient {
     }
 
     /// A request for `target` with this client's host and credential, for the caller to finish.
-    pub(crate) fn request(&self, method: Method, target: &str) -> http::request::Builder {
-        let builder = Request::builder().method(method).uri(target).header(HOST, &self.authority);
+    pub(crate) fn request(&self, method: Method, target: &str) -> RequestBuilder {
+        let builder = RequestBuilder::new(method, target).header(HOST, &self.authority);
         match &self.authorization {
             Some(value) => builder.header(AUTHORIZATION, value),
             None => builder,
         }
     }
 
-    pub(crate) async fn get(&self, target: &str) -> Result<Answer> {
-        self.send(self.request(Method::GET, target).body(whole(""))?).await
+    /// The answer to a GET. This and its likes panic when no answer comes; those that are named `try_` return the error.
+    #[track_caller]
+    pub(crate) fn get(&self, target: &str) -> impl Future<Output = Answer> {
+        sure(self.try_get(target))
     }
 
-    pub(crate) async fn head(&self, target: &str) -> Result<Answer> {
-        self.send(self.request(Method::HEAD, target).body(whole(""))?).await
+    pub(crate) async fn try_get(&self, target: &str) -> Result<Answer> {
+        self.try_send(self.request(Method::GET, target).empty()).await
     }
 
-    pub(crate) async fn delete(&self, target: &str) -> Result<Answer> {
-        self.send(self.request(Method::DELETE, target).body(whole(""))?).await
+    #[track_caller]
+    pub(crate) fn head(&self, target: &str) -> impl Future<Output = Answer> {
+        sure(self.try_head(target))
     }
 
-    pub(crate) async fn post(&self, target: &str, body: impl Into<Bytes>) -> Result<Answer> {
-        self.send(self.request(Method::POST, target).body(whole(body))?).await
+    pub(crate) async fn try_head(&self, target: &str) -> Result<Answer> {
+        self.try_send(self.request(Method::HEAD, target).empty()).await
     }
 
-    pub(crate) async fn patch(&self, target: &str, body: impl Into<Bytes>) -> Result<Answer> {
+    #[track_caller]
+    pub(crate) fn delete(&self, target: &str) -> impl Future<Output = Answer> {
+        sure(self.try_delete(target))
+    }
+
+    pub(crate) async fn try_delete(&self, target: &str) -> Result<Answer> {
+        self.try_send(self.request(Method::DELETE, target).empty()).await
+    }
+
+    #[track_caller]
+    pub(crate) fn post(&self, target: &str, body: impl Into<Bytes>) -> impl Future<Output = Answer> {
+        sure(self.try_post(target, body))
+    }
+
+    pub(crate) async fn try_post(&self, target: &str, body: impl Into<Bytes>) -> Result<Answer> {
+        self.try_send(self.request(Method::POST, target).body(whole(body))).await
+    }
+
+    #[track_caller]
+    pub(crate) fn patch(&self, target: &str, body: impl Into<Bytes>) -> impl Future<Output = Answer> {
+        sure(self.try_patch(target, body))
+    }
+
+    pub(crate) async fn try_patch(&self, target: &str, body: impl Into<Bytes>) -> Result<Answer> {
         let request = self.request(Method::PATCH, target).header("content-type", "application/octet-stream");
-        self.send(request.body(whole(body))?).await
+        self.try_send(request.body(whole(body))).await
     }
 
-    pub(crate) async fn put(
+    #[track_caller]
+    pub(crate) fn put(
+        &self,
+        target: &str,
+        content_type: &str,
+        body: impl Into<Bytes>,
+    ) -> impl Future<Output = Answer> {
+        sure(self.try_put(target, content_type, body))
+    }
+
+    pub(crate) async fn try_put(
         &self,
         target: &str,
         content_type: &str,
         body: impl Into<Bytes>,
     ) -> Result<Answer> {
         let request = self.request(Method::PUT, target).header("content-type", content_type);
-        self.send(request.body(whole(body))?).await
+        self.try_send(request.body(whole(body))).await
     }
 
     /// Sends one request on a connection of its own and reads the answer to its end.
-    pub(crate) async fn send(&self, request: Request<TestBody>) -> Result<Answer> {
-        let what = format!("{} {}", request.method(), request.uri());
-        let work = async {
-            let mut connection = self.connect().await?;
-            connection.send(request).await
-        };
-        tokio::time::timeout(HANG, work)
-            .await
-            .with_context(|| format!("{what} took longer than {HANG:?}"))?
-            .context(what)
+    #[track_caller]
+    pub(crate) fn send(&self, request: Request<TestBody>) -> impl Future<Output = Answer> {
+        sure(self.try_send(request))
+    }
+
+    pub(crate) async fn try_send(&self, request: Request<TestBody>) -> Result<Answer> {
+        let what = connection::name_of(&request);
+        let work = Box::pin(async {
+            let mut connection = self.try_connect().await.with_context(|| what.clone())?;
+            connection.try_send(request).await
+        });
+        let answer = tokio::time::timeout(HANG, work).await;
+        answer.with_context(|| format!("{what} took longer than {HANG:?}"))?
     }
 
     /// Opens a connection that stays open between requests, or while a body is half read.
-    pub(crate) async fn connect(&self) -> Result<Connection> {
+    #[track_caller]
+    pub(crate) fn connect(&self) -> impl Future<Output = Connection> {
+        sure(self.try_connect())
+    }
+
+    pub(crate) async fn try_connect(&self) -> Result<Connection> {
         if self.tls.is_some() {
-            Connection::over(TokioIo::new(self.raw_tls().await?)).await
+            Connection::over(TokioIo::new(self.try_raw_tls().await?)).await
         } else {
-            Connection::over(TokioIo::new(self.raw_tcp().await?)).await
+            Connection::over(TokioIo::new(self.try_raw_tcp().await?)).await
         }
     }
 
     /// The bare socket, for bytes that are not HTTP, or not TLS.
-    pub(crate) async fn raw_tcp(&self) -> Result<TcpStream> {
+    #[track_caller]
+    pub(crate) fn raw_tcp(&self) -> impl Future<Output = TcpStream> {
+        sure(self.try_raw_tcp())
+    }
+
+    pub(crate) async fn try_raw_tcp(&self) -> Result<TcpStream> {
         let socket = if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if self.small_buffers {
             socket.set_recv_buffer_size(4096)?;
@@ -252,13 +239,20 @@ impl TestClient {
 
     /// A bare socket that behaves like one far away: small segments, and hardly a buffer. Over loopback with its usual
     /// buffers a client that reads nothing takes megabytes.
-    pub(crate) async fn small_tcp(&self) -> Result<TcpStream> {
-        self.clone().with_small_buffers().raw_tcp().await
+    #[track_caller]
+    pub(crate) fn small_tcp(&self) -> impl Future<Output = TcpStream> + use<> {
+        let small = self.clone().with_small_buffers();
+        sure(async move { small.try_raw_tcp().await })
     }
 
     /// The socket after the TLS handshake, for bytes that are not a correct request.
-    pub(crate) async fn raw_tls(&self) -> Result<TlsStream<TcpStream>> {
-        self.tls_over(self.raw_tcp().await?, None).await
+    #[track_caller]
+    pub(crate) fn raw_tls(&self) -> impl Future<Output = TlsStream<TcpStream>> {
+        sure(self.try_raw_tls())
+    }
+
+    pub(crate) async fn try_raw_tls(&self) -> Result<TlsStream<TcpStream>> {
+        self.tls_over(self.try_raw_tcp().await?, None).await
     }
 
     /// TLS over a socket, with a protocol asked for by ALPN or none.
@@ -277,35 +271,44 @@ impl TestClient {
     }
 
     /// A connection that speaks HTTP/2, whose streams have windows of this size, driven for as long as it lives.
-    pub(crate) async fn connect_h2(&self, window: u32) -> Result<H2Connection> {
-        let mut config =
-            rustls::ClientConfig::clone(self.tls.as_deref().context("this client is a plain one")?);
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let client = Self { tls: Some(Arc::new(config)), ..self.clone() };
-        let io = TokioIo::new(client.raw_tls().await?);
-        let (sender, driver) = http2::Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(window)
-            .initial_connection_window_size(1 << 24)
-            .handshake(io)
-            .await?;
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            // A connection that ends with an error also fails the requests on it, which the test sees.
-            let _ = driver.await;
-        });
-        Ok(H2Connection { sender, authority: self.authority.clone(), _driver: tasks })
+    #[track_caller]
+    pub(crate) fn connect_h2(&self, window: u32) -> impl Future<Output = H2Connection> {
+        sure(async move {
+            let io = TokioIo::new(self.tls_over(self.try_raw_tcp().await?, Some("h2")).await?);
+            H2Connection::over(io, self.authority.clone(), window).await
+        })
     }
 
     /// Asks for a token as docker does: at the realm of the challenge, by GET with Basic credentials.
-    pub(crate) async fn token(&self, user: &str, password: &str, scopes: &[&str]) -> Result<String> {
-        let answer = self.token_answer(user, password, scopes).await?.expect(200)?;
-        let token = answer.json()?["token"].as_str().map(str::to_owned);
+    #[track_caller]
+    pub(crate) fn token(&self, user: &str, password: &str, scopes: &[&str]) -> impl Future<Output = String> {
+        sure(self.try_token(user, password, scopes))
+    }
+
+    pub(crate) async fn try_token(&self, user: &str, password: &str, scopes: &[&str]) -> Result<String> {
+        let answer = self.try_token_answer(user, password, scopes).await?.ensure(200)?;
+        let token = answer.try_json()?["token"].as_str().map(str::to_owned);
         token.context("no token in the answer")
     }
 
     /// As [`Self::token`], for tests of what is refused.
-    pub(crate) async fn token_answer(&self, user: &str, password: &str, scopes: &[&str]) -> Result<Answer> {
-        let challenge = self.clone().without_credentials().get("/v2/").await?.expect(401)?;
+    #[track_caller]
+    pub(crate) fn token_answer(
+        &self,
+        user: &str,
+        password: &str,
+        scopes: &[&str],
+    ) -> impl Future<Output = Answer> {
+        sure(self.try_token_answer(user, password, scopes))
+    }
+
+    pub(crate) async fn try_token_answer(
+        &self,
+        user: &str,
+        password: &str,
+        scopes: &[&str],
+    ) -> Result<Answer> {
+        let challenge = self.clone().without_credentials().try_get("/v2/").await?.ensure(401)?;
         let challenge = challenge.header("www-authenticate").context("no challenge")?.to_owned();
         let realm: http::Uri = challenge_parameter(&challenge, "realm").context("no realm")?.parse()?;
         let service = challenge_parameter(&challenge, "service").context("no service")?;
@@ -318,121 +321,7 @@ impl TestClient {
             }
             format!("{}?{}", realm.path(), query.finish())
         };
-        self.clone().with_basic(user, password).get(&target).await
-    }
-}
-
-/// A request whose head has gone and whose body waits for the test. The gateway has asked for the body: what it does before that is done.
-#[derive(Debug)]
-pub(crate) struct Hanging {
-    socket: TlsStream<TcpStream>,
-}
-
-impl TestClient {
-    /// Sends the head of a request with `Expect: 100-continue`, and waits until its body is asked for.
-    pub(crate) async fn hang(&self, method: Method, target: &str, headers: &str) -> Result<Hanging> {
-        let mut socket = self.raw_tls().await?;
-        let credential = self.authorization.as_ref();
-        let credential = credential.map(|value| format!("authorization: {value}\r\n")).unwrap_or_default();
-        let head = format!(
-            "{method} {target} HTTP/1.1\r\nhost: {}\r\n{credential}{headers}expect: 100-continue\r\nconnection: close\r\n\r\n",
-            self.authority
-        );
-        socket.write_all(head.as_bytes()).await?;
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\n") {
-            answer.push(tokio::time::timeout(HANG, socket.read_u8()).await.context("no 100 Continue")??);
-        }
-        ensure!(answer.starts_with(b"HTTP/1.1 100 "), "{}", String::from_utf8_lossy(&answer));
-        Ok(Hanging { socket })
-    }
-}
-
-impl Hanging {
-    /// Sends bytes of the body.
-    pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        Ok(self.socket.write_all(bytes).await?)
-    }
-
-    /// The status of the answer.
-    pub(crate) async fn status(mut self) -> Result<u16> {
-        let mut line = Vec::new();
-        while line.last() != Some(&b'\n') {
-            line.push(tokio::time::timeout(HANG, self.socket.read_u8()).await.context("no answer")??);
-        }
-        let line = String::from_utf8(line)?;
-        line.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status line")
-    }
-}
-
-/// One open HTTP/1.1 connection. Dropping it closes it, in the middle of a body too.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    sender: SendRequest<TestBody>,
-    _driver: JoinSet<()>,
-}
-
-impl Connection {
-    async fn over(io: impl hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static) -> Result<Self> {
-        let (sender, driver) = handshake(io).await?;
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            // A connection that ends with an error also fails the request on it, which the test sees.
-            let _ = driver.await;
-        });
-        Ok(Self { sender, _driver: tasks })
-    }
-
-    /// Sends a request and returns the head of its answer; the body is the caller's to read.
-    pub(crate) async fn send_head(&mut self, request: Request<TestBody>) -> Result<http::Response<Incoming>> {
-        self.sender.ready().await?;
-        Ok(self.sender.send_request(request).await?)
-    }
-
-    pub(crate) async fn send(&mut self, request: Request<TestBody>) -> Result<Answer> {
-        let (head, body) = self.send_head(request).await?.into_parts();
-        let body = body.collect().await.context("the body broke off")?.to_bytes();
-        Ok(Answer { status: head.status, headers: head.headers, body })
-    }
-}
-
-/// One open HTTP/2 connection; its requests run side by side.
-#[derive(Debug, Clone)]
-pub(crate) struct H2Sender {
-    sender: http2::SendRequest<TestBody>,
-    authority: String,
-}
-
-/// An HTTP/2 connection; dropping it closes it.
-#[derive(Debug)]
-pub(crate) struct H2Connection {
-    sender: http2::SendRequest<TestBody>,
-    authority: String,
-    _driver: JoinSet<()>,
-}
-
-impl H2Connection {
-    /// Sends a request, made by [`TestClient::request`], and returns the head of its answer.
-    pub(crate) async fn send_head(&self, request: Request<TestBody>) -> Result<http::Response<Incoming>> {
-        let sender = H2Sender { sender: self.sender.clone(), authority: self.authority.clone() };
-        sender.send_head(request).await
-    }
-
-    /// A handle that sends requests on it.
-    pub(crate) fn sender(&self) -> H2Sender {
-        H2Sender { sender: self.sender.clone(), authority: self.authority.clone() }
-    }
-}
-
-impl H2Sender {
-    /// Sends a request, made by [`TestClient::request`], and returns the head of its answer.
-    pub(crate) async fn send_head(mut self, request: Request<TestBody>) -> Result<http::Response<Incoming>> {
-        let (mut head, body) = request.into_parts();
-        head.headers.remove(HOST);
-        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-        head.uri = format!("https://{}{target}", self.authority).parse()?;
-        self.sender.ready().await?;
-        Ok(self.sender.send_request(Request::from_parts(head, body)).await?)
+        self.clone().with_basic(user, password).try_get(&target).await
     }
 }
 

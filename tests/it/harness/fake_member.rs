@@ -107,7 +107,7 @@ pub(crate) fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Byte
     for (name, value) in headers {
         response = response.header(*name, *value);
     }
-    Reply::Answer(response.body(Full::new(body.into())).expect("a response"))
+    Reply::Answer(response.body(Full::new(body.into())).expect("an answer"))
 }
 
 type Script = dyn Fn(&Recorded) -> Option<Reply> + Send + Sync;

@@ -7,7 +7,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::client::{Answer, TestClient};
+use super::client::{Answer, TestClient, sure};
 use super::clients::COMMAND_LIMIT;
 use super::process::{self, Daemon, Finished};
 use super::{Result, wait};
@@ -215,9 +215,22 @@ impl Gateway {
     }
 
     /// Every sample of `/metrics`, with its labels as they stand there.
-    pub(crate) async fn metrics(&self) -> Result<Metrics> {
-        let answer = self.admin().get("/metrics").await?.expect(200)?;
+    #[track_caller]
+    pub(crate) fn metrics(&self) -> impl Future<Output = Metrics> {
+        sure(self.try_metrics())
+    }
+
+    /// As [`Self::metrics`], where the gateway may be gone.
+    pub(crate) async fn try_metrics(&self) -> Result<Metrics> {
+        let answer = self.admin().try_get("/metrics").await?.ensure(200)?;
         Ok(Metrics::parse(&answer.text()))
+    }
+
+    /// What `/status` says.
+    #[track_caller]
+    pub(crate) fn status(&self) -> impl Future<Output = Value> {
+        let admin = self.admin();
+        sure(async move { admin.try_get("/status").await?.ensure(200)?.try_json() })
     }
 
     /// Runs a subcommand that talks to this gateway by its control socket.

@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 
 use super::Result;
-use super::client::{Answer, TestClient};
+use super::client::{Answer, TestClient, sure};
 use super::image::{Blob, Image};
 
 const OCTETS: &str = "application/octet-stream";
@@ -20,13 +20,14 @@ enum Carrier {
 }
 
 /// Starts an upload; the location of its session.
-pub(crate) async fn start(client: &TestClient, repository: &str) -> String {
-    sure(try_start(client, repository).await)
+#[track_caller]
+pub(crate) fn start(client: &TestClient, repository: &str) -> impl Future<Output = String> {
+    sure(try_start(client, repository))
 }
 
 /// As [`start`], for callers that go on after a failure.
 pub(crate) async fn try_start(client: &TestClient, repository: &str) -> Result<String> {
-    session(&client.post(&format!("/v2/{repository}/blobs/uploads/"), "").await?.expect(202)?)
+    session(&client.try_post(&format!("/v2/{repository}/blobs/uploads/"), "").await?.ensure(202)?)
 }
 
 /// Path and query of the session's location, which registries send with their own address before it.
@@ -41,13 +42,14 @@ pub(crate) fn end_of(location: &str, digest: &str) -> String {
 }
 
 /// Ends the upload at `location` with the rest of its bytes.
-pub(crate) async fn finish(
+#[track_caller]
+pub(crate) fn finish(
     client: &TestClient,
     location: &str,
     digest: &str,
     rest: impl Into<Bytes>,
-) -> Answer {
-    sure(try_finish(client, location, digest, rest).await)
+) -> impl Future<Output = Answer> {
+    sure(try_finish(client, location, digest, rest))
 }
 
 /// As [`finish`], for callers that go on after a failure.
@@ -57,12 +59,13 @@ pub(crate) async fn try_finish(
     digest: &str,
     rest: impl Into<Bytes>,
 ) -> Result<Answer> {
-    client.put(&end_of(location, digest), OCTETS, rest).await?.expect(201)
+    client.try_put(&end_of(location, digest), OCTETS, rest).await?.ensure(201)
 }
 
 /// Pushes a blob by POST and PUT; the path to read it from.
-pub(crate) async fn blob(client: &TestClient, repository: &str, blob: &Blob) -> String {
-    sure(try_blob(client, repository, blob).await)
+#[track_caller]
+pub(crate) fn blob(client: &TestClient, repository: &str, blob: &Blob) -> impl Future<Output = String> {
+    sure(try_blob(client, repository, blob))
 }
 
 /// As [`blob`], for callers that go on after a failure.
@@ -80,7 +83,7 @@ async fn carried(client: &TestClient, repository: &str, blob: &Blob, carrier: Ca
     match carrier {
         Carrier::Put => try_finish(client, &location, &blob.digest, blob.bytes.clone()).await?,
         Carrier::Patch => {
-            let patched = client.patch(&location, blob.bytes.clone()).await?.expect(202)?;
+            let patched = client.try_patch(&location, blob.bytes.clone()).await?.ensure(202)?;
             try_finish(client, &session(&patched)?, &blob.digest, "").await?
         }
     };
@@ -88,8 +91,14 @@ async fn carried(client: &TestClient, repository: &str, blob: &Blob, carrier: Ca
 }
 
 /// Pushes the manifest of an image whose blobs are there.
-pub(crate) async fn manifest(client: &TestClient, repository: &str, tag: &str, image: &Image) -> Answer {
-    sure(try_manifest(client, repository, tag, image).await)
+#[track_caller]
+pub(crate) fn manifest(
+    client: &TestClient,
+    repository: &str,
+    tag: &str,
+    image: &Image,
+) -> impl Future<Output = Answer> {
+    sure(try_manifest(client, repository, tag, image))
 }
 
 /// As [`manifest`], for callers that go on after a failure.
@@ -100,12 +109,18 @@ pub(crate) async fn try_manifest(
     image: &Image,
 ) -> Result<Answer> {
     let path = format!("/v2/{repository}/manifests/{tag}");
-    client.put(&path, image.manifest_type(), image.manifest.bytes.clone()).await?.expect(201)
+    client.try_put(&path, image.manifest_type(), image.manifest.bytes.clone()).await?.ensure(201)
 }
 
 /// Pushes an image under a tag, each blob by POST and PUT.
-pub(crate) async fn image(client: &TestClient, repository: &str, tag: &str, image: &Image) {
-    sure(try_image(client, repository, tag, image).await);
+#[track_caller]
+pub(crate) fn image(
+    client: &TestClient,
+    repository: &str,
+    tag: &str,
+    image: &Image,
+) -> impl Future<Output = ()> {
+    sure(try_image(client, repository, tag, image))
 }
 
 /// As [`image`], for callers that go on after a failure.
@@ -117,8 +132,14 @@ pub(crate) async fn try_image(client: &TestClient, repository: &str, tag: &str, 
 }
 
 /// As [`image`], each blob by POST, PATCH and PUT.
-pub(crate) async fn image_by_patch(client: &TestClient, repository: &str, tag: &str, image: &Image) {
-    sure(try_image_by_patch(client, repository, tag, image).await);
+#[track_caller]
+pub(crate) fn image_by_patch(
+    client: &TestClient,
+    repository: &str,
+    tag: &str,
+    image: &Image,
+) -> impl Future<Output = ()> {
+    sure(try_image_by_patch(client, repository, tag, image))
 }
 
 /// As [`image_by_patch`], for callers that go on after a failure.
@@ -132,8 +153,4 @@ pub(crate) async fn try_image_by_patch(
         try_blob_by_patch(client, repository, each).await?;
     }
     try_manifest(client, repository, tag, image).await.map(drop)
-}
-
-fn sure<T>(result: Result<T>) -> T {
-    result.unwrap_or_else(|error| panic!("{error:#}"))
 }

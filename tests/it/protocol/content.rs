@@ -3,7 +3,6 @@
 use http::Method;
 
 use super::fixture::{FakeSite, assert_oci_error, bearer_of, hub, push_scope};
-use crate::harness::client::whole;
 use crate::harness::fake_member::{FakeMember, answer};
 use crate::harness::image::{Blob, Image, digest_of};
 use crate::harness::push;
@@ -39,8 +38,7 @@ async fn rule_15_headers_that_clients_rely_on_pass_and_those_of_the_connection_d
     let member = FakeMember::start(script).await;
     let site = FakeSite::start(&[&member]).await;
     let alice = site.alice(&["repository:t/app:pull"]).await;
-    let answer =
-        alice.get("/v2/t/app/manifests/v1").await.expect("an answer").expect(200).expect("passed on");
+    let answer = alice.get("/v2/t/app/manifests/v1").await.is(200);
     for (name, value) in PASS {
         assert_eq!(answer.header(name), Some(value), "{name}");
     }
@@ -64,8 +62,7 @@ async fn rule_15_real_members_answers_keep_their_headers() {
             (format!("/v2/bob/headers/blobs/{}", layer.digest), layer, true),
             ("/v2/bob/headers/manifests/v1".to_owned(), &image.manifest, true),
         ] {
-            let answer =
-                hub.send(method.clone(), &target, &authorization).await.expect(200).expect("content");
+            let answer = hub.send(method.clone(), &target, &authorization).await.is(200);
             assert_eq!(answer.header("content-length"), Some(blob.bytes.len().to_string().as_str()));
             assert_eq!(answer.header("docker-content-digest"), Some(blob.digest.as_str()));
             assert_eq!(answer.header("etag").is_some(), etag, "{target}");
@@ -93,7 +90,7 @@ async fn ranges_of_a_blob_are_206_and_byte_exact() {
         // More often than there are members.
         for _ in 0..4 {
             let headers = [("authorization", bearer.as_str()), ("range", range)];
-            let answer = hub.send(Method::GET, &target, &headers).await.expect(206).expect("a part");
+            let answer = hub.send(Method::GET, &target, &headers).await.is(206);
             let content_range = format!("bytes {from}-{}/100000", to - 1);
             assert_eq!(answer.header("content-range"), Some(content_range.as_str()), "{range}");
             assert!(answer.body[..] == blob.bytes[from..to], "{range}: other bytes");
@@ -102,7 +99,7 @@ async fn ranges_of_a_blob_are_206_and_byte_exact() {
     // docker-registry 2.8 announces the blob's length here, sends nothing and closes. Through the gateway the answer is whole.
     for _ in 0..4 {
         let headers = [("authorization", bearer.as_str()), ("range", "bytes=100000-")];
-        let answer = hub.send(Method::GET, &target, &headers).await.expect(416).expect("nothing there");
+        let answer = hub.send(Method::GET, &target, &headers).await.is(416);
         assert_eq!(answer.header("content-range"), Some("bytes */100000"));
         assert_eq!((answer.header("content-length"), answer.body.len()), (Some("0"), 0));
     }
@@ -119,7 +116,7 @@ async fn content_that_the_client_has_already_is_304() {
     for target in ["/v2/bob/conditions/manifests/v1", layer.as_str()] {
         let authorization = [("authorization", bearer.as_str()), ("accept", image.manifest_type())];
         let with = |condition| [&authorization[..], &[("if-none-match", condition)]].concat();
-        let first = hub.send(Method::GET, target, &authorization).await.expect(200).expect("content");
+        let first = hub.send(Method::GET, target, &authorization).await.is(200);
         let etag = first.header("etag").expect("an ETag").to_owned();
         for method in [Method::GET, Method::HEAD] {
             let answer = hub.send(method.clone(), target, &with(etag.as_str())).await;
@@ -147,8 +144,8 @@ async fn rule_19_a_redirect_to_storage_passes_unchanged_and_the_range_with_it() 
         let site = FakeSite::start(&[&member]).await;
         let alice = site.alice(&["repository:t/app:pull"]).await;
         let request = alice.request(Method::GET, &format!("/v2/t/app/blobs/{}", digest_of(b"x")));
-        let request = request.header("range", "bytes=5-").body(whole("")).expect("a request");
-        let answer = alice.send(request).await.expect("an answer");
+        let request = request.header("range", "bytes=5-").empty();
+        let answer = alice.send(request).await;
         assert_eq!((answer.status.as_u16(), answer.header("location")), (307, Some(storage)));
         let asked = member.requests();
         assert_eq!((asked.len(), asked[0].header("range").as_deref()), (1, Some("bytes=5-")));
@@ -164,11 +161,11 @@ async fn rule_20_referrers_are_404_where_members_have_no_such_route() {
     for query in ["", "?artifactType=application/spdx%2Bjson"] {
         for _ in 0..4 {
             let target = format!("/v2/bob/referrers/referrers/{}{query}", image.manifest.digest);
-            assert_eq!(bob.get(&target).await.expect("an answer").status, 404);
+            bob.get(&target).await.is(404);
         }
     }
     let target = format!("/v2/bob/referrers/referrers/{}", image.manifest.digest);
-    assert_oci_error(&hub.nobody().get(&target).await.expect("an answer"), 401, "UNAUTHORIZED");
+    assert_oci_error(&hub.nobody().get(&target).await, 401, "UNAUTHORIZED");
 }
 
 #[tokio::test]
@@ -184,9 +181,9 @@ async fn rule_20_head_of_what_is_missing_is_404_also_for_signature_tags() {
         format!("/v2/bob/missing/manifests/{signature}"),
         format!("/v2/bob/missing/blobs/{digest}"),
     ] {
-        let answer = bob.head(&target).await.expect("an answer");
+        let answer = bob.head(&target).await;
         assert_eq!((answer.status.as_u16(), answer.body.len()), (404, 0), "{target}");
-        let answer = bob.get(&target).await.expect("an answer");
+        let answer = bob.get(&target).await;
         let code = if target.contains("/blobs/") { "BLOB_UNKNOWN" } else { "MANIFEST_UNKNOWN" };
         assert_eq!((answer.status.as_u16(), answer.error_code().as_deref()), (404, Some(code)), "{target}");
     }
@@ -205,12 +202,11 @@ async fn rule_21_the_namespace_of_mirror_clients_is_accepted_and_not_passed_on()
         "/v2/bob/mirror/tags/list".to_owned(),
     ] {
         let request = bob.request(Method::GET, &format!("{target}?ns=docker.io"));
-        let request = request.header("accept", image.manifest_type()).body(whole("")).expect("a request");
-        let answer = bob.send(request).await.expect("an answer");
+        let request = request.header("accept", image.manifest_type()).empty();
+        let answer = bob.send(request).await;
         assert_eq!(answer.status, 200, "{target} {}", answer.text());
     }
-    let answer = bob.get("/v2/?ns=docker.io").await.expect("an answer");
-    assert_eq!(answer.status, 200);
+    bob.get("/v2/?ns=docker.io").await.is(200);
     assert_eq!(hub.members_asked("ns="), []);
 }
 
@@ -221,14 +217,14 @@ async fn catalog_needs_its_own_right_and_its_pages_follow_through_the_gateway() 
     for repository in ["alice/catalog/a", "alice/catalog/b"] {
         push::image(&alice, repository, "v1", &Image::random(&[10])).await;
     }
-    assert_oci_error(&alice.get("/v2/_catalog").await.expect("an answer"), 401, "DENIED");
+    assert_oci_error(&alice.get("/v2/_catalog").await, 401, "DENIED");
     let bob = hub.bob(&["registry:catalog:*"]).await;
-    assert_oci_error(&bob.get("/v2/_catalog").await.expect("an answer"), 401, "DENIED");
+    assert_oci_error(&bob.get("/v2/_catalog").await, 401, "DENIED");
     let alice = hub.alice(&["registry:catalog:*"]).await;
     let (mut target, mut seen, mut ended) = ("/v2/_catalog?n=1".to_owned(), Vec::new(), false);
     for _ in 0..1000 {
-        let page = alice.get(&target).await.expect("an answer").expect(200).expect("a page");
-        let names = page.json().expect("JSON")["repositories"].as_array().expect("a list").clone();
+        let page = alice.get(&target).await.is(200);
+        let names = page.json()["repositories"].as_array().expect("a list").clone();
         assert!(names.len() <= 1, "{names:?}");
         seen.extend(names.iter().filter_map(|name| name.as_str().map(str::to_owned)));
         let Some(link) = page.header("link") else {
@@ -243,12 +239,12 @@ async fn catalog_needs_its_own_right_and_its_pages_follow_through_the_gateway() 
     for repository in ["alice/catalog/a", "alice/catalog/b"] {
         assert!(seen.iter().any(|name| name == repository), "{repository} is not in {seen:?}");
     }
-    alice.get("/v2/_catalog?n=99999999").await.expect("an answer").expect(200).expect("a page");
+    alice.get("/v2/_catalog?n=99999999").await.is(200);
     let largest = hub.members_asked("/v2/_catalog?n=9");
     assert_eq!(largest, [], "the page size was passed on as it came");
     assert_eq!(hub.members_asked("/v2/_catalog?n=1000").len(), 1);
     for n in ["x", "-1", "1.5", "0x10"] {
-        let answer = alice.get(&format!("/v2/_catalog?n={n}")).await.expect("an answer");
+        let answer = alice.get(&format!("/v2/_catalog?n={n}")).await;
         assert_oci_error(&answer, 400, "PAGINATION_NUMBER_INVALID");
     }
 }
@@ -268,12 +264,11 @@ async fn the_next_page_of_tags_is_a_relative_link_that_works() {
         .await;
     let site = FakeSite::start(&[&member]).await;
     let alice = site.alice(&["repository:t/app:pull"]).await;
-    let page = alice.get("/v2/t/app/tags/list?n=2").await.expect("an answer").expect(200).expect("a page");
+    let page = alice.get("/v2/t/app/tags/list?n=2").await.is(200);
     assert_eq!(page.header("link"), Some("</v2/t/app/tags/list?last=b&n=2>; rel=\"next\""));
-    let page =
-        alice.get("/v2/t/app/tags/list?last=b&n=2").await.expect("an answer").expect(200).expect("a page");
-    assert_eq!((page.json().expect("JSON")["tags"][0].as_str(), page.header("link")), (Some("c"), None));
-    alice.get("/v2/t/app/tags/list?n=5000").await.expect("an answer").expect(404).expect("the fake's answer");
+    let page = alice.get("/v2/t/app/tags/list?last=b&n=2").await.is(200);
+    assert_eq!((page.json()["tags"][0].as_str(), page.header("link")), (Some("c"), None));
+    alice.get("/v2/t/app/tags/list?n=5000").await.is(404);
     let last = member.requests().pop().expect("a request");
     assert_eq!(last.target, "/v2/t/app/tags/list?n=1000");
 }

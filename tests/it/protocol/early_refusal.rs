@@ -74,7 +74,7 @@ async fn rule_17_100_continue_is_not_said_before_the_request_is_allowed() {
         ("/v2/alice/expect/blobs/uploads/some-id", with_token.as_str(), "401"),
         ("/v2/bob/EXPECT/blobs/uploads/some-id", with_token.as_str(), "400"),
     ] {
-        let mut stream = hub.nobody().raw_tls().await.expect("a connection");
+        let mut stream = hub.nobody().raw_tls().await;
         stream.write_all(head(hub.authority(), "PATCH", target, headers).as_bytes()).await.expect("sent");
         let (head, _) = read_answer(&mut stream).await;
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {head}");
@@ -94,7 +94,7 @@ async fn rule_17_100_continue_is_said_once_the_request_is_allowed_and_the_member
         "Expect: 100-continue\r\nContent-Length: 11\r\nContent-Type: application/octet-stream\r\nAuthorization: {}\r\n",
         bearer_of(&bob)
     );
-    let mut stream = hub.nobody().raw_tls().await.expect("a connection");
+    let mut stream = hub.nobody().raw_tls().await;
     stream.write_all(head(hub.authority(), "PATCH", &url, &headers).as_bytes()).await.expect("sent");
     let (interim, _) = read_answer(&mut stream).await;
     assert_eq!(interim, "HTTP/1.1 100 Continue");
@@ -109,7 +109,7 @@ async fn rule_17_a_client_that_is_still_sending_reads_the_refusal() {
     let target = "/v2/bob/early/blobs/uploads/some-id";
     let headers = "Transfer-Encoding: chunked\r\nContent-Type: application/octet-stream\r\n";
     for _ in 0..5 {
-        let stream = hub.nobody().raw_tls().await.expect("a connection");
+        let stream = hub.nobody().raw_tls().await;
         let (mut reading, mut writing) = tokio::io::split(stream);
         let write = async {
             writing
@@ -128,7 +128,7 @@ async fn rule_17_a_client_that_is_still_sending_reads_the_refusal() {
 async fn rule_17_a_refused_body_within_the_bound_is_read_and_the_connection_goes_on() {
     let hub = hub().await;
     let headers = "Transfer-Encoding: chunked\r\n";
-    let mut stream = hub.nobody().raw_tls().await.expect("a connection");
+    let mut stream = hub.nobody().raw_tls().await;
     for _ in 0..3 {
         let request = head(hub.authority(), "PATCH", "/v2/bob/early/blobs/uploads/some-id", headers);
         stream.write_all(request.as_bytes()).await.expect("sent");
@@ -141,7 +141,7 @@ async fn rule_17_a_refused_body_within_the_bound_is_read_and_the_connection_goes
 async fn rule_17_a_refused_body_is_read_up_to_the_bound_and_no_further() {
     const ENDLESS: usize = 512 << 20;
     let hub = hub().await;
-    let stream = hub.site.gateway.plain_client().raw_tcp().await.expect("a connection");
+    let stream = hub.site.gateway.plain_client().raw_tcp().await;
     let (mut reading, mut writing) = stream.into_split();
     let request = head(
         hub.authority(),
@@ -174,7 +174,7 @@ async fn rule_17_a_refused_client_that_stalls_is_closed() {
     )
     .await;
     let headers = "Content-Length: 1000000\r\n";
-    let mut stream = site.nobody().raw_tls().await.expect("a connection");
+    let mut stream = site.nobody().raw_tls().await;
     let request = head(site.authority(), "PATCH", "/v2/t/app/blobs/uploads/some-id", headers);
     stream.write_all(request.as_bytes()).await.expect("sent");
     stream.write_all(b"a little, and then nothing").await.expect("sent");

@@ -76,7 +76,7 @@ impl H2 {
         let request = request.body(Full::new(Bytes::copy_from_slice(body)))?;
         let (head, body) = self.sender.clone().send_request(request).await.context("no answer")?.into_parts();
         let body = body.collect().await.context("the body broke off")?.to_bytes();
-        Ok(Answer { status: head.status, headers: head.headers, body })
+        Ok(Answer { request: target.to_owned(), status: head.status, headers: head.headers, body })
     }
 }
 
@@ -99,7 +99,7 @@ async fn rule_22_login_push_and_pull_work_over_h2_as_over_h1() {
     let hub = hub().await;
     let anonymous = H2::open(&hub, String::new()).await;
     let over_h2 = anonymous.send(Method::GET, "/v2/", &[], b"").await.expect("an answer");
-    let over_h1 = hub.nobody().get("/v2/").await.expect("an answer");
+    let over_h1 = hub.nobody().get("/v2/").await;
     for name in ["www-authenticate", "docker-distribution-api-version", "content-type"] {
         assert_eq!(over_h2.header(name), over_h1.header(name), "{name}");
     }
@@ -112,16 +112,13 @@ async fn rule_22_login_push_and_pull_work_over_h2_as_over_h1() {
         let h2 = &h2;
         async move { h2.send(method, &target, &octets, body).await.expect("an answer") }
     };
-    let answer = send(Method::POST, "/v2/bob/h2/blobs/uploads/".to_owned(), &b""[..])
-        .await
-        .expect(202)
-        .expect("a session");
-    let answer = send(Method::PATCH, location(&answer), &blob.bytes[..]).await.expect(202).expect("taken");
+    let answer = send(Method::POST, "/v2/bob/h2/blobs/uploads/".to_owned(), &b""[..]).await.is(202);
+    let answer = send(Method::PATCH, location(&answer), &blob.bytes[..]).await.is(202);
     let put = with_parameter(&location(&answer), "digest", &blob.digest);
-    send(Method::PUT, put, &b""[..]).await.expect(201).expect("finished");
+    send(Method::PUT, put, &b""[..]).await.is(201);
     let target = format!("/v2/bob/h2/blobs/{}", blob.digest);
-    let over_h2 = send(Method::GET, target.clone(), &b""[..]).await.expect(200).expect("the blob");
-    let over_h1 = bob.get(&target).await.expect("an answer").expect(200).expect("the blob");
+    let over_h2 = send(Method::GET, target.clone(), &b""[..]).await.is(200);
+    let over_h1 = bob.get(&target).await.is(200);
     assert!(over_h2.body[..] == blob.bytes[..] && over_h1.body[..] == blob.bytes[..], "other bytes");
     // A smuggled form has no Content-Length over h2.
     let form = [("content-type", "application/x-www-form-urlencoded")];

@@ -37,15 +37,15 @@ async fn assert_refused(client: &TestClient, url: &str, status: u16, code: &str)
         client.put(&put, "application/octet-stream", "").await,
         client.delete(url).await,
     ] {
-        assert_oci_error(&answer.expect("an answer"), status, code);
+        assert_oci_error(&answer, status, code);
     }
 }
 
 /// Insists that the session lives and is at the beginning still, then ends it.
 async fn assert_untouched(client: &TestClient, url: &str) {
-    let answer = client.get(url).await.expect("an answer").expect(204).expect("a session");
+    let answer = client.get(url).await.is(204);
     assert_eq!(answer.header("range"), Some("0-0"), "somebody has written to the session");
-    client.delete(&location(&answer)).await.expect("an answer").expect(204).expect("cancelled");
+    client.delete(&location(&answer)).await.is(204);
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn a_changed_state_of_the_member_is_refused_by_the_pinned_member_alone() {
     let bob = hub.bob(&[&push_scope("bob/pin-state")]).await;
     let url = push::start(&bob, "bob/pin-state").await;
     let changed = with_changed(&url, "_state", |state| flipped(state, 3));
-    let answer = bob.patch(&changed, vec![1; 10]).await.expect("an answer");
+    let answer = bob.patch(&changed, vec![1; 10]).await;
     // 404 is what docker-registry says with this code.
     assert_eq!((answer.status.as_u16(), answer.error_code().as_deref()), (404, Some("BLOB_UPLOAD_INVALID")));
     let asked = hub.members_asked("bob/pin-state/");
@@ -133,7 +133,7 @@ async fn a_session_older_than_the_grace_is_404_upload_unknown() {
     let alice = site.alice(&[&push_scope("t/grace")]).await;
     let url = push::start(&alice, "t/grace").await;
     wait::until("the end of the session", async || {
-        let answer = alice.get(&url).await.expect("an answer");
+        let answer = alice.get(&url).await;
         (answer.status == 404).then_some(())
     })
     .await;
@@ -156,11 +156,11 @@ async fn a_session_does_not_live_longer_by_being_used() {
     let alice = site.alice(&[&push_scope("t/grace")]).await;
     let mut url = push::start(&alice, "t/grace").await;
     wait::until("the end of a session in use", async || {
-        let answer = alice.patch(&url, vec![1; 10]).await.expect("an answer");
+        let answer = alice.patch(&url, vec![1; 10]).await;
         if answer.status == 404 {
             return Some(());
         }
-        url = location(&answer.expect(202).expect("a taken chunk"));
+        url = location(&answer.is(202));
         None
     })
     .await;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use http::Method;
 
 use super::fixture::{FakeSite, bearer_of, hub, location, push_scope, with_parameter};
-use crate::harness::client::{Answer, TestClient, whole};
+use crate::harness::client::{Answer, TestClient};
 use crate::harness::fake_member::{FakeMember, Recorded, answer};
 use crate::harness::image::{Blob, Image};
 use crate::harness::{push, wait};
@@ -48,16 +48,15 @@ async fn rule_12_location_is_relative_keeps_the_state_and_may_be_reencoded() {
     let blob = Blob::random(10_000);
     let bob = hub.bob(&[&push_scope("bob/location")]).await;
     for _ in 0..6 {
-        let answer = bob.post("/v2/bob/location/blobs/uploads/", "").await.expect("an answer");
-        let url = assert_session_url(&answer.expect(202).expect("a session"), "bob/location");
-        let answer = bob.patch(&url, blob.bytes[..4000].to_vec()).await.expect("an answer");
-        let url = assert_session_url(&answer.expect(202).expect("taken"), "bob/location");
+        let answer = bob.post("/v2/bob/location/blobs/uploads/", "").await;
+        let url = assert_session_url(&answer.is(202), "bob/location");
+        let answer = bob.patch(&url, blob.bytes[..4000].to_vec()).await;
+        let url = assert_session_url(&answer.is(202), "bob/location");
         let put = reencoded(&url, &blob.digest);
-        let answer = bob.put(&put, OCTETS, blob.bytes[4000..].to_vec()).await.expect("an answer");
-        let answer = answer.expect(201).expect("a finished upload");
+        let answer = bob.put(&put, OCTETS, blob.bytes[4000..].to_vec()).await.is(201);
         assert_eq!(location(&answer), format!("/v2/bob/location/blobs/{}", blob.digest));
         assert_eq!(answer.header("docker-content-digest"), Some(blob.digest.as_str()));
-        bob.get(&location(&answer)).await.expect("an answer").expect(200).expect("the blob");
+        bob.get(&location(&answer)).await.is(200);
     }
 }
 
@@ -75,7 +74,7 @@ async fn rule_12_forwarding_headers_of_a_client_do_not_move_the_location() {
             ("x-forwarded-prefix", "/evil"),
         ];
         let answer = hub.send(Method::POST, "/v2/bob/forwarded/blobs/uploads/", &headers).await;
-        assert_session_url(&answer.expect(202).expect("a session"), "bob/forwarded");
+        assert_session_url(&answer.is(202), "bob/forwarded");
     }
 }
 
@@ -85,17 +84,15 @@ async fn chunked_session(client: &TestClient, repository: &str, blob: &Blob) -> 
     let id = session_id(&url);
     let third = blob.bytes.len() / 3;
     for (at, end) in [(0, third), (third, 2 * third)] {
-        let answer = client.patch(&url, blob.bytes[at..end].to_vec()).await.expect("an answer");
-        let answer = answer.expect(202).expect("a taken chunk");
+        let answer = client.patch(&url, blob.bytes[at..end].to_vec()).await.is(202);
         assert_eq!(answer.header("range"), Some(format!("0-{}", end - 1).as_str()));
         url = assert_session_url(&answer, repository);
-        let answer = client.get(&url).await.expect("an answer").expect(204).expect("the state");
+        let answer = client.get(&url).await.is(204);
         assert_eq!(answer.header("range"), Some(format!("0-{}", end - 1).as_str()));
         url = assert_session_url(&answer, repository);
     }
     let put = with_parameter(&url, "digest", &blob.digest);
-    let answer = client.put(&put, OCTETS, blob.bytes[2 * third..].to_vec()).await.expect("an answer");
-    answer.expect(201).expect("a finished upload");
+    client.put(&put, OCTETS, blob.bytes[2 * third..].to_vec()).await.is(201);
     id
 }
 
@@ -135,11 +132,11 @@ async fn rule_13_a_session_is_cancelled_by_its_subject_without_the_delete_right(
     let mut asked = BTreeSet::new();
     for repository in &repositories {
         let url = push::start(&bob, repository).await;
-        let answer = bob.patch(&url, vec![0; 100]).await.expect("an answer").expect(202).expect("taken");
+        let answer = bob.patch(&url, vec![0; 100]).await.is(202);
         let url = location(&answer);
-        let answer = bob.delete(&url).await.expect("an answer").expect(204).expect("a cancelled upload");
+        let answer = bob.delete(&url).await.is(204);
         assert!(answer.body.is_empty());
-        let answer = bob.get(&url).await.expect("an answer");
+        let answer = bob.get(&url).await;
         let seen = (answer.status.as_u16(), answer.error_code());
         assert_eq!(seen, (404, Some("BLOB_UPLOAD_UNKNOWN".to_owned())), "the member still has it");
         asked.extend(hub.members_asked(repository).into_iter().map(|(member, _)| member));
@@ -171,7 +168,7 @@ async fn rule_13_a_cancel_that_the_member_refuses_is_204_all_the_same() {
         let site = FakeSite::start(&[&member]).await;
         let alice = site.alice(&[&push_scope("t/app")]).await;
         let url = push::start(&alice, "t/app").await;
-        let answer = alice.delete(&url).await.expect("an answer");
+        let answer = alice.delete(&url).await;
         assert_eq!(answer.status, 204, "the member said {status}: {}", answer.text());
         assert_eq!((answer.header("www-authenticate"), answer.body.len()), (None, 0), "{status}");
     }
@@ -185,8 +182,7 @@ async fn rule_14_what_was_just_written_is_there_at_once() {
         let image = Image::random(&[500]);
         for blob in image.blobs() {
             push::blob(&bob, "bob/own-writes", blob).await;
-            let answer = bob.head(&format!("/v2/bob/own-writes/blobs/{}", blob.digest)).await;
-            let answer = answer.expect("an answer").expect(200).expect("the blob just pushed");
+            let answer = bob.head(&format!("/v2/bob/own-writes/blobs/{}", blob.digest)).await.is(200);
             assert_eq!(answer.header("content-length"), Some(blob.bytes.len().to_string().as_str()));
         }
         // The blobs of this manifest are all there.
@@ -194,9 +190,8 @@ async fn rule_14_what_was_just_written_is_there_at_once() {
         assert_eq!(location(&answer), format!("/v2/bob/own-writes/manifests/{}", image.manifest.digest));
         for reference in [format!("v{number}"), image.manifest.digest.clone()] {
             let request = bob.request(Method::GET, &format!("/v2/bob/own-writes/manifests/{reference}"));
-            let request = request.header("accept", image.manifest_type()).body(whole("")).expect("a request");
-            let answer = bob.send(request).await;
-            let answer = answer.expect("an answer").expect(200).expect("the manifest just pushed");
+            let request = request.header("accept", image.manifest_type()).empty();
+            let answer = bob.send(request).await.is(200);
             assert_eq!(&answer.body[..], &image.manifest.bytes[..]);
         }
     }

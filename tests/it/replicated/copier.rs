@@ -119,29 +119,29 @@ async fn copy(from: &TestClient, to: &TestClient, event: &Event) -> Result<()> {
     let Event { repository, reference, deletes, .. } = event;
     let manifest = format!("/v2/{repository}/manifests/{reference}");
     if *deletes {
-        let answer = to.delete(&format!("{manifest}?{MARK}")).await?;
+        let answer = to.try_delete(&format!("{manifest}?{MARK}")).await?;
         anyhow::ensure!(matches!(answer.status.as_u16(), 202 | 404), "{}", answer.status);
         return Ok(());
     }
     let request = from.request(http::Method::GET, &manifest).header("accept", MANIFEST_TYPES);
-    let read = from.send(request.body(crate::harness::client::whole(""))?).await?;
+    let read = from.try_send(request.empty()).await?;
     if read.status == 404 {
         // It was deleted meanwhile.
         return Ok(());
     }
-    let read = read.expect(200)?;
+    let read = read.ensure(200)?;
     let described: Value = serde_json::from_slice(&read.body)?;
     let layers = described["layers"].as_array().into_iter().flatten();
     for blob in layers.chain(std::iter::once(&described["config"])) {
         let digest = blob["digest"].as_str().unwrap_or_default();
         let path = format!("/v2/{repository}/blobs/{digest}");
-        if to.head(&path).await?.status == 200 {
+        if to.try_head(&path).await?.status == 200 {
             continue;
         }
-        let bytes = from.get(&path).await?.expect(200)?.body;
+        let bytes = from.try_get(&path).await?.ensure(200)?.body;
         push::try_blob(to, repository, &Blob::new(bytes.to_vec())).await?;
     }
     let kind = read.header("content-type").unwrap_or_default().to_owned();
-    to.put(&format!("{manifest}?{MARK}"), &kind, read.body.clone()).await?.expect(201)?;
+    to.try_put(&format!("{manifest}?{MARK}"), &kind, read.body.clone()).await?.ensure(201)?;
     Ok(())
 }

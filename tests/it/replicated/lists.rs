@@ -14,8 +14,8 @@ use crate::harness::site::Site;
 async fn follow(client: &TestClient, path: &str, key: &str) -> Vec<String> {
     let (mut entries, mut next) = (Vec::new(), Some(path.to_owned()));
     while let Some(path) = next {
-        let answer = client.get(&path).await.expect("sent").expect(200).expect("a page");
-        let page = answer.json().expect("JSON");
+        let answer = client.get(&path).await.is(200);
+        let page = answer.json();
         let page: Vec<String> = page[key]
             .as_array()
             .expect("a list")
@@ -70,7 +70,7 @@ async fn lists_are_those_of_all_members_and_their_pages_follow_on_each_other() {
     // One that is down takes only its own from the lists.
     members[2].kill();
     crate::harness::wait::until("one member to be out", async || {
-        let metrics = site.gateway.metrics().await.ok()?;
+        let metrics = site.gateway.metrics().await;
         let labels = ["member=\"node2\"", "state=\"unhealthy\""];
         (metrics.sum("tidegate_member_state", &labels) > 0.5).then_some(())
     })
@@ -78,7 +78,6 @@ async fn lists_are_those_of_all_members_and_their_pages_follow_on_each_other() {
     let tags = follow(&client, "/v2/team/app/tags/list", "tags").await;
     assert!(tags.contains(&"v0".to_owned()) && !tags.contains(&"v2".to_owned()), "{tags:?}");
     let unknown = site.authorized(&["repository:no/such:pull"]).await.get("/v2/no/such/tags/list").await;
-    let unknown = unknown.expect("sent");
     assert_eq!((unknown.status.as_u16(), unknown.error_code().as_deref()), (404, Some("NAME_UNKNOWN")));
     site.stop_gateway().await;
 }
@@ -114,9 +113,8 @@ async fn a_refusal_of_one_member_is_not_the_answer_to_a_list_of_all() {
         })
         .await;
         let client = site.authorized(&["repository:c/d:pull"]).await;
-        let list =
-            client.get("/v2/c/d/tags/list").await.expect("sent").expect(200).expect("the other's list");
-        assert_eq!(list.json().expect("JSON")["tags"], serde_json::json!(["v1"]), "{credential}");
+        let list = client.get("/v2/c/d/tags/list").await.is(200);
+        assert_eq!(list.json()["tags"], serde_json::json!(["v1"]), "{credential}");
         site.stop_gateway().await;
     }
     // Refused by all of them, it is a challenge that leads to the gateway's own token endpoint.
@@ -127,7 +125,7 @@ async fn a_refusal_of_one_member_is_not_the_answer_to_a_list_of_all() {
     })
     .await;
     let client = site.authorized(&["repository:c/d:pull"]).await;
-    let refused = client.get("/v2/c/d/tags/list").await.expect("sent").expect(401).expect("refused");
+    let refused = client.get("/v2/c/d/tags/list").await.is(401);
     let realm = format!(
         "Bearer realm=\"https://{}/service/token\",service=\"tidegate-test\"",
         site.endpoint.authority

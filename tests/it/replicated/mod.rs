@@ -9,7 +9,7 @@ use std::time::Duration;
 use copier::{Copier, Registries};
 use tempfile::TempDir;
 
-use crate::harness::client::{Answer, TestClient, whole};
+use crate::harness::client::{Answer, TestClient};
 use crate::harness::config::ConfigBuilder;
 use crate::harness::gateway::Gateway;
 use crate::harness::image::Image;
@@ -64,7 +64,7 @@ impl Copies {
         let endpoint = &self.site.endpoint;
         let token = self.site.client().token(&endpoint.user, &endpoint.password, scopes).await;
         let second = self.second.client(&endpoint.ca_file).with_host(&endpoint.authority);
-        [first, second.with_bearer(&token.expect("a token"))]
+        [first, second.with_bearer(&token)]
     }
 
     fn with_registry<T>(&self, number: usize, work: impl FnOnce(&mut StockRegistry) -> T) -> T {
@@ -108,7 +108,7 @@ impl Drop for Copies {
 async fn ask_tag(client: &TestClient, method: http::Method, repository: &str, tag: &str) -> Answer {
     let request = client.request(method, &format!("/v2/{repository}/manifests/{tag}"));
     let request = request.header("accept", "application/vnd.oci.image.manifest.v1+json");
-    client.send(request.body(whole("")).expect("a request")).await.expect("an answer")
+    client.send(request.empty()).await
 }
 
 async fn read_tag(client: &TestClient, repository: &str, tag: &str) -> Answer {
@@ -117,11 +117,11 @@ async fn read_tag(client: &TestClient, repository: &str, tag: &str) -> Answer {
 
 /// Pulls all of an image, as a client that follows the tag does.
 async fn pull(client: &TestClient, repository: &str, tag: &str, image: &Image) {
-    let answer = read_tag(client, repository, tag).await.expect(200).expect("the manifest");
+    let answer = read_tag(client, repository, tag).await.is(200);
     assert!(answer.body == image.manifest.bytes, "another manifest");
     for blob in image.blobs() {
         let path = format!("/v2/{repository}/blobs/{}", blob.digest);
-        let answer = client.get(&path).await.expect("an answer").expect(200).expect("a blob");
+        let answer = client.get(&path).await.is(200);
         assert!(answer.body == blob.bytes);
     }
 }
@@ -146,7 +146,7 @@ async fn what_is_pushed_through_one_gateway_is_there_through_the_other_and_what_
         let image = Image::random(&[1_000]);
         push::image(one, name, "gone", &image).await;
         let manifest = format!("/v2/{name}/manifests/{}", image.manifest.digest);
-        other.delete(&manifest).await.expect("sent").expect(202).expect("deleted");
+        other.delete(&manifest).await.is(202);
         for client in &clients {
             assert_eq!(read_tag(client, name, "gone").await.status, 404, "{seed}: {name}");
         }
@@ -176,7 +176,7 @@ async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
     })
     .await;
     pull(&clients[0], "team/app", "latest", &v1).await;
-    let refused = clients[0].post("/v2/team/app/blobs/uploads/", "").await.expect("an answer");
+    let refused = clients[0].post("/v2/team/app/blobs/uploads/", "").await;
     assert_eq!((refused.status.as_u16(), refused.error_code().as_deref()), (503, Some("UNAVAILABLE")));
     wait::until("somebody to stand in", async || {
         push::try_image(&clients[0], "team/app", "latest", &v2).await.ok()
@@ -188,7 +188,7 @@ async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
     pull(&clients[1], "team/app", "latest", &v2).await;
     // A delete is nobody else's.
     let manifest = format!("/v2/team/app/manifests/{}", v1.manifest.digest);
-    assert_eq!(clients[0].delete(&manifest).await.expect("an answer").status, 503);
+    clients[0].delete(&manifest).await.is(503);
 
     copies.restart(home).await;
     // The home is back with v1. Until it has v2 as well, each answer is v2 or an error.
@@ -243,7 +243,7 @@ async fn a_storage_that_shows_new_files_late_hurts_nobody() {
         push::image(&clients[0], name, "v1", &image).await;
         pull(&clients[0], name, "v1", &image).await;
     }
-    let found = copies.second.metrics().await.expect("metrics");
+    let found = copies.second.metrics().await;
     let found = found.sum("tidegate_confirmations_total", &["result=\"found\""]);
     assert!(found > 0.5, "no member was late, which proves nothing");
     copies.stop().await;
