@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 
+use crate::harness::config::without_control_socket;
 use crate::harness::gateway::{Gateway, ListenerKind};
 use crate::harness::site::{MemberKind, Site};
 
@@ -46,7 +47,7 @@ async fn a_dead_processes_socket_is_replaced_and_a_live_ones_is_not() {
     assert!(third.log_tail().contains("is not a socket"), "{}", third.log_tail());
     assert_eq!(std::fs::read_to_string(site.dir().join("control.sock")).expect("there"), "precious");
     // Without a socket there is nobody to ask, which is said.
-    let config = site.config.render().replace("admin: { ", "admin: { socket: none, ");
+    let config = without_control_socket(&site.config.render());
     site.gateway = Gateway::start(&config, site.dir()).await;
     let nobody = site.gateway.control(&["undrain", "member0"]).await;
     assert!(nobody.stderr.contains("`admin.socket` is none"), "{}", nobody.stderr);

@@ -25,7 +25,7 @@ async fn start_upload(client: &TestClient, repository: &str) -> Answer {
 }
 
 /// Starts uploads until one is at `member`, and cancels the others.
-async fn upload_at(site: &Site, client: &TestClient, member: &str) -> String {
+pub(crate) async fn upload_at(site: &Site, client: &TestClient, member: &str) -> String {
     for number in 0..12 {
         let started = start_upload(client, &format!("a/b{number}")).await;
         if site.gateway.served_by(&started).await == member {
@@ -37,7 +37,7 @@ async fn upload_at(site: &Site, client: &TestClient, member: &str) -> String {
 }
 
 /// The client of a user with the right to push to each of the repositories here.
-async fn client_of(site: &Site) -> TestClient {
+pub(crate) async fn client_of(site: &Site) -> TestClient {
     let scopes: Vec<String> = (0..12).map(|number| format!("repository:a/b{number}:pull,push")).collect();
     site.authorized(&scopes.iter().map(String::as_str).collect::<Vec<_>>()).await
 }

@@ -16,15 +16,6 @@ use crate::harness::image::Blob;
 use crate::harness::site::{MemberKind, Site};
 use crate::harness::{Result, process, push, wait};
 
-/// A replica with the same keys on a port of its own, which reloads only when told to.
-async fn replica(config: &str, listening: &str) -> (Gateway, tempfile::TempDir) {
-    let dir = tempfile::TempDir::with_prefix("tidegate-replica-").expect("a temporary directory");
-    let config = config.replace(&format!("address: \"{listening}\""), "address: \"127.0.0.1:0\"");
-    // The control socket is beside the keys, which the replicas share.
-    let config = config.replace("admin: { ", "admin: { socket: none, ");
-    (Gateway::start(&config, dir.path()).await, dir)
-}
-
 fn kid_of(token: &str) -> Result<String> {
     let header = token.split('.').next().context("a token")?;
     let header: serde_json::Value = serde_json::from_slice(&BASE64URL_NOPAD.decode(header.as_bytes())?)?;
@@ -50,7 +41,7 @@ async fn keys_rotate_under_load_with_replicas_apart_and_a_member_that_is_not_res
         config.extra("hosts: [\"127.0.0.1\"]").extra("reload_interval: 1h")
     })
     .await;
-    let (mut second, _dir) = replica(&site.config.render(), &site.endpoint.authority).await;
+    let (mut second, _dir) = site.replica().await;
     let clients = [site.client(), second.client(&site.endpoint.ca_file)];
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::<[AtomicUsize; 4]>::default());
     let mut load = JoinSet::new();
@@ -165,7 +156,7 @@ async fn replicas_with_different_keys_say_so_in_words() {
         .config
         .render()
         .replace(&format!("{}/keys", site.dir().display()), &format!("{}/keys", own.path().display()));
-    let (mut second, _dir) = replica(&config, &site.endpoint.authority).await;
+    let (mut second, _dir) = site.replica_with(&config).await;
     let token = site.client().token(&site.endpoint.user, &site.endpoint.password, &[]).await;
     let stranger = second.client(&site.endpoint.ca_file).with_bearer(&token);
     let answer = stranger.get("/v2/").await.is(401);

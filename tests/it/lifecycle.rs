@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use http_body_util::BodyExt as _;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -12,17 +11,16 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
-use crate::harness::client::TestClient;
 use crate::harness::clients::COMMAND_LIMIT;
-use crate::harness::gateway::{Gateway, ListenerKind};
+use crate::harness::gateway::ListenerKind;
 use crate::harness::image::Blob;
+use crate::harness::pull::Download;
 use crate::harness::site::{MemberKind, Site};
 use crate::harness::{process, push, wait};
 
 /// Restarts the site's gateway with its configuration changed by `change`.
 async fn restart_with(site: &mut Site, change: impl FnOnce(String) -> String) {
-    site.stop_gateway().await;
-    site.gateway = Gateway::start(&change(site.config.render()), site.dir()).await;
+    site.restart_with(&change(site.config.render())).await;
 }
 
 /// The certificate that is shown for a name, over one protocol version.
@@ -132,33 +130,18 @@ async fn connections_beyond_the_limit_wait_until_one_ends() {
     site.stop_gateway().await;
 }
 
-/// Starts a slow download, and returns what is left to read of it.
-async fn slow_download(
-    client: &TestClient,
-) -> (crate::harness::client::Connection, http::Response<hyper::body::Incoming>, usize) {
-    let blob = Blob::random(32 << 20);
-    let path = push::blob(client, "a/b", &blob).await;
-    let mut connection = client.connect().await;
-    let request = client.request(Method::GET, &path).empty();
-    let response = connection.send_head(request).await;
-    (connection, response, blob.bytes.len())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn running_requests_end_after_sigterm_and_new_ones_are_not_taken() {
     let mut site = Site::start(&[MemberKind::Open]).await;
     // However long the download takes, nothing may cut it.
     restart_with(&mut site, |config| format!("{config}shutdown: {{ grace_period: 1h }}\n")).await;
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
-    let (_connection, mut response, length) = slow_download(&client).await;
-    let first = response.frame().await.expect("a frame").expect("data");
-    let mut bytes = first.data_ref().expect("data").len();
+    let blob = Blob::random(32 << 20);
+    let mut download = Download::begin(&client, &push::blob(&client, "a/b", &blob).await).await;
+    let first = download.next().await.expect("the first piece");
     site.gateway.terminate();
     wait::until("the listener to close", async || client.try_raw_tcp().await.is_err().then_some(())).await;
-    while let Some(frame) = response.frame().await {
-        bytes += frame.expect("the body does not break off").data_ref().expect("data").len();
-    }
-    assert_eq!(bytes, length);
+    assert_eq!(first + download.rest().await, blob.bytes.len());
     let status = site.gateway.daemon().wait_exit().await;
     assert!(status.success());
     assert!(
@@ -173,7 +156,8 @@ async fn what_outlasts_the_grace_period_is_cut_and_reported() {
     let mut site = Site::start(&[MemberKind::Open]).await;
     restart_with(&mut site, |config| format!("{config}shutdown: {{ grace_period: 1s }}\n")).await;
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
-    let (_connection, _response, _) = slow_download(&client).await;
+    let blob = Blob::random(32 << 20);
+    let _download = Download::begin(&client, &push::blob(&client, "a/b", &blob).await).await;
     // The connections before it have to be gone, or they might be counted too.
     wait::until("the download to be the only connection", async || {
         let metrics = site.gateway.metrics().await;

@@ -31,16 +31,6 @@ const THREE: [MemberKind; 3] = [MemberKind::Open, MemberKind::Basic, MemberKind:
 /// busy the machine is, has to answer within that time.
 const FREEZING: &str = "{ interval: 500ms, timeout: 5s, rise: 1, fall: 2 }";
 
-async fn wait_for_state(gateway: &Gateway, member: &str, state: &str) {
-    let (member_label, state_label) = (format!("member=\"{member}\""), format!("state=\"{state}\""));
-    wait::until(&format!("{member} to be {state}"), async || {
-        let metrics = gateway.metrics().await;
-        let is = metrics.sum("tidegate_member_state", &[&member_label, &state_label]) > 0.5;
-        is.then_some(())
-    })
-    .await;
-}
-
 /// Readers that never stop asking for one blob until told to; each failure is a panic. They ask by
 /// HEAD: what happens to an answer whose body a member stops in the middle is not decided here.
 struct Load {
@@ -132,17 +122,17 @@ async fn a_member_that_is_killed_frozen_or_back_is_followed_under_load() {
 
     wait::until("member0 to serve", async || (served_by(&site.gateway, "member0") > 0).then_some(())).await;
     site.members[0].kill();
-    wait_for_state(&site.gateway, "member0", "unhealthy").await;
+    site.gateway.wait_for_state("member0", "unhealthy").await;
     assert_left_alone(&site, &load, "member0").await;
 
     site.members[1].freeze();
-    wait_for_state(&site.gateway, "member1", "unhealthy").await;
+    site.gateway.wait_for_state("member1", "unhealthy").await;
     assert_left_alone(&site, &load, "member1").await;
 
     site.members[0].restart().await;
     site.members[1].thaw();
     for member in ["member0", "member1"] {
-        wait_for_state(&site.gateway, member, "healthy").await;
+        site.gateway.wait_for_state(member, "healthy").await;
         let served = served_by(&site.gateway, member);
         wait::until("work to come back", async || {
             (served_by(&site.gateway, member) > served + 10).then_some(())
@@ -222,9 +212,8 @@ async fn a_member_with_a_wrong_credential_is_out_and_named_and_the_others_serve(
     let strict = strict.start().await;
     let config =
         site.config.clone().member_at("strict", &strict.url(), "{ basic: { user: svc, password: wrong } }");
-    site.stop_gateway().await;
-    site.gateway = Gateway::start(&config.render(), site.dir()).await;
-    wait_for_state(&site.gateway, "strict", "credential_fault").await;
+    site.restart_with(&config.render()).await;
+    site.gateway.wait_for_state("strict", "credential_fault").await;
     let is_out = |line: &serde_json::Value| line["message"] == "member is out" && line["member"] == "strict";
     let out = site.gateway.wait_for_log("the member is out", is_out).await;
     let reason = out["reason"].as_str().unwrap_or_default().to_owned();
@@ -261,9 +250,9 @@ async fn https_members_are_checked_by_authority_and_name_and_shown_our_certifica
         })
     })
     .await;
-    wait_for_state(&site.gateway, "trusted", "healthy").await;
-    wait_for_state(&site.gateway, "unnamed", "unhealthy").await;
-    wait_for_state(&site.gateway, "stranger", "unhealthy").await;
+    site.gateway.wait_for_state("trusted", "healthy").await;
+    site.gateway.wait_for_state("unnamed", "unhealthy").await;
+    site.gateway.wait_for_state("stranger", "unhealthy").await;
     let status = site.gateway.status().await;
     let problem = status["pools"][0]["members"][1]["last_problem"].as_str().unwrap_or_default().to_owned();
     assert!(problem.contains("certificate"), "{problem}");
@@ -287,8 +276,8 @@ async fn a_member_that_cannot_read_the_canary_is_out() {
             .health("{ interval: 500ms, timeout: 20s, rise: 1, fall: 2, canary: \"canary/image:1\" }")
     })
     .await;
-    wait_for_state(&site.gateway, "good", "healthy").await;
-    wait_for_state(&site.gateway, "empty", "unhealthy").await;
+    site.gateway.wait_for_state("good", "healthy").await;
+    site.gateway.wait_for_state("empty", "unhealthy").await;
     let is_out = |line: &serde_json::Value| line["message"] == "member is out" && line["member"] == "empty";
     let out = site.gateway.wait_for_log("the member is out", is_out).await;
     assert!(out["reason"].as_str().unwrap_or_default().contains("canary"), "{out}");

@@ -110,9 +110,7 @@ async fn every_request_has_one_line_with_the_id_of_its_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_in_any_log_at_any_level() {
     let mut site = Site::start(&[MemberKind::Open, MemberKind::Basic, MemberKind::Token]).await;
-    site.stop_gateway().await;
-    let config = site.config.clone().log_filter("trace").render();
-    site.gateway = crate::harness::gateway::Gateway::start(&config, site.dir()).await;
+    site.restart_with(&site.config.clone().log_filter("trace").render()).await;
     let scopes = ["repository:a/b:pull,push"];
     let token = site.client().token(&site.endpoint.user, &site.endpoint.password, &scopes).await;
     let client = site.client().with_bearer(&token);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::harness::clients::COMMAND_LIMIT;
+use crate::harness::config::{without_control_socket, without_user};
 use crate::harness::gateway::{Gateway, replace_file, tidegate};
 use crate::harness::process::{self, Finished};
 use crate::harness::registry::StockRegistry;
@@ -103,7 +104,7 @@ async fn what_root_writes_is_the_gateways_and_a_revocation_is_in_force_when_the_
     let later = by_root(&site, &["revoke", "users/alice"]).await.success().expect("revoked");
     assert!(later.stdout.contains("no gateway runs at"), "{}", later.stdout);
     // Where nobody can be asked, nothing is promised.
-    let silent = config.replace("admin: { ", "admin: { socket: none, ");
+    let silent = without_control_socket(&config);
     std::fs::write(site.dir().join("tidegate.yaml"), silent).expect("written");
     let unknown = by_root(&site, &["revoke", "users/alice"]).await;
     assert_eq!(unknown.status.code(), Some(1));
@@ -133,8 +134,7 @@ async fn an_unreadable_file_holds_up_its_own_section_alone_and_is_tried_again() 
     chown(&keys, Some(0), Some(0)).expect("given");
     std::fs::set_permissions(&keys, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
     // A removed user and a changed policy do not wait for it.
-    let without_bob: String =
-        config.lines().filter(|line| !line.contains("name: bob")).map(|line| format!("{line}\n")).collect();
+    let without_bob = without_user(&config, "bob");
     replace_file(&site.dir().join("tidegate.yaml"), &without_bob);
     wait::until("bob to be refused", async || {
         (bob.get("/v2/a/b/tags/list").await.status == 401).then_some(())

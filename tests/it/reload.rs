@@ -1,6 +1,7 @@
 //! What a reload takes up, what it refuses, and that neither waits for the other.
 
 use crate::harness::client::TestClient;
+use crate::harness::config::without_user;
 use crate::harness::gateway::{Gateway, replace_file};
 use crate::harness::site::{MemberKind, Site};
 use crate::harness::wait;
@@ -105,8 +106,7 @@ async fn a_user_who_was_removed_and_comes_back_gets_no_earlier_token_back() {
     })
     .await;
     let all = site.config.render();
-    let without_bob: String =
-        all.lines().filter(|line| !line.contains("name: bob")).map(|line| format!("{line}\n")).collect();
+    let without_bob = without_user(&all, "bob");
     let (login, tags) = (("bob", "bobs password"), "/v2/a/b/tags/list");
     let log_in = async |site: &Site| site.client().token(login.0, login.1, &["repository:a/b:pull"]).await;
     let token = log_in(&site).await;
@@ -128,8 +128,7 @@ async fn a_user_who_was_removed_and_comes_back_gets_no_earlier_token_back() {
     // The removal concerns nobody else.
     alice.get(tags).await.is(404);
     // It is remembered beyond the end of the process.
-    site.stop_gateway().await;
-    site.gateway = Gateway::start(&all, site.dir()).await;
+    site.restart_with(&all).await;
     let before = site.client().with_bearer(&token);
     before.get(tags).await.is(401);
     site.stop_gateway().await;

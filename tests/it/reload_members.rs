@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use http::Method;
-use http_body_util::BodyExt as _;
 use serde_json::Value;
 
+use crate::drain::{client_of, upload_at};
 use crate::harness::client::TestClient;
 use crate::harness::gateway::{Gateway, replace_file};
 use crate::harness::image::Blob;
+use crate::harness::pull::Download;
 use crate::harness::registry::StockRegistry;
 use crate::harness::site::{MemberKind, Site};
 use crate::harness::{push, wait};
@@ -19,20 +19,10 @@ async fn members(gateway: &Gateway) -> Vec<Value> {
     pools.iter().flat_map(|pool| pool["members"].as_array().expect("members").clone()).collect()
 }
 
-/// An upload session at `member`.
-async fn upload_at(site: &Site, client: &TestClient, member: &str) -> String {
-    loop {
-        let started = client.post("/v2/a/b/blobs/uploads/", "").await.is(202);
-        if site.gateway.served_by(&started).await == member {
-            return started.location();
-        }
-    }
-}
-
 async fn members_of_reads(site: &Site, client: &TestClient) -> BTreeSet<String> {
     let mut members = BTreeSet::new();
     for _ in 0..12 {
-        let read = client.get("/v2/a/b/tags/list").await.is(404);
+        let read = client.get("/v2/a/b0/tags/list").await.is(404);
         members.insert(site.gateway.served_by(&read).await);
     }
     members
@@ -54,7 +44,7 @@ fn replaced(config: &str, gone: &str, members: &[&StockRegistry]) -> String {
 async fn members_come_and_go_by_a_reload_and_a_removed_ones_uploads_end_there() {
     let mut site = Site::start(&[MemberKind::Open, MemberKind::Open]).await;
     let third = StockRegistry::builder("member2").storage(&site.dir().join("storage")).start().await;
-    let client = site.authorized(&["repository:a/b:pull,push"]).await;
+    let client = client_of(&site).await;
     let upload = upload_at(&site, &client, "member0").await;
     assert!(site.gateway.control(&["drain", "member1"]).await.status.success());
     // A certificate that is broken just now holds up nothing of this.
@@ -106,10 +96,7 @@ async fn another_connection_limit_holds_for_the_next_request() {
     let path = push::blob(&client, "a/b", &blob).await;
     let mut slow = Vec::new();
     for _ in 0..2 {
-        let mut connection = client.connect().await;
-        let request = client.request(Method::GET, &path).empty();
-        let response = connection.send_head(request).await;
-        slow.push((connection, response));
+        slow.push(Download::begin(&client, &path).await);
     }
     // Lower than what runs: nothing is cut, and nothing more begins.
     let lowered = site.config.render().replace("connections_max: 8", "connections_max: 1");
@@ -124,11 +111,10 @@ async fn another_connection_limit_holds_for_the_next_request() {
         }
     });
     queued.await;
-    let (_connection, mut response) = slow.pop().expect("the first of two");
-    while let Some(frame) = response.frame().await {
-        frame.expect("what ran is not cut");
-    }
-    drop((_connection, response));
+    // What ran is not cut.
+    let mut first = slow.pop().expect("the first of two");
+    assert_eq!(first.rest().await, blob.bytes.len());
+    drop(first);
     // One of two has ended, and the limit is one: the other still holds it.
     wait::until("the end of the first", async || {
         tokio::select! {

@@ -6,18 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::Method;
-use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::harness::client::TestClient;
 use crate::harness::gateway::replace_file;
 use crate::harness::image::Blob;
 use crate::harness::port::ReservedPort;
+use crate::harness::pull::Download;
 use crate::harness::site::{MemberKind, Site};
 use crate::harness::{push, wait};
 
@@ -113,18 +111,6 @@ async fn two_thousand_connects_a_second_notice_nothing_of_upgrades() {
     site.gateway.stop_upgraded().await;
 }
 
-/// A blob that is there, and a download of it that has begun.
-async fn slow_download(
-    client: &TestClient,
-) -> (crate::harness::client::Connection, http::Response<hyper::body::Incoming>, usize) {
-    let blob = Blob::random(32 << 20);
-    let path = push::blob(client, "a/b", &blob).await;
-    let mut connection = client.connect().await;
-    let request = client.request(Method::GET, &path);
-    let response = connection.send_head(request.empty()).await;
-    (connection, response, blob.bytes.len())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_runs_ends_in_the_old_process_while_the_new_one_goes_on_with_uploads_and_drains() {
     let mut site = Site::start_with(&[MemberKind::Open, MemberKind::Open], |config| {
@@ -134,7 +120,8 @@ async fn what_runs_ends_in_the_old_process_while_the_new_one_goes_on_with_upload
     .await;
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
     let upload = push::start(&client, "a/b").await;
-    let (_connection, mut response, length) = slow_download(&client).await;
+    let large = Blob::random(32 << 20);
+    let mut download = Download::begin(&client, &push::blob(&client, "a/b", &large).await).await;
     assert!(site.gateway.control(&["drain", "member1"]).await.status.success());
     let before = site.gateway.status().await;
 
@@ -154,11 +141,7 @@ async fn what_runs_ends_in_the_old_process_while_the_new_one_goes_on_with_upload
     let blob = Blob::random(10_000);
     // A pin of the old process counts.
     push::finish(&client, &upload, &blob.digest, blob.bytes.clone()).await;
-    let mut bytes = 0;
-    while let Some(frame) = response.frame().await {
-        bytes += frame.expect("the body does not break off").data_ref().expect("data").len();
-    }
-    assert_eq!(bytes, length);
+    assert_eq!(download.rest().await, large.bytes.len());
     assert!(site.gateway.daemon().wait_exit().await.success());
     client.get("/v2/a/b/tags/list").await.is(404);
     site.gateway.stop_upgraded().await;

@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context as _;
 use http::Method;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng};
@@ -13,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::harness::client::{TestClient, whole};
 use crate::harness::clients::COMMAND_LIMIT;
+use crate::harness::config::without_user;
 use crate::harness::fake_member::{FakeMember, Recorded, Reply, answer};
 use crate::harness::gateway::Gateway;
 use crate::harness::image::{Blob, Image};
@@ -44,36 +44,21 @@ impl Replicas {
     }
 }
 
-/// The second replica: the same keys and members, its own port.
-async fn second_replica(site: &Site) -> (Gateway, tempfile::TempDir) {
-    let dir = tempfile::TempDir::with_prefix("tidegate-replica-").expect("a temporary directory");
-    let listening = site.endpoint.authority.clone();
-    let config =
-        site.config.render().replace(&format!("address: \"{listening}\""), "address: \"127.0.0.1:0\"");
-    // The control socket is beside the keys, which the replicas share.
-    let config = config.replace("admin: { ", "admin: { socket: none, ");
-    (Gateway::start(&config, dir.path()).await, dir)
-}
-
-fn location(answer: &crate::harness::client::Answer) -> Result<String> {
-    answer.header("location").map(str::to_owned).context("no Location")
-}
-
 /// One upload in chunks of random size, each through a replica chosen by chance.
 async fn upload_in_chunks(replicas: &Replicas, seed: u64) -> Result<()> {
     let mut rng = StdRng::seed_from_u64(seed);
     let blob = Blob::random(rng.random_range(1..200_000));
     let repository = format!("load/r{}", seed % 10);
     let start = format!("/v2/{repository}/blobs/uploads/");
-    let mut target =
-        location(&replicas.send(&mut rng, Method::POST, &start, Vec::new()).await?.ensure(202)?)?;
+    let started = replicas.send(&mut rng, Method::POST, &start, Vec::new()).await?.ensure(202)?;
+    let mut target = started.location();
     let mut sent = 0;
     while sent < blob.bytes.len() {
         let end = blob.bytes.len().min(sent + rng.random_range(1..80_000));
         let chunk = blob.bytes[sent..end].to_vec();
         let answer = replicas.send(&mut rng, Method::PATCH, &target, chunk).await?.ensure(202)?;
         assert_eq!(answer.header("range"), Some(format!("0-{}", end - 1).as_str()));
-        target = location(&answer)?;
+        target = answer.location();
         sent = end;
     }
     let finish = push::end_of(&target, &blob.digest);
@@ -90,7 +75,7 @@ async fn upload_in_chunks(replicas: &Replicas, seed: u64) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_interleaved_uploads_stay_on_their_members_across_a_restart_and_two_replicas() {
     let mut site = Site::start_with(&THREE, |config| config.extra("hosts: [\"127.0.0.1\"]")).await;
-    let (mut second, _dir) = second_replica(&site).await;
+    let (mut second, _dir) = site.replica().await;
     let scopes: Vec<String> = (0..10).map(|at| format!("repository:load/r{at}:pull,push")).collect();
     let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
     let token = site.client().token(&site.endpoint.user, &site.endpoint.password, &scopes).await;
@@ -156,8 +141,7 @@ fn with_short_tokens(site: &Site) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bearer_that_ends_in_the_middle_of_an_upload_still_finishes_it_and_nothing_else() {
     let mut site = Site::start(&THREE).await;
-    site.stop_gateway().await;
-    site.gateway = Gateway::start(&with_short_tokens(&site), site.dir()).await;
+    site.restart_with(&with_short_tokens(&site)).await;
     let client = site.authorized(&["repository:a/b:pull,push,delete"]).await;
     // How soon the bearer ends after these is the machine's affair, so the same user does them by password.
     let password = site.client().with_basic(&site.endpoint.user, &site.endpoint.password);
@@ -181,7 +165,7 @@ async fn a_bearer_that_ends_in_the_middle_of_an_upload_still_finishes_it_and_not
         let challenge = answer.header("www-authenticate").expect("a challenge");
         assert!(challenge.contains("error=\"invalid_token\""), "{method} {target}: {challenge}");
     }
-    let target = location(&half).expect("a Location");
+    let target = half.location();
     let status = client.get(&target).await.is(204);
     assert_eq!(status.header("range"), Some("0-49999"));
     let rest = client.patch(&target, blob.bytes[50_000..].to_vec()).await.is(202);
@@ -206,13 +190,7 @@ async fn a_removed_user_and_a_revoked_token_are_refused_inside_an_open_upload() 
     // Somebody else's session is nobody else's.
     let refused = alice.patch(&targets[1], "x").await.is(400);
     assert_eq!(refused.error_code().as_deref(), Some("BLOB_UPLOAD_INVALID"));
-    let without_bob: String = site
-        .config
-        .render()
-        .lines()
-        .filter(|line| !line.contains("name: bob"))
-        .map(|line| format!("{line}\n"))
-        .collect();
+    let without_bob = without_user(&site.config.render(), "bob");
     assert_eq!(site.gateway.reload_with(&without_bob).await["message"], "reloaded");
     let refused = bob.patch(&targets[1], "x").await.is(401);
     assert!(refused.header("www-authenticate").expect("a challenge").contains("invalid_token"));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::ejections;
-use crate::failover::{site_of, wait_for_metric};
+use crate::failover::site_of;
 use crate::harness::client::TestClient;
 use crate::harness::fake_member::{FakeMember, Recorded, Reply, answer};
 use crate::harness::site::{MemberKind, Site};
@@ -140,8 +140,7 @@ async fn an_ejected_member_with_good_probes_does_everything_before_a_client_is_r
     }
     assert_eq!(one.requests().len(), before);
     gone.store(true, Ordering::SeqCst);
-    wait_for_metric(&site.gateway, "tidegate_member_state", &["member=\"m1\"", "state=\"unhealthy\""], 1.0)
-        .await;
+    site.gateway.wait_for_state("m1", "unhealthy").await;
     assert_eq!(get(&client, "/v2/a/b/manifests/v1").await, 200);
     client.post("/v2/a/b/blobs/uploads/", "").await.is(202);
     site.stop_gateway().await;

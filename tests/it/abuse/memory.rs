@@ -2,25 +2,18 @@
 
 use http::Method;
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 use crate::harness::client::TestClient;
 use crate::harness::image::{Blob, Image};
 use crate::harness::site::{MemberKind, Site};
-use crate::harness::{push, random_secret};
+use crate::harness::{pull, push, random_secret};
 
-/// A raw request with the first bytes of its body, on a connection that stays open.
-async fn begin(
-    client: &TestClient,
-    head: &str,
-    body: &[u8],
-) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
-    let request = client.request(Method::GET, "/").empty();
-    let header = |name: &str| request.headers()[name].to_str().expect("text").to_owned();
+/// Sends the head of a request, and leaves the connection open.
+async fn begin(client: &TestClient, method: Method, target: &str, headers: &str) -> TlsStream<TcpStream> {
     let mut socket = client.raw_tls().await;
-    let text =
-        format!("{head}Host: {}\r\nAuthorization: {}\r\n\r\n", header("host"), header("authorization"));
-    socket.write_all(text.as_bytes()).await.expect("sent");
-    socket.write_all(body).await.expect("sent");
+    socket.write_all(client.raw_head(&method, target, headers).as_bytes()).await.expect("sent");
     socket.flush().await.expect("sent");
     socket
 }
@@ -43,25 +36,25 @@ async fn manifests_that_drip_in_and_readers_that_do_not_read_keep_nobody_from_pu
     let mallory = mallory.with_bearer(&token).with_small_buffers();
     let mut held = Vec::new();
     for number in 0..32 {
-        let head = format!(
-            "PUT /v2/a/b/manifests/m{number} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 4194304\r\n"
-        );
-        held.push(begin(&mallory, &head, &vec![b' '; 1000]).await);
+        let headers = "content-type: application/json\r\ncontent-length: 4194304\r\n";
+        let target = format!("/v2/a/b/manifests/m{number}");
+        let mut drips = begin(&mallory, Method::PUT, &target, headers).await;
+        drips.write_all(&[b' '; 1000]).await.expect("sent");
+        drips.flush().await.expect("sent");
+        held.push(drips);
     }
     let image = Image::random(&[1000]);
     push::image(&alice, "a/b", "v1", &image).await;
     let blob = Blob::random(1 << 20);
-    push::blob(&alice, "a/b", &blob).await;
+    let path = push::blob(&alice, "a/b", &blob).await;
     for _ in 0..80 {
-        let head = format!("GET /v2/a/b/blobs/{} HTTP/1.1\r\n", blob.digest);
-        held.push(begin(&mallory, &head, b"").await);
+        held.push(begin(&mallory, Method::GET, &path, "").await);
     }
-    crate::failover::wait_for_metric(&site.gateway, "tidegate_requests_in_flight", &[], 100.0).await;
+    site.gateway.wait_for_metric("tidegate_requests_in_flight", &[], 100.0).await;
     let image = Image::random(&[1000]);
     push::image(&alice, "a/b", "v2", &image).await;
-    let read = alice.request(Method::GET, "/v2/a/b/manifests/v2").header("accept", image.manifest_type());
-    let read = alice.send(read.empty()).await;
-    assert!(read.status == 200 && read.body == image.manifest.bytes, "{}", read.text());
+    let read = pull::manifest(&alice, "a/b", "v2").await.is(200);
+    assert!(read.body == image.manifest.bytes, "{read}");
     drop(held);
     site.stop_gateway().await;
 }

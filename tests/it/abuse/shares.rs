@@ -6,23 +6,25 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::task::JoinSet;
 
-use crate::failover::{site_of, wait_for_metric};
+use crate::failover::site_of;
 use crate::harness::client::{H2Connection, TestClient, whole};
 use crate::harness::fake_member::{FakeMember, Gate, Recorded, Reply, answer, blob_answer};
 use crate::harness::image::Blob;
+use crate::harness::pull::Download;
 use crate::harness::site::Site;
 use crate::harness::wait;
 
 const PULLS_MAX: usize = 8;
 
-/// A member with one large blob and a small manifest.
-async fn member_with(blob: &Blob) -> FakeMember {
+/// A member with one large blob and a small manifest, for which it answers when the gate is open.
+async fn member_with(blob: &Blob, gate: &Gate) -> FakeMember {
+    let gate = gate.clone();
     let blob = blob.clone();
     FakeMember::start(move |request: &Recorded| -> Option<Reply> {
         match request.target.contains("/blobs/") {
             _ if request.is_probe() => None,
             true => Some(blob_answer(request, &blob.bytes, &blob.digest)),
-            false => Some(answer(200, &[("content-type", "application/json")], "{}")),
+            false => Some(gate.holds(answer(200, &[("content-type", "application/json")], "{}"))),
         }
     })
     .await
@@ -51,15 +53,21 @@ fn unread(h2: &H2Connection, client: &TestClient, path: &str, number: usize) -> 
     answers
 }
 
-async fn read_whole(answer: Response<Incoming>) -> Bytes {
+/// Reads a download to its end, which keeps its connection for as long.
+async fn read_whole(mut download: Download) -> Bytes {
+    read_body(&mut download.response).await
+}
+
+async fn read_body(answer: &mut Response<Incoming>) -> Bytes {
     assert_eq!(answer.status(), 200);
-    wait::within("the rest", answer.into_body().collect()).await.expect("the whole body").to_bytes()
+    wait::within("the rest", answer.body_mut().collect()).await.expect("the whole body").to_bytes()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_that_are_not_read_give_their_members_back_and_go_on_when_they_are_read() {
     let blob = Blob::random(3 << 20);
-    let (one, two) = (member_with(&blob).await, member_with(&blob).await);
+    let gate = Gate::opened();
+    let (one, two) = (member_with(&blob, &gate).await, member_with(&blob, &gate).await);
     let mut site = site_with(&[&one, &two]).await;
     let greedy = site.authorized(&["repository:a/b:pull"]).await.at_source([127, 0, 0, 2]);
     let path = format!("/v2/a/b/blobs/{}", blob.digest);
@@ -68,7 +76,7 @@ async fn streams_that_are_not_read_give_their_members_back_and_go_on_when_they_a
     let mut of_first = unread(&first, &greedy, &path, 2 * PULLS_MAX);
     let mut of_second = unread(&second, &greedy, &path, 2 * PULLS_MAX);
     for member in ["member=\"m0\"", "member=\"m1\""] {
-        wait_for_metric(&site.gateway, "tidegate_member_connections", &[member], PULLS_MAX as f64).await;
+        site.gateway.wait_for_metric("tidegate_member_connections", &[member], PULLS_MAX as f64).await;
     }
     let nobody = site.anonymous("a/b").await.at_source([127, 0, 0, 3]);
     let pulled = wait::within("a pull of somebody else", nobody.get(&path)).await;
@@ -84,7 +92,8 @@ async fn streams_that_are_not_read_give_their_members_back_and_go_on_when_they_a
     let mut readers = JoinSet::new();
     for answers in [&mut of_first, &mut of_second] {
         while let Some(answer) = wait::within("an answer", answers.join_next()).await {
-            readers.spawn(read_whole(answer.expect("no panic")));
+            let mut answer = answer.expect("no panic");
+            readers.spawn(async move { read_body(&mut answer).await });
         }
     }
     while let Some(read) = wait::within("a whole answer", readers.join_next()).await {
@@ -99,25 +108,22 @@ async fn streams_that_are_not_read_give_their_members_back_and_go_on_when_they_a
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_over_http_1_that_do_not_read_stop_nobody_either() {
     let blob = Blob::random(3 << 20);
-    let member = member_with(&blob).await;
+    let member = member_with(&blob, &Gate::opened()).await;
     let mut site = site_with(&[&member]).await;
     let greedy =
         site.authorized(&["repository:a/b:pull"]).await.at_source([127, 0, 0, 2]).with_small_buffers();
     let path = format!("/v2/a/b/blobs/{}", blob.digest);
     let mut held = Vec::new();
     for _ in 0..PULLS_MAX {
-        let mut connection = greedy.connect().await;
-        let request = greedy.request(Method::GET, &path).empty();
-        let answer = connection.send_head(request).await;
-        held.push((connection, answer));
+        held.push(Download::begin(&greedy, &path).await);
     }
     let nobody = site.anonymous("a/b").await.at_source([127, 0, 0, 3]);
     for _ in 0..3 {
         let pulled = wait::within("a pull of somebody else", nobody.get(&path)).await;
         assert!(pulled.status == 200 && pulled.body == blob.bytes, "{}", pulled.status);
     }
-    for (_connection, answer) in held {
-        assert!(read_whole(answer).await == blob.bytes, "other bytes");
+    for download in held {
+        assert!(read_whole(download).await == blob.bytes, "other bytes");
     }
     site.stop_gateway().await;
 }
@@ -126,17 +132,7 @@ async fn readers_over_http_1_that_do_not_read_stop_nobody_either() {
 async fn an_answer_that_was_taken_back_goes_on_when_its_turn_comes_however_long_that_takes() {
     let blob = Blob::random(3 << 20);
     let gate = Gate::closed();
-    let member = {
-        let (blob, gate) = (blob.clone(), gate.clone());
-        FakeMember::start(move |request: &Recorded| -> Option<Reply> {
-            match request.target.contains("/blobs/") {
-                _ if request.is_probe() => None,
-                true => Some(blob_answer(request, &blob.bytes, &blob.digest)),
-                false => Some(gate.holds(answer(200, &[("content-type", "application/json")], "{}"))),
-            }
-        })
-        .await
-    };
+    let member = member_with(&blob, &gate).await;
     let mut site = site_of(&[&member], |config| {
         config
             .rule("{ everybody: true, repository: \"**\", allow: [pull] }")
@@ -150,15 +146,9 @@ async fn an_answer_that_was_taken_back_goes_on_when_its_turn_comes_however_long_
         site.authorized(&["repository:a/b:pull"]).await.at_source([127, 0, 0, 2]).with_small_buffers();
     let other = site.anonymous("a/b").await.at_source([127, 0, 0, 3]).with_small_buffers();
     let path = format!("/v2/a/b/blobs/{}", blob.digest);
-    let begin = async |client: &TestClient| {
-        let mut connection = client.connect().await;
-        let request = client.request(Method::GET, &path).empty();
-        let answer = connection.send_head(request).await;
-        (connection, answer)
-    };
     // One client has both connections: one for an answer that it does not read, one for an answer that the member
     // does not begin, and which can therefore not be taken back.
-    let (_first, taken_back) = begin(&greedy).await;
+    let taken_back = Download::begin(&greedy, &path).await;
     let mut second = JoinSet::new();
     let waiting = greedy.clone();
     second.spawn(async move { waiting.get("/v2/a/b/manifests/v1").await });
@@ -166,18 +156,18 @@ async fn an_answer_that_was_taken_back_goes_on_when_its_turn_comes_however_long_
         member.requests().iter().any(|request| request.target.contains("/manifests/")).then_some(())
     })
     .await;
-    let (_other, held) = wait::within("the other client's turn", async {
+    let held = wait::within("the other client's turn", async {
         loop {
-            let (connection, answer) = begin(&other).await;
-            if answer.status() == 200 {
-                break (connection, answer);
+            let download = Download::begin(&other, &path).await;
+            if download.response.status() == 200 {
+                break download;
             }
         }
     })
     .await;
     let mut reader = JoinSet::new();
     reader.spawn(read_whole(taken_back));
-    wait_for_metric(&site.gateway, "tidegate_reclaims_total", &[], 1.0).await;
+    site.gateway.wait_for_metric("tidegate_reclaims_total", &[], 1.0).await;
     // Longer than one turn in the queue may take: others are refused meanwhile, more than once.
     for _ in 0..3 {
         let refused = greedy.get(&path).await;

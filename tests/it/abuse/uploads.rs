@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::failover::{site_of, wait_for_metric};
+use crate::failover::site_of;
 use crate::harness::fake_member::{FakeMember, Recorded, answer};
 use crate::harness::image::Blob;
 use crate::harness::push;
@@ -61,7 +61,7 @@ async fn cancelled_sessions_leave_the_next_upload_verified_and_too_many_open_one
         push::start(&client, "a/b").await;
     }
     assert_eq!(upload_as(&other).await, 504);
-    wait_for_metric(&site.gateway, "tidegate_upload_hashes_evicted_total", &[], 1.0).await;
+    site.gateway.wait_for_metric("tidegate_upload_hashes_evicted_total", &[], 1.0).await;
     let said = |line: &serde_json::Value| {
         line["message"].as_str().is_some_and(|text| text.contains("uploads.tracked_max"))
     };

@@ -13,18 +13,11 @@ use crate::harness::wait;
 
 const KIB: usize = 1024;
 
-/// The resident memory of the gateway, in KiB.
-fn memory_kib(gateway: &Gateway) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).expect("a process");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its memory");
-    line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
-}
-
 /// The memory once it grows no more.
 async fn settled_memory_kib(gateway: &Gateway) -> usize {
-    let (mut last, mut equal) = (memory_kib(gateway), 0);
+    let (mut last, mut equal) = (gateway.memory_kib("VmRSS"), 0);
     wait::until("the memory to grow no more", async || {
-        let now = memory_kib(gateway);
+        let now = gateway.memory_kib("VmRSS");
         equal = if now <= last + 256 { equal + 1 } else { 0 };
         last = last.max(now);
         (equal >= 50).then_some(now)
@@ -65,8 +58,7 @@ async fn slow_readers_over_http1_cost_little_each() {
     for _ in 0..READERS {
         let socket = client.small_tcp().await;
         let mut stream = client.tls_over(socket, Some("http/1.1")).await.expect("a handshake");
-        let (authority, token) = (client.authority(), client.authorization().expect("a token"));
-        let head = format!("GET {target} HTTP/1.1\r\nHost: {authority}\r\nAuthorization: {token}\r\n\r\n");
+        let head = client.raw_head(&http::Method::GET, &target, "");
         stream.write_all(head.as_bytes()).await.expect("sent");
         open.push(stream);
     }

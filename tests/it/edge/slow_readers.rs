@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::Method;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{push_blob, site};
@@ -10,9 +11,7 @@ use crate::harness::raw_h2::{DATA, END_STREAM, RST_STREAM, RawH2};
 use crate::harness::wait;
 
 fn request(client: &TestClient, target: &str) -> Vec<u8> {
-    let (authority, token) = (client.authority(), client.authorization().expect("a token"));
-    let head = format!("GET {target} HTTP/1.1\r\nHost: {authority}\r\nAuthorization: {token}");
-    format!("{head}\r\nConnection: close\r\n\r\n").into_bytes()
+    client.raw_head(&Method::GET, target, "connection: close\r\n").into_bytes()
 }
 
 /// Reads so many bytes at a time, with a pause in between, until the other side ends the connection. Returns how many there were.

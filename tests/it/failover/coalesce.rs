@@ -4,7 +4,7 @@ use http::Method;
 use http_body_util::BodyExt as _;
 use tokio::task::JoinSet;
 
-use super::{site_of, wait_for_metric};
+use super::site_of;
 use crate::harness::client::TestClient;
 use crate::harness::fake_member::{FakeMember, Gate, Recorded, blob_answer};
 use crate::harness::image::Blob;
@@ -46,7 +46,7 @@ async fn a_crowd_that_wants_the_same_costs_a_member_one_read() {
         let client = site.authorized(&[SCOPE]).await;
         let path = format!("/v2/a/b/blobs/{}", blob.digest);
         let readers = crowd(&client, &path, 20);
-        wait_for_metric(&site.gateway, "tidegate_requests_in_flight", &[], 20.0).await;
+        site.gateway.wait_for_metric("tidegate_requests_in_flight", &[], 20.0).await;
         // Nobody gets in by waiting beside those who may.
         site.client().get(&path).await.is(401);
         let other = site.authorized(&["repository:a/other:pull"]).await;
@@ -56,7 +56,7 @@ async fn a_crowd_that_wants_the_same_costs_a_member_one_read() {
             assert!(bytes == blob.bytes, "{} of {size} bytes", bytes.len());
         }
         assert_eq!(member.requests().len(), 1, "{size} bytes");
-        wait_for_metric(&site.gateway, "tidegate_coalesced_requests_total", &["pool=\"main\""], 19.0).await;
+        site.gateway.wait_for_metric("tidegate_coalesced_requests_total", &["pool=\"main\""], 19.0).await;
         // Each has a line of its own.
         let lines = wait::until("every reader's line", async || {
             let mut lines = site.gateway.access_log();
@@ -83,7 +83,7 @@ async fn where_a_member_is_told_who_asks_only_the_reads_of_one_user_are_shared()
     let token = site.client().token("bob", "builder", &[SCOPE]).await;
     let bob = site.client().with_bearer(&token);
     let (hers, his) = (crowd(&alice, &path, 3), crowd(&bob, &path, 3));
-    wait_for_metric(&site.gateway, "tidegate_requests_in_flight", &[], 6.0).await;
+    site.gateway.wait_for_metric("tidegate_requests_in_flight", &[], 6.0).await;
     wait::until("a request of each", async || (member.requests().len() >= 2).then_some(())).await;
     gate.open();
     for bytes in hers.join_all().await.into_iter().chain(his.join_all().await) {
@@ -104,7 +104,7 @@ async fn a_leader_that_leaves_does_not_end_it_for_the_others() {
     wait::until("the leader's request at the member", async || (!member.requests().is_empty()).then_some(()))
         .await;
     let readers = crowd(&client, &path, 5);
-    wait_for_metric(&site.gateway, "tidegate_requests_in_flight", &[], 6.0).await;
+    site.gateway.wait_for_metric("tidegate_requests_in_flight", &[], 6.0).await;
     drop(leader);
     // One of the others has asked in its place.
     wait::until("a new leader", async || (member.requests().len() == 2).then_some(())).await;
@@ -133,7 +133,7 @@ async fn a_slow_reader_stalls_nobody_and_reads_on_by_itself() {
     };
     let readers = crowd(&client, &path, 4);
     let opened = async {
-        wait_for_metric(&site.gateway, "tidegate_requests_in_flight", &[], 5.0).await;
+        site.gateway.wait_for_metric("tidegate_requests_in_flight", &[], 5.0).await;
         gate.open();
     };
     let (slow, ()) = tokio::join!(slow, opened);

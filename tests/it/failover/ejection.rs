@@ -5,18 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::time::Instant;
 
-use super::{site_of, wait_for_metric};
+use super::site_of;
 use crate::harness::client::TestClient;
-use crate::harness::fake_member::{FakeMember, Recorded, Reply, answer};
+use crate::harness::fake_member::{FakeMember, Recorded, answer, no_tags};
 use crate::harness::site::{MemberKind, Site};
 use crate::harness::{push, wait};
 
 const LIST: &str = "/v2/a/b/tags/list";
 const SCOPE: &str = "repository:a/b:pull";
-
-fn tags() -> Reply {
-    answer(200, &[("content-type", "application/json")], r#"{"name":"a/b","tags":[]}"#)
-}
 
 /// A member whose requests fail while the switch is on; its probes never do.
 async fn member_that_fails(fails: &Arc<AtomicBool>) -> FakeMember {
@@ -24,7 +20,7 @@ async fn member_that_fails(fails: &Arc<AtomicBool>) -> FakeMember {
     FakeMember::start(move |request: &Recorded| match (request.is_probe(), fails.load(Ordering::SeqCst)) {
         (true, _) => None,
         (false, true) => Some(answer(500, &[], "")),
-        (false, false) => Some(tags()),
+        (false, false) => Some(no_tags()),
     })
     .await
 }
@@ -33,16 +29,6 @@ async fn reads(client: &TestClient, how_many: usize, expected: u16) {
     for _ in 0..how_many {
         client.get(LIST).await.is(expected);
     }
-}
-
-fn state(member: &str, state: &str) -> [String; 2] {
-    [format!("member=\"{member}\""), format!("state=\"{state}\"")]
-}
-
-async fn wait_for_state(site: &Site, member: &str, wanted: &str) {
-    let labels = state(member, wanted);
-    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-    wait_for_metric(&site.gateway, "tidegate_member_state", &labels, 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +61,7 @@ async fn a_member_that_fails_requests_is_out_for_a_time_although_its_probes_are_
     })
     .await;
     let before = one.requests().len();
-    wait_for_state(&site, "m0", "ejected").await;
+    site.gateway.wait_for_state("m0", "ejected").await;
     reads(&client, 20, 200).await;
     assert!(one.requests().len() <= before + 1, "nothing goes to a member that is ejected");
     // The other one must not be ejected as well.
@@ -88,7 +74,7 @@ async fn a_member_that_fails_requests_is_out_for_a_time_although_its_probes_are_
     );
     sick.store(false, Ordering::SeqCst);
     well.store(false, Ordering::SeqCst);
-    wait_for_state(&site, "m0", "healthy").await;
+    site.gateway.wait_for_state("m0", "healthy").await;
     reads(&client, 10, 200).await;
     site.stop_gateway().await;
 }
@@ -173,11 +159,11 @@ async fn a_backup_is_used_when_no_other_member_answers_and_reads_try_members_tha
 
     // All that is left is out by its probes, and could still read.
     let member = FakeMember::start(|request: &Recorded| {
-        Some(if request.is_probe() { answer(503, &[], "") } else { tags() })
+        Some(if request.is_probe() { answer(503, &[], "") } else { no_tags() })
     })
     .await;
     let mut site = site_of(&[&member], |config| config).await;
-    wait_for_state(&site, "m0", "unhealthy").await;
+    site.gateway.wait_for_state("m0", "unhealthy").await;
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
     reads(&client, 3, 200).await;
     let write = client.post("/v2/a/b/blobs/uploads/", "").await;

@@ -7,9 +7,7 @@ mod uploads;
 
 use crate::harness::config::ConfigBuilder;
 use crate::harness::fake_member::FakeMember;
-use crate::harness::gateway::Gateway;
 use crate::harness::site::Site;
-use crate::harness::wait;
 
 /// A gateway in front of scripted members without credentials, named `m0`, `m1`, ...
 pub(crate) async fn site_of(
@@ -24,12 +22,4 @@ pub(crate) async fn site_of(
         adjust(config)
     })
     .await
-}
-
-/// Waits until a metric is at least this much.
-pub(crate) async fn wait_for_metric(gateway: &Gateway, name: &str, labels: &[&str], least: f64) {
-    wait::until(&format!("{name} {labels:?} to be {least}"), async || {
-        (gateway.metrics().await.sum(name, labels) >= least).then_some(())
-    })
-    .await;
 }

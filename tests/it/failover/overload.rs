@@ -6,24 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{site_of, wait_for_metric};
+use super::site_of;
 use crate::harness::client::TestClient;
-use crate::harness::fake_member::{FakeMember, Gate, Recorded, answer};
-use crate::harness::gateway::Gateway;
+use crate::harness::fake_member::{FakeMember, Gate, Recorded, answer, no_tags};
 use crate::harness::wait;
 
 const LIST: &str = "/v2/a/b/tags/list";
-
-fn tags() -> crate::harness::fake_member::Reply {
-    answer(200, &[("content-type", "application/json")], r#"{"name":"a/b","tags":[]}"#)
-}
-
-fn resident_kib(gateway: &Gateway) -> u64 {
-    let status =
-        std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).expect("the process lives");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
-}
 
 fn crowd(client: &TestClient, size: usize) -> JoinSet<(u16, bool, Instant)> {
     let mut crowd = JoinSet::new();
@@ -47,7 +35,7 @@ async fn ten_times_what_a_member_takes_is_bounded_and_the_rest_is_refused_at_onc
             return None;
         }
         seen.fetch_add(1, Ordering::SeqCst);
-        Some(behind.holds(tags()))
+        Some(behind.holds(no_tags()))
     })
     .await;
     let mut site = site_of(&[&member], |config| {
@@ -57,7 +45,7 @@ async fn ten_times_what_a_member_takes_is_bounded_and_the_rest_is_refused_at_onc
     })
     .await;
     let client = site.authorized(&["repository:a/b:pull"]).await;
-    let before = resident_kib(&site.gateway);
+    let before = site.gateway.memory_kib("VmRSS");
     let mut readers = crowd(&client, 200);
     // Eight at the member, twelve in the queue; all others have their answer while those wait.
     let mut refused = 0;
@@ -73,7 +61,7 @@ async fn ten_times_what_a_member_takes_is_bounded_and_the_rest_is_refused_at_onc
         (arrived == 8).then_some(())
     })
     .await;
-    let grown = resident_kib(&site.gateway).saturating_sub(before);
+    let grown = site.gateway.memory_kib("VmRSS").saturating_sub(before);
     assert!(grown < 64 * 1024, "{grown} KiB more for 200 requests");
     gate.open();
     while let Some(served) = readers.join_next().await {
@@ -90,7 +78,7 @@ async fn pulls_that_fill_a_member_leave_room_for_uploads_and_the_other_way_round
     let behind = gate.clone();
     let member = FakeMember::start(move |request: &Recorded| match request.method.as_str() {
         _ if request.is_probe() => None,
-        "GET" => Some(behind.holds(tags())),
+        "GET" => Some(behind.holds(no_tags())),
         _ => Some(answer(202, &[("location", "/v2/a/b/blobs/uploads/u-1")], "")),
     })
     .await;
@@ -102,8 +90,8 @@ async fn pulls_that_fill_a_member_leave_room_for_uploads_and_the_other_way_round
     .await;
     let client = site.authorized(&["repository:a/b:pull,push"]).await;
     let mut readers = crowd(&client, 10);
-    wait_for_metric(&site.gateway, "tidegate_member_connections", &["member=\"m0\""], 3.0).await;
-    wait_for_metric(&site.gateway, "tidegate_requests_in_flight", &[], 10.0).await;
+    site.gateway.wait_for_metric("tidegate_member_connections", &["member=\"m0\""], 3.0).await;
+    site.gateway.wait_for_metric("tidegate_requests_in_flight", &[], 10.0).await;
     for _ in 0..5 {
         client.post("/v2/a/b/blobs/uploads/", "").await.is(202);
     }

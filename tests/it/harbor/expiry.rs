@@ -10,16 +10,16 @@ use data_encoding::BASE64URL_NOPAD;
 use http::Method;
 use tokio::time::Instant;
 
-use super::content::pull;
 use super::fixture::{CredentialKind, HarborSite};
 use crate::harness::client::{TestClient, chunked};
 use crate::harness::clients::docker::{Docker, Dockerd};
 use crate::harness::clients::skopeo::Skopeo;
 use crate::harness::clients::{Endpoint, RealClient};
+use crate::harness::config::without_control_socket;
 use crate::harness::gateway::Gateway;
 use crate::harness::image::{Blob, Image};
 use crate::harness::port::ReservedPort;
-use crate::harness::{Result, push, random_secret, wait};
+use crate::harness::{Result, pull, push, random_secret, wait};
 
 /// The lifetime in the short form: a token ends within every chunk of every upload.
 const SHORT: &str = "lifetime: 2s";
@@ -208,7 +208,7 @@ async fn renewing_images(site: &HarborSite, repository: &str, done: &Done) -> Re
         }
         let put = async |client: TestClient| push::try_manifest(&client, repository, &tag, &image).await;
         renewing.go_on(done, put).await?;
-        renewing.go_on(done, async |client| pull(&client, repository, &tag, &image).await).await?;
+        renewing.go_on(done, async |client| pull::try_image(&client, repository, &tag, &image).await).await?;
         Done::add(&done.by_test_client);
     }
     Ok(())
@@ -238,10 +238,8 @@ async fn patient_gateway(site: &HarborSite) -> (Gateway, Endpoint, (ReservedPort
     let port = ReservedPort::on_loopback();
     let authority = format!("127.0.0.1:{}", port.number());
     let config = site.config.render().replace(&site.endpoint.authority, &authority).replace(SHORT, LONG);
-    // The control socket is beside the keys, which both have.
-    let config = config.replace("admin: { ", "admin: { socket: none, ");
     let dir = tempfile::TempDir::with_prefix("tidegate-patient-").expect("a temporary directory");
-    let gateway = Gateway::start(&config, dir.path()).await;
+    let gateway = Gateway::start(&without_control_socket(&config), dir.path()).await;
     (gateway, Endpoint { authority, ..site.endpoint.clone() }, (port, dir))
 }
 

@@ -4,29 +4,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::content::pull;
 use super::fixture::{CREDENTIAL_KINDS, CredentialKind, HarborSite};
 use crate::harness::harbor::DirectoryState;
 use crate::harness::image::Image;
-use crate::harness::{push, random_secret, wait};
+use crate::harness::{pull, push, random_secret, wait};
 
 const SCOPE: &str = "repository:team/app:pull,push";
-
-/// The states of the members, as the metrics tell them.
-async fn healthy(site: &HarborSite) -> Vec<bool> {
-    let metrics = site.gateway.metrics().await;
-    let is_healthy = |name: &str| {
-        metrics.sum("tidegate_member_state", &[&format!("member=\"{name}\""), "state=\"healthy\""]) > 0.0
-    };
-    site.nodes.iter().map(|node| is_healthy(node.name())).collect()
-}
-
-async fn wait_for(site: &HarborSite, expected: &[bool]) {
-    wait::until("the members are in the expected states", async || {
-        (healthy(site).await == expected).then_some(())
-    })
-    .await;
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_client_sees_that_a_node_has_lost_its_database() {
@@ -35,7 +18,7 @@ async fn no_client_sees_that_a_node_has_lost_its_database() {
         let image = Image::random(&[30_000]);
         let client = site.authorized("alice", &site.accounts.alice, &[SCOPE]).await;
         push::image_by_patch(&client, "team/app", "v1", &image).await;
-        wait_for(&site, &[true, true]).await;
+        site.wait_for_health(&[true, true]).await;
         site.nodes[0].set_database_gone(true);
         let go_on = async |rounds: usize| {
             for round in 0..rounds {
@@ -46,13 +29,11 @@ async fn no_client_sees_that_a_node_has_lost_its_database() {
                     ("carol", &site.accounts.carol),
                 ][round % 3];
                 let client = site.authorized(user, password, &["repository:team/app:pull"]).await;
-                pull(&client, "team/app", "v1", &image)
-                    .await
-                    .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+                pull::image(&client, "team/app", "v1", &image).await;
             }
         };
         go_on(9).await;
-        wait_for(&site, &[false, true]).await;
+        site.wait_for_health(&[false, true]).await;
         go_on(3).await;
         // Harbor looks at its components every ten seconds; then the alarm names the one.
         site.gateway
@@ -62,7 +43,7 @@ async fn no_client_sees_that_a_node_has_lost_its_database() {
             })
             .await;
         site.nodes[0].set_database_gone(false);
-        wait_for(&site, &[true, true]).await;
+        site.wait_for_health(&[true, true]).await;
         go_on(3).await;
     }
 }
@@ -95,7 +76,7 @@ async fn a_directory_that_is_down_or_hangs_takes_no_node_out() {
             line["problem"].as_str().is_some_and(|text| text.contains("directory"))
         };
         site.gateway.wait_for_log("the alarm names the directory", alarm).await;
-        assert_eq!(healthy(&site).await, [true, true], "{state:?}");
+        assert_eq!(site.health().await, [true, true], "{state:?}");
     }
     site.directory.set(DirectoryState::Up);
     site.client().token("late", &late, &[]).await;
@@ -104,7 +85,7 @@ async fn a_directory_that_is_down_or_hangs_takes_no_node_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_pulls_of_unknown_projects_and_refused_cancels_change_no_members_state() {
     let site = HarborSite::start(2, CredentialKind::Token).await;
-    wait_for(&site, &[true, true]).await;
+    site.wait_for_health(&[true, true]).await;
     let client = site.authorized("alice", &site.accounts.alice, &[SCOPE]).await;
     for number in 0..1000 {
         if number % 10 == 0 {
@@ -113,10 +94,10 @@ async fn a_thousand_pulls_of_unknown_projects_and_refused_cancels_change_no_memb
             client.delete(&location).await.is(204);
         } else {
             let unknown = format!("unknown{number}/app");
-            super::content::manifest(&client, &unknown, "v1").await.expect("an answer").is(401);
+            pull::manifest(&client, &unknown, "v1").await.is(401);
         }
     }
-    assert_eq!(healthy(&site).await, [true, true]);
+    assert_eq!(site.health().await, [true, true]);
     let lost = |line: &serde_json::Value| line["message"] == "member is out";
     assert!(site.gateway.find_log(lost).is_none(), "nobody was out in between");
 }
@@ -124,18 +105,18 @@ async fn a_thousand_pulls_of_unknown_projects_and_refused_cancels_change_no_memb
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_redis_or_registry_is_out_and_one_without_jobservice_is_not() {
     let site = HarborSite::start(2, CredentialKind::Token).await;
-    wait_for(&site, &[true, true]).await;
+    site.wait_for_health(&[true, true]).await;
     site.nodes[0].set_redis_gone(true);
-    wait_for(&site, &[false, true]).await;
+    site.wait_for_health(&[false, true]).await;
     site.nodes[0].set_redis_gone(false);
-    wait_for(&site, &[true, true]).await;
+    site.wait_for_health(&[true, true]).await;
     site.nodes[0].set_registry_gone(true);
-    wait_for(&site, &[false, true]).await;
+    site.wait_for_health(&[false, true]).await;
     site.nodes[0].set_registry_gone(false);
-    wait_for(&site, &[true, true]).await;
+    site.wait_for_health(&[true, true]).await;
     site.nodes[0].set_jobservice_gone(true);
     tokio::time::sleep(Duration::from_secs(11)).await;
-    assert_eq!(healthy(&site).await, [true, true], "nobody needs that to pull or push");
+    assert_eq!(site.health().await, [true, true], "nobody needs that to pull or push");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,7 +134,7 @@ async fn our_own_questions_make_one_session_at_a_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_not_the_nodes_is_a_fault_of_the_member_that_says_so() {
     let site = HarborSite::start(2, CredentialKind::Token).await;
-    wait_for(&site, &[true, true]).await;
+    site.wait_for_health(&[true, true]).await;
     // As when an operator has taken the other node's key by mistake, or the node was given a new one.
     let other = std::fs::read_to_string(site.nodes[1].private_key_file()).expect("a key");
     let own = std::fs::read_to_string(site.nodes[0].private_key_file()).expect("a key");
@@ -167,10 +148,10 @@ async fn a_key_that_is_not_the_nodes_is_a_fault_of_the_member_that_says_so() {
         line["member"] == "node0" && reason.contains("the configured key is not the node's private_key.pem")
     };
     site.gateway.wait_for_log("what is wrong", said).await;
-    assert_eq!(healthy(&site).await, [false, true]);
+    assert_eq!(site.health().await, [false, true]);
     site.nodes[0].replace_private_key(&own);
-    wait_for(&site, &[true, true]).await;
+    site.wait_for_health(&[true, true]).await;
     // A probe finds it too, before any client comes.
     site.nodes[0].replace_private_key(&other);
-    wait_for(&site, &[false, true]).await;
+    site.wait_for_health(&[false, true]).await;
 }

@@ -11,7 +11,7 @@ use crate::harness::config::ConfigBuilder;
 use crate::harness::gateway::Gateway;
 use crate::harness::harbor::{Directory, HarborDatabase, HarborNode, HarborNodeBuilder, HarborRedis, Role};
 use crate::harness::port::ReservedPort;
-use crate::harness::random_secret;
+use crate::harness::{random_secret, wait};
 
 /// How the gateway authenticates itself to the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,6 +174,24 @@ impl HarborSite {
         let client = self.client();
         let token = client.token(user, password, scopes).await;
         client.with_bearer(&token)
+    }
+
+    /// Which nodes are healthy, as the metrics tell it.
+    pub(crate) async fn health(&self) -> Vec<bool> {
+        let metrics = self.gateway.metrics().await;
+        let is_healthy = |node: &HarborNode| {
+            let label = format!("member=\"{}\"", node.name());
+            metrics.sum("tidegate_member_state", &[&label, "state=\"healthy\""]) > 0.5
+        };
+        self.nodes.iter().map(is_healthy).collect()
+    }
+
+    /// Waits until exactly these nodes are healthy.
+    pub(crate) async fn wait_for_health(&self, expected: &[bool]) {
+        wait::until(&format!("the health of the nodes to be {expected:?}"), async || {
+            (self.health().await == expected).then_some(())
+        })
+        .await;
     }
 
     /// Requests of clients that a node answered 401, told by what came with them: probes excepted.

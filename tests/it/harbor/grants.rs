@@ -2,11 +2,10 @@
 
 use http::Method;
 
-use super::content::manifest;
 use super::fixture::{CredentialKind, HarborSite};
 use crate::harness::image::Image;
-use crate::harness::push;
 use crate::harness::registry::StockRegistry;
+use crate::harness::{pull, push};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_policy_grants_under_one_host_opens_nothing_that_harbor_decides_under_another() {
@@ -35,7 +34,7 @@ async fn what_the_policy_grants_under_one_host_opens_nothing_that_harbor_decides
         mirror.request(Method::GET, "/service/token?service=tidegate-test&scope=repository:team/app:pull");
     let answer = mirror.send(request.empty()).await;
     let token = answer.is(200).json()["token"].as_str().expect("a token").to_owned();
-    let there = manifest(&mirror.with_bearer(&token), "team/app", "v1").await.expect("an answer");
+    let there = pull::manifest(&mirror.with_bearer(&token), "team/app", "v1").await;
     assert_eq!(
         there.status,
         404,
@@ -43,7 +42,7 @@ async fn what_the_policy_grants_under_one_host_opens_nothing_that_harbor_decides
         there.text()
     );
     for scope in ["repository:team/app:pull", "repository:other/app:push", "registry:catalog:*"] {
-        let stolen = manifest(&site.client().with_bearer(&token), "team/app", "v1").await.expect("an answer");
+        let stolen = pull::manifest(&site.client().with_bearer(&token), "team/app", "v1").await;
         assert_eq!(stolen.status, 401, "{scope}: {}", stolen.text());
     }
     // The same with a name: bob may push to the plain registry, and has nothing in Harbor.
@@ -54,7 +53,7 @@ async fn what_the_policy_grants_under_one_host_opens_nothing_that_harbor_decides
     mirror.clone().with_bearer(&bob).get("/v2/_catalog").await.is(200);
     let at_harbor = site.client().with_bearer(&bob);
     at_harbor.get("/v2/_catalog").await.is(401);
-    manifest(&at_harbor, "team/app", "v1").await.expect("an answer").is(401);
+    pull::manifest(&at_harbor, "team/app", "v1").await.is(401);
     at_harbor.post("/v2/team/app/blobs/uploads/", "").await.is(401);
 }
 

@@ -6,10 +6,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::content::pull;
 use super::fixture::{CREDENTIAL_KINDS, HarborSite};
 use crate::harness::image::Image;
-use crate::harness::{push, random_secret};
+use crate::harness::{pull, push, random_secret};
 
 /// Wrong passwords for `ci`, five a second, until it is dropped. Each is answered, and never with a token.
 fn guess(site: &HarborSite) -> JoinSet<usize> {
@@ -56,9 +55,7 @@ async fn a_guesser_costs_the_account_no_failure_with_any_kind_of_credential() {
             let image = Image::random(&[20_000, 500]);
             let client = site.authorized("ci", &site.accounts.ci, &[&scope]).await;
             push::image_by_patch(&client, &repository, "v1", &image).await;
-            pull(&client, &repository, "v1", &image)
-                .await
-                .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+            pull::image(&client, &repository, "v1", &image).await;
             rounds += 1;
         }
         assert!(
@@ -164,7 +161,7 @@ async fn passwords_guessed_at_the_api_hinder_nobody() {
         let client =
             site.authorized("ci", &site.accounts.ci, &[&format!("repository:{repository}:pull,push")]).await;
         push::image_by_patch(&client, &repository, "v1", &image).await;
-        pull(&client, &repository, "v1", &image).await.expect("pulled");
+        pull::image(&client, &repository, "v1", &image).await;
         let api = site.client().with_basic("ci", &site.accounts.ci);
         api.get("/api/v2.0/users/current").await.is(200);
         rounds += 1;

@@ -2,7 +2,6 @@
 
 use tempfile::TempDir;
 
-use super::content::{manifest, pull};
 use super::fixture::{Accounts, CredentialKind, HarborSite, harbor_section};
 use crate::harness::certs::Certificates;
 use crate::harness::client::TestClient;
@@ -12,7 +11,7 @@ use crate::harness::harbor::{HarborDatabase, HarborNode, HarborVersion, Role};
 use crate::harness::image::Image;
 use crate::harness::port::ReservedPort;
 use crate::harness::registry::StockRegistry;
-use crate::harness::{push, random_secret, wait};
+use crate::harness::{pull, push, random_secret, wait};
 
 /// Nodes that share nothing, each with its own database of the same users and projects, and the gateway in front of them.
 struct Independent {
@@ -90,22 +89,18 @@ async fn nodes_without_a_common_database_have_a_home_for_each_project() {
             let client = site.authorized("ci", &site.accounts.ci, &[&scope]).await;
             push::image_by_patch(&client, &repository, "v1", &image).await;
             for _ in 0..3 {
-                pull(&client, &repository, "v1", &image)
-                    .await
-                    .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+                pull::image(&client, &repository, "v1", &image).await;
             }
             // Who may only pull looks everywhere before a digest is missing.
             let reader =
                 site.authorized("ci", &site.accounts.ci, &[&format!("repository:{repository}:pull")]).await;
-            pull(&reader, &repository, "v1", &image)
-                .await
-                .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+            pull::image(&reader, &repository, "v1", &image).await;
             let digest = &image.manifest.digest;
             let held: Vec<bool> = {
                 let mut held = Vec::new();
                 for node in &site.nodes {
                     let client = node.client().with_basic("ci", &site.accounts.ci);
-                    held.push(manifest(&client, &repository, digest).await.expect("an answer").status == 200);
+                    held.push(pull::manifest(&client, &repository, digest).await.status == 200);
                 }
                 held
             };
@@ -124,11 +119,14 @@ async fn nodes_without_a_common_database_have_a_home_for_each_project() {
         })
         .await;
         // What was pushed a moment ago is not unknown, and no older one is given for it.
-        let missing = manifest(&client, repository, "v1").await.expect("an answer");
+        let missing = pull::manifest(&client, repository, "v1").await;
         assert_eq!(missing.status, 503, "the other node has no copy in this test: {}", missing.text());
         assert!(missing.text().contains("newest"), "{}", missing.text());
         home.restart().await;
-        wait::until("the home is back", async || pull(&client, repository, "v1", image).await.ok()).await;
+        wait::until("the home is back", async || {
+            pull::try_image(&client, repository, "v1", image).await.ok()
+        })
+        .await;
     }
 }
 
@@ -148,9 +146,7 @@ async fn an_account_that_one_node_alone_knows_gets_in_and_works() {
             let image = Image::random(&[9_000]);
             let client = site.authorized(&name, &secret, &[&scope]).await;
             push::image_by_patch(&client, &repository, "v1", &image).await;
-            pull(&client, &repository, "v1", &image)
-                .await
-                .unwrap_or_else(|error| panic!("{name}: {error:#}"));
+            pull::image(&client, &repository, "v1", &image).await;
         }
         // Wrong everywhere is wrong.
         site.client().token_answer(&name, "wrong", &[]).await.is(401);
@@ -201,9 +197,7 @@ async fn harbor_1_is_served_by_its_own_tokens() {
             let client = site.authorized(user, password, &["repository:team/app:pull,push"]).await;
             push::image_by_patch(&client, "team/app", "v1", &image).await;
             for _ in 0..6 {
-                pull(&client, "team/app", "v1", &image)
-                    .await
-                    .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+                pull::image(&client, "team/app", "v1", &image).await;
             }
         }
         let guest = site.authorized("carol", &site.accounts.carol, &["repository:team/app:pull,push"]).await;
@@ -240,7 +234,7 @@ async fn a_pool_may_mix_harbor_nodes_and_plain_registries() {
     let client = site.authorized("alice", &site.accounts.alice, &["repository:team/app:pull,push"]).await;
     push::image_by_patch(&client, "team/app", "v1", &image).await;
     for _ in 0..2 {
-        pull(&client, "team/app", "v1", &image).await.expect("pulled");
+        pull::image(&client, "team/app", "v1", &image).await;
     }
     for member in ["node0", "plain"] {
         wait::until(&format!("a line of {member}"), async || {
@@ -258,14 +252,16 @@ async fn a_pool_may_mix_harbor_nodes_and_plain_registries() {
     // Rights are Harbor's for both, and pages come from Harbor alone.
     let stranger = site.authorized("bob", &site.accounts.bob, &["repository:team/app:pull"]).await;
     for _ in 0..4 {
-        manifest(&stranger, "team/app", "v1").await.expect("an answer").is(401);
+        pull::manifest(&stranger, "team/app", "v1").await.is(401);
         site.client().get("/api/v2.0/ping").await.is(200);
     }
     // Without any node, what the registry has can still be pulled, and nothing pushed. Harbor keeps tags to itself.
     site.nodes[0].kill().await;
     let digest = &image.manifest.digest;
-    wait::until("pulled from the registry", async || pull(&client, "team/app", digest, &image).await.ok())
-        .await;
+    wait::until("pulled from the registry", async || {
+        pull::try_image(&client, "team/app", digest, &image).await.ok()
+    })
+    .await;
     client.post("/v2/team/app/blobs/uploads/", "").await.is(504);
 }
 
@@ -306,6 +302,6 @@ async fn another_harbor_replicates_through_the_gateway_in_both_directions() {
         .header("accept", "application/vnd.docker.distribution.manifest.list.v2+json");
     let got = client.send(request.empty()).await;
     assert_eq!(got.is(200).body, image.manifest.bytes);
-    pull(&client, "team/app", "v1", &image).await.expect("pulled");
+    pull::image(&client, "team/app", "v1", &image).await;
     assert_eq!(site.refusals_at_nodes(), Vec::<String>::new());
 }

@@ -2,12 +2,11 @@
 
 use http::Method;
 
-use super::content::pull;
 use super::fixture::{CREDENTIAL_KINDS, CredentialKind, HarborSite};
 use crate::harness::client::{basic, whole};
 use crate::harness::harbor::{HarborNode, SeenRequest};
 use crate::harness::image::Image;
-use crate::harness::push;
+use crate::harness::{pull, push};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_and_robots_push_and_pull_with_every_kind_of_credential() {
@@ -24,7 +23,7 @@ async fn users_and_robots_push_and_pull_with_every_kind_of_credential() {
             let client = site.authorized(user, password, &[&scope]).await;
             push::image_by_patch(&client, &repository, "v1", &image).await;
             for _ in 0..4 {
-                pull(&client, &repository, "v1", &image).await.expect("pulled");
+                pull::image(&client, &repository, "v1", &image).await;
             }
         }
         assert_eq!(site.refusals_at_nodes(), Vec::<String>::new(), "{kind:?}");

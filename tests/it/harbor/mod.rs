@@ -2,7 +2,6 @@
 
 mod account;
 mod browser;
-mod content;
 mod expiry;
 mod faults;
 pub(crate) mod fixture;

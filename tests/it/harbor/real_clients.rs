@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::ensure;
 
-use super::content::manifest;
 use super::fixture::{CREDENTIAL_KINDS, CredentialKind, HarborSite};
 use crate::harness::client::basic;
 use crate::harness::clients::docker::{Docker, Dockerd};
@@ -18,7 +17,7 @@ use crate::harness::clients::skopeo::Skopeo;
 use crate::harness::clients::{Operation, RealClient};
 use crate::harness::gateway::AccessLine;
 use crate::harness::image::Image;
-use crate::harness::{Result, push};
+use crate::harness::{Result, pull, push};
 
 /// What the clients of one site do in all.
 const WHOLE: Work = Work { logins: 100, pushes: 25, pulls: 100 };
@@ -93,7 +92,7 @@ async fn others(site: &HarborSite, done: &AtomicBool) -> Result<Refusals> {
         let anonymous = "/service/token?service=tidegate-test&scope=repository:pub/app:pull";
         let token = plain.try_get(anonymous).await?.ensure(200)?.try_json()?;
         let reader = plain.clone().with_bearer(token["token"].as_str().unwrap_or_default());
-        manifest(&reader, "pub/app", "v1").await?.ensure(200)?;
+        pull::try_manifest(&reader, "pub/app", "v1").await?.ensure(200)?;
         plain.try_get("/v2/").await?.ensure(401)?;
         count(&mut refused, "other", "ping", "", 1);
         plain.clone().with_basic("alice", &accounts.alice).try_get("/v2/").await?.ensure(200)?;
@@ -104,7 +103,7 @@ async fn others(site: &HarborSite, done: &AtomicBool) -> Result<Refusals> {
         let reader = plain.clone().with_bearer(&plain.try_token("carol", &accounts.carol, &scopes).await?);
         count(&mut refused, "other", "ping", "", 1);
         reader.try_get("/v2/team/shared/tags/list").await?.ensure(200)?;
-        manifest(&reader, "nowhere/app", "v1").await?.ensure(401)?;
+        pull::try_manifest(&reader, "nowhere/app", "v1").await?.ensure(401)?;
         count(&mut refused, "other", "manifest", "nowhere/app", 1);
     }
     Ok(refused)

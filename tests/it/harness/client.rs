@@ -291,6 +291,18 @@ impl TestClient {
         token.context("no token in the answer")
     }
 
+    /// This client with the token for pulls of `repository` that anybody gets.
+    #[track_caller]
+    pub(crate) fn anonymous(&self, repository: &str) -> impl Future<Output = Self> {
+        sure(async move {
+            let scope = format!("repository:{repository}:pull");
+            let target = format!("/service/token?service=tidegate-test&scope={scope}");
+            let answer = self.try_get(&target).await?.ensure(200)?.try_json()?;
+            let token = answer["token"].as_str().context("no token in the answer")?;
+            Ok(self.clone().with_bearer(token))
+        })
+    }
+
     /// As [`Self::token`], for tests of what is refused.
     #[track_caller]
     pub(crate) fn token_answer(

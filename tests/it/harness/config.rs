@@ -216,6 +216,17 @@ log: {{ format: json, filter: {log_filter} }}
     }
 }
 
+/// A configuration without the control socket, which is beside the keys: two gateways with the same keys need that of one of them.
+pub(crate) fn without_control_socket(config: &str) -> String {
+    config.replace("admin: { ", "admin: { socket: none, ")
+}
+
+/// A configuration without one of its users.
+pub(crate) fn without_user(config: &str, name: &str) -> String {
+    let entry = format!("name: {name}");
+    config.lines().filter(|line| !line.contains(&entry)).map(|line| format!("{line}\n")).collect()
+}
+
 fn items(indent: usize, items: &[String]) -> String {
     items.iter().map(|item| format!("{:indent$}- {item}\n", "")).collect()
 }

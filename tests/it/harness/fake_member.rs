@@ -64,6 +64,11 @@ impl Gate {
         Self(watch::Sender::new(false))
     }
 
+    /// One that holds nothing up.
+    pub(crate) fn opened() -> Self {
+        Self(watch::Sender::new(true))
+    }
+
     pub(crate) fn open(&self) {
         self.0.send_replace(true);
     }
@@ -99,6 +104,11 @@ pub(crate) fn blob_answer(request: &Recorded, bytes: &[u8], digest: &str) -> Rep
             answer(206, &headers, bytes[first..=last].to_vec())
         }
     }
+}
+
+/// The list of the tags of `a/b`, which has none.
+pub(crate) fn no_tags() -> Reply {
+    answer(200, &[("content-type", "application/json")], r#"{"name":"a/b","tags":[]}"#)
 }
 
 /// An answer with a body and headers.

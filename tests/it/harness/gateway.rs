@@ -154,6 +154,13 @@ impl Gateway {
         self.daemon.pid()
     }
 
+    /// A figure of the process in KiB: `VmRSS` is its resident memory, `VmHWM` the most that it ever had.
+    pub(crate) fn memory_kib(&self, field: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with(&format!("{field}:"))).expect("the field");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+    }
+
     pub(crate) fn daemon(&mut self) -> &mut Daemon {
         &mut self.daemon
     }
@@ -224,6 +231,20 @@ impl Gateway {
     pub(crate) async fn try_metrics(&self) -> Result<Metrics> {
         let answer = self.admin().try_get("/metrics").await?.ensure(200)?;
         Ok(Metrics::parse(&answer.text()))
+    }
+
+    /// Waits until the sum of a metric is at least this much.
+    pub(crate) async fn wait_for_metric(&self, name: &str, labels: &[&str], least: f64) {
+        wait::until(&format!("{name} {labels:?} to be {least}"), async || {
+            (self.metrics().await.sum(name, labels) >= least).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until the metrics tell this state of a member.
+    pub(crate) async fn wait_for_state(&self, member: &str, state: &str) {
+        let labels = [format!("member=\"{member}\""), format!("state=\"{state}\"")];
+        self.wait_for_metric("tidegate_member_state", &labels.each_ref().map(String::as_str), 1.0).await;
     }
 
     /// What `/status` says.

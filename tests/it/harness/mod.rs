@@ -16,6 +16,7 @@ pub(crate) mod inline_gateway;
 pub(crate) mod network;
 pub(crate) mod port;
 pub(crate) mod process;
+pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod raw_h2;
 pub(crate) mod registry;

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::certs::Certificates;
 use super::client::TestClient;
 use super::clients::{COMMAND_LIMIT, Endpoint};
-use super::config::ConfigBuilder;
+use super::config::{ConfigBuilder, without_control_socket};
 use super::gateway::{Gateway, tidegate};
 use super::port::ReservedPort;
 use super::process;
@@ -100,15 +100,31 @@ impl Site {
 
     /// A client of the gateway without an account, with the token for pulls of `repository` that anybody gets.
     pub(crate) async fn anonymous(&self, repository: &str) -> TestClient {
-        let client = self.client();
-        let target = format!("/service/token?service=tidegate-test&scope=repository:{repository}:pull");
-        let answer = client.get(&target).await.is(200);
-        client.with_bearer(answer.json()["token"].as_str().expect("a token"))
+        self.client().anonymous(repository).await
     }
 
     /// Ends the gateway as an operator would, and insists on a clean end.
     pub(crate) async fn stop_gateway(&mut self) {
         self.gateway.stop().await;
+    }
+
+    /// Starts the gateway anew with another configuration.
+    pub(crate) async fn restart_with(&mut self, config: &str) {
+        self.stop_gateway().await;
+        self.gateway = Gateway::start(config, self.dir.path()).await;
+    }
+
+    /// A second gateway with the same keys and members, on a port of its own.
+    pub(crate) async fn replica(&self) -> (Gateway, TempDir) {
+        self.replica_with(&self.config.render()).await
+    }
+
+    /// As [`Self::replica`], with another configuration.
+    pub(crate) async fn replica_with(&self, config: &str) -> (Gateway, TempDir) {
+        let dir = TempDir::with_prefix("tidegate-replica-").expect("a temporary directory");
+        let listening = format!("address: \"{}\"", self.endpoint.authority);
+        let config = config.replace(&listening, "address: \"127.0.0.1:0\"");
+        (Gateway::start(&without_control_socket(&config), dir.path()).await, dir)
     }
 
     /// Starts the gateway anew with the same files, after it was stopped or killed.

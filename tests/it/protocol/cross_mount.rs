@@ -1,6 +1,6 @@
 //! Rules 10 and 11: mounts that may not be, or cannot be, become plain uploads, which every client copes with.
 
-use super::fixture::{FakeSite, assert_oci_error, hub, location, push_scope, with_parameter};
+use super::fixture::{FakeSite, assert_oci_error, hub, push_scope, with_parameter};
 use crate::harness::client::TestClient;
 use crate::harness::fake_member::{FakeMember, answer};
 use crate::harness::image::{Blob, digest_of};
@@ -13,7 +13,7 @@ fn mount_target(repository: &str, digest: &str, from: &str) -> String {
 /// Insists on an upload session that works to its end.
 async fn assert_plain_upload(client: &TestClient, target: &str, blob: &Blob) {
     let answer = client.post(target, "").await.is(202);
-    let put = with_parameter(&location(&answer), "digest", &blob.digest);
+    let put = with_parameter(&answer.location(), "digest", &blob.digest);
     client.put(&put, "application/octet-stream", blob.bytes.clone()).await.is(201);
 }
 
@@ -26,7 +26,7 @@ async fn rule_10_mount_from_an_unreadable_source_is_202_and_leaks_nothing() {
     let target = mount_target("bob/mount10", &secret.digest, "alice/mount10");
     let bob = hub.bob(&[&push_scope("bob/mount10"), "repository:alice/mount10:pull"]).await;
     let answer = bob.post(&target, "").await.is(202);
-    assert!(location(&answer).starts_with("/v2/bob/mount10/blobs/uploads/"), "{answer:?}");
+    assert!(answer.location().starts_with("/v2/bob/mount10/blobs/uploads/"), "{answer:?}");
     let answer = bob.head(&format!("/v2/bob/mount10/blobs/{}", secret.digest)).await;
     assert_eq!(answer.status, 404, "the blob was mounted all the same");
     let narrow = hub.alice(&[&push_scope("alice/mount10-other")]).await;
@@ -55,9 +55,9 @@ async fn rule_10_mount_from_a_readable_source_is_201() {
         let scopes = [push_scope(&repository), "repository:shared/mount10:pull".to_owned()];
         let bob = hub.bob(&scopes.each_ref().map(String::as_str)).await;
         let answer = bob.post(&mount_target(&repository, &blob.digest, "shared/mount10"), "").await.is(201);
-        assert_eq!(location(&answer), format!("/v2/{repository}/blobs/{}", blob.digest));
+        assert_eq!(answer.location(), format!("/v2/{repository}/blobs/{}", blob.digest));
         assert_eq!(answer.header("docker-content-digest"), Some(blob.digest.as_str()));
-        let pulled = bob.get(&location(&answer)).await.is(200);
+        let pulled = bob.get(&answer.location()).await.is(200);
         assert_eq!(&pulled.body[..], &blob.bytes[..]);
     }
     // By a password, whose rights are the policy's.

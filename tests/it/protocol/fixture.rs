@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Weak};
 
-use http::header::{AUTHORIZATION, HOST};
+use http::header::HOST;
 use http::{Method, Request};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
@@ -148,13 +148,7 @@ impl FakeSite {
 
 /// The token for `scopes`, to be sent by hand.
 pub(super) fn bearer_of(client: &TestClient) -> String {
-    let request = client.request(Method::GET, "/").empty();
-    request.headers()[AUTHORIZATION].to_str().expect("a text").to_owned()
-}
-
-/// The path and query of an answer's `Location`.
-pub(super) fn location(answer: &Answer) -> String {
-    answer.location()
+    client.authorization().expect("a client with a token").to_owned()
 }
 
 /// `location` with one more query parameter.

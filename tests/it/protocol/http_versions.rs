@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::fixture::{Hub, bearer_of, hub, location, push_scope, with_parameter};
+use super::fixture::{Hub, bearer_of, hub, push_scope, with_parameter};
 use crate::harness::Result;
 use crate::harness::client::Answer;
 use crate::harness::gateway::ListenerKind;
@@ -113,8 +113,8 @@ async fn rule_22_login_push_and_pull_work_over_h2_as_over_h1() {
         async move { h2.send(method, &target, &octets, body).await.expect("an answer") }
     };
     let answer = send(Method::POST, "/v2/bob/h2/blobs/uploads/".to_owned(), &b""[..]).await.is(202);
-    let answer = send(Method::PATCH, location(&answer), &blob.bytes[..]).await.is(202);
-    let put = with_parameter(&location(&answer), "digest", &blob.digest);
+    let answer = send(Method::PATCH, answer.location(), &blob.bytes[..]).await.is(202);
+    let put = with_parameter(&answer.location(), "digest", &blob.digest);
     send(Method::PUT, put, &b""[..]).await.is(201);
     let target = format!("/v2/bob/h2/blobs/{}", blob.digest);
     let over_h2 = send(Method::GET, target.clone(), &b""[..]).await.is(200);

@@ -77,19 +77,24 @@ async fn member_failures_are_500_503_or_504_never_502_and_429_is_never_relayed()
     }
 }
 
+/// Reads, each time with success, until a member was asked.
+async fn read_until_asked(client: &TestClient, member: &FakeMember) {
+    for _ in 0..TRIES_MAX {
+        client.get("/v2/t/app/manifests/v1").await.is(200);
+        if !member.requests().is_empty() {
+            return;
+        }
+    }
+    panic!("the member was never chosen");
+}
+
 #[tokio::test]
 async fn a_read_is_answered_by_another_member_where_one_fails() {
     let bad = FakeMember::start(fails_with(502)).await;
     let good = FakeMember::start(|_: &Recorded| Some(answer(200, &[], "{}"))).await;
     let site = FakeSite::start(&[&bad, &good]).await;
     let alice = site.alice(&["repository:t/app:pull"]).await;
-    for _ in 0..TRIES_MAX {
-        alice.get("/v2/t/app/manifests/v1").await.is(200);
-        if !bad.requests().is_empty() {
-            break;
-        }
-    }
-    assert!(!bad.requests().is_empty(), "the member was never chosen");
+    read_until_asked(&alice, &bad).await;
 }
 
 #[tokio::test]
@@ -149,13 +154,7 @@ async fn a_member_that_refuses_our_credential_is_out_and_the_client_never_learns
     })
     .await;
     later.store(true, Ordering::SeqCst);
-    for _ in 0..TRIES_MAX {
-        alice.get("/v2/t/app/manifests/v1").await.is(200);
-        if !bad.requests().is_empty() {
-            break;
-        }
-    }
-    assert!(!bad.requests().is_empty(), "the member was never chosen");
+    read_until_asked(&alice, &bad).await;
     let is_out = |line: &serde_json::Value| line["message"] == "member is out" && line["member"] == "bad";
     let line = site.gateway.wait_for_log("the member is out", is_out).await;
     assert_eq!(line["state"], "credential_fault", "{line}");

@@ -1,6 +1,6 @@
 //! Rule 13, the other side: an upload session's URL is good for its session, repository, subject and time, and for no other member.
 
-use super::fixture::{FakeSite, assert_oci_error, hub, location, push_scope, with_parameter};
+use super::fixture::{FakeSite, assert_oci_error, hub, push_scope, with_parameter};
 use crate::harness::client::TestClient;
 use crate::harness::image::digest_of;
 use crate::harness::registry::StockRegistry;
@@ -45,7 +45,7 @@ async fn assert_refused(client: &TestClient, url: &str, status: u16, code: &str)
 async fn assert_untouched(client: &TestClient, url: &str) {
     let answer = client.get(url).await.is(204);
     assert_eq!(answer.header("range"), Some("0-0"), "somebody has written to the session");
-    client.delete(&location(&answer)).await.is(204);
+    client.delete(&answer.location()).await.is(204);
 }
 
 #[tokio::test]
@@ -160,7 +160,7 @@ async fn a_session_does_not_live_longer_by_being_used() {
         if answer.status == 404 {
             return Some(());
         }
-        url = location(&answer.is(202));
+        url = answer.is(202).location();
         None
     })
     .await;

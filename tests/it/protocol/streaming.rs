@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::Method;
 
-use super::fixture::{FakeSite, bearer_of, hub, location, push_scope, with_parameter};
+use super::fixture::{FakeSite, bearer_of, hub, push_scope, with_parameter};
 use crate::harness::client::chunked;
 use crate::harness::config::ConfigBuilder;
 use crate::harness::fake_member::{FakeMember, Recorded, Reply, answer};
@@ -63,7 +63,7 @@ async fn rule_16_large_bodies_of_unknown_length_arrive_unchanged_both_ways() {
     let (answer, ()) = tokio::join!(bob.send(request), feed);
     let answer = answer.is(202);
     assert_eq!(answer.header("range"), Some(format!("0-{}", blob.bytes.len() - 1).as_str()));
-    let put = with_parameter(&location(&answer), "digest", &blob.digest);
+    let put = with_parameter(&answer.location(), "digest", &blob.digest);
     // A finished upload: the member has the very bytes.
     bob.put(&put, "application/octet-stream", "").await.is(201);
     let answer = bob.get(&format!("/v2/bob/large/blobs/{}", blob.digest)).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use http::Method;
 
-use super::fixture::{FakeSite, bearer_of, hub, location, push_scope, with_parameter};
+use super::fixture::{FakeSite, bearer_of, hub, push_scope, with_parameter};
 use crate::harness::client::{Answer, TestClient};
 use crate::harness::fake_member::{FakeMember, Recorded, answer};
 use crate::harness::image::{Blob, Image};
@@ -34,7 +34,7 @@ fn session_id(location: &str) -> String {
 
 #[track_caller]
 fn assert_session_url(answer: &Answer, repository: &str) -> String {
-    let url = location(answer);
+    let url = answer.location();
     assert!(url.starts_with(&format!("/v2/{repository}/blobs/uploads/")), "not relative: {url}");
     let names: Vec<_> = parameters(&url).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["_state", "_tg"], "{url}");
@@ -54,9 +54,9 @@ async fn rule_12_location_is_relative_keeps_the_state_and_may_be_reencoded() {
         let url = assert_session_url(&answer.is(202), "bob/location");
         let put = reencoded(&url, &blob.digest);
         let answer = bob.put(&put, OCTETS, blob.bytes[4000..].to_vec()).await.is(201);
-        assert_eq!(location(&answer), format!("/v2/bob/location/blobs/{}", blob.digest));
+        assert_eq!(answer.location(), format!("/v2/bob/location/blobs/{}", blob.digest));
         assert_eq!(answer.header("docker-content-digest"), Some(blob.digest.as_str()));
-        bob.get(&location(&answer)).await.is(200);
+        bob.get(&answer.location()).await.is(200);
     }
 }
 
@@ -133,7 +133,7 @@ async fn rule_13_a_session_is_cancelled_by_its_subject_without_the_delete_right(
     for repository in &repositories {
         let url = push::start(&bob, repository).await;
         let answer = bob.patch(&url, vec![0; 100]).await.is(202);
-        let url = location(&answer);
+        let url = answer.location();
         let answer = bob.delete(&url).await.is(204);
         assert!(answer.body.is_empty());
         let answer = bob.get(&url).await;
@@ -187,7 +187,7 @@ async fn rule_14_what_was_just_written_is_there_at_once() {
         }
         // The blobs of this manifest are all there.
         let answer = push::manifest(&bob, "bob/own-writes", &format!("v{number}"), &image).await;
-        assert_eq!(location(&answer), format!("/v2/bob/own-writes/manifests/{}", image.manifest.digest));
+        assert_eq!(answer.location(), format!("/v2/bob/own-writes/manifests/{}", image.manifest.digest));
         for reference in [format!("v{number}"), image.manifest.digest.clone()] {
             let request = bob.request(Method::GET, &format!("/v2/bob/own-writes/manifests/{reference}"));
             let request = request.header("accept", image.manifest_type()).empty();

@@ -69,12 +69,7 @@ async fn lists_are_those_of_all_members_and_their_pages_follow_on_each_other() {
     }
     // One that is down takes only its own from the lists.
     members[2].kill();
-    crate::harness::wait::until("one member to be out", async || {
-        let metrics = site.gateway.metrics().await;
-        let labels = ["member=\"node2\"", "state=\"unhealthy\""];
-        (metrics.sum("tidegate_member_state", &labels) > 0.5).then_some(())
-    })
-    .await;
+    site.gateway.wait_for_state("node2", "unhealthy").await;
     let tags = follow(&client, "/v2/team/app/tags/list", "tags").await;
     assert!(tags.contains(&"v0".to_owned()) && !tags.contains(&"v2".to_owned()), "{tags:?}");
     let unknown = site.authorized(&["repository:no/such:pull"]).await.get("/v2/no/such/tags/list").await;

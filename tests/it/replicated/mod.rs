@@ -9,13 +9,13 @@ use std::time::Duration;
 use copier::{Copier, Registries};
 use tempfile::TempDir;
 
-use crate::harness::client::{Answer, TestClient};
+use crate::harness::client::TestClient;
 use crate::harness::config::ConfigBuilder;
 use crate::harness::gateway::Gateway;
 use crate::harness::image::Image;
 use crate::harness::registry::StockRegistry;
 use crate::harness::site::Site;
-use crate::harness::{push, wait};
+use crate::harness::{pull, push, wait};
 
 /// How late members copy each other at most, in seconds; the long form takes 20.
 const LAG_VARIABLE: &str = "TIDEGATE_TEST_LAG_SECONDS";
@@ -47,11 +47,7 @@ impl Copies {
             config.health("{ interval: 200ms, timeout: 2s, rise: 1, fall: 2, slow_start: 0s }")
         })
         .await;
-        let dir = TempDir::with_prefix("tidegate-replica-").expect("a temporary directory");
-        let listening = format!("address: \"{}\"", site.endpoint.authority);
-        let config = site.config.render().replace(&listening, "address: \"127.0.0.1:0\"");
-        let config = config.replace("admin: { ", "admin: { socket: none, ");
-        let second = Gateway::start(&config, dir.path()).await;
+        let (second, dir) = site.replica().await;
         let lag = std::env::var(LAG_VARIABLE).ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(1.5);
         let registries = Arc::new(Mutex::new(registries.into_iter().map(Some).collect()));
         let copier = Copier::start(&registries, Duration::from_secs_f64(lag), seed);
@@ -105,27 +101,6 @@ impl Drop for Copies {
     }
 }
 
-async fn ask_tag(client: &TestClient, method: http::Method, repository: &str, tag: &str) -> Answer {
-    let request = client.request(method, &format!("/v2/{repository}/manifests/{tag}"));
-    let request = request.header("accept", "application/vnd.oci.image.manifest.v1+json");
-    client.send(request.empty()).await
-}
-
-async fn read_tag(client: &TestClient, repository: &str, tag: &str) -> Answer {
-    ask_tag(client, http::Method::GET, repository, tag).await
-}
-
-/// Pulls all of an image, as a client that follows the tag does.
-async fn pull(client: &TestClient, repository: &str, tag: &str, image: &Image) {
-    let answer = read_tag(client, repository, tag).await.is(200);
-    assert!(answer.body == image.manifest.bytes, "another manifest");
-    for blob in image.blobs() {
-        let path = format!("/v2/{repository}/blobs/{}", blob.digest);
-        let answer = client.get(&path).await.is(200);
-        assert!(answer.body == blob.bytes);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_pushed_through_one_gateway_is_there_through_the_other_and_what_is_deleted_is_not() {
     let seed = rand::random::<u64>();
@@ -140,15 +115,15 @@ async fn what_is_pushed_through_one_gateway_is_there_through_the_other_and_what_
         for client in [one, one, other] {
             let image = Image::random(&[3_000, 2_000]);
             push::image(client, name, "latest", &image).await;
-            pull(one, name, "latest", &image).await;
-            pull(other, name, "latest", &image).await;
+            pull::image(one, name, "latest", &image).await;
+            pull::image(other, name, "latest", &image).await;
         }
         let image = Image::random(&[1_000]);
         push::image(one, name, "gone", &image).await;
         let manifest = format!("/v2/{name}/manifests/{}", image.manifest.digest);
         other.delete(&manifest).await.is(202);
         for client in &clients {
-            assert_eq!(read_tag(client, name, "gone").await.status, 404, "{seed}: {name}");
+            assert_eq!(pull::manifest(client, name, "gone").await.status, 404, "{seed}: {name}");
         }
     }
     copies.stop().await;
@@ -168,14 +143,14 @@ async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
     copies.with_registry(home, StockRegistry::kill);
     // Reads go on: through the gateway that has just written it as soon as that is a while ago. Writes wait for the time that
     // the file says, and then somebody else takes them.
-    pull(&clients[1], "team/app", "latest", &v1).await;
+    pull::image(&clients[1], "team/app", "latest", &v1).await;
     wait::until("reads through the gateway that wrote", async || {
-        let answer = read_tag(&clients[0], "team/app", "latest").await;
+        let answer = pull::manifest(&clients[0], "team/app", "latest").await;
         assert!(matches!(answer.status.as_u16(), 200 | 503 | 504), "{seed}: {}", answer.status);
         (answer.status == 200).then_some(())
     })
     .await;
-    pull(&clients[0], "team/app", "latest", &v1).await;
+    pull::image(&clients[0], "team/app", "latest", &v1).await;
     let refused = clients[0].post("/v2/team/app/blobs/uploads/", "").await;
     assert_eq!((refused.status.as_u16(), refused.error_code().as_deref()), (503, Some("UNAVAILABLE")));
     wait::until("somebody to stand in", async || {
@@ -184,8 +159,8 @@ async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
     .await;
     let stand_in = copies.writer_of("team/app", 3).await;
     assert_ne!(stand_in, home);
-    pull(&clients[0], "team/app", "latest", &v2).await;
-    pull(&clients[1], "team/app", "latest", &v2).await;
+    pull::image(&clients[0], "team/app", "latest", &v2).await;
+    pull::image(&clients[1], "team/app", "latest", &v2).await;
     // A delete is nobody else's.
     let manifest = format!("/v2/team/app/manifests/{}", v1.manifest.digest);
     clients[0].delete(&manifest).await.is(503);
@@ -195,7 +170,7 @@ async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
     let (mut agreed, mut refused) = ([0; 2], 0);
     wait::until("both gateways to take the home's word again", async || {
         for (at, client) in clients.iter().enumerate() {
-            let answer = read_tag(client, "team/app", "latest").await;
+            let answer = pull::manifest(client, "team/app", "latest").await;
             match answer.status.as_u16() {
                 200 => assert!(answer.body == v2.manifest.bytes, "{seed}: gateway {at} gave an older tag"),
                 503 => refused += 1,
@@ -212,14 +187,14 @@ async fn a_tag_that_was_moved_while_its_home_was_down_does_not_move_back() {
     })
     .await;
     for client in &clients {
-        pull(client, "team/app", "latest", &v2).await;
-        pull(client, "team/app", "stays", &v1).await;
+        pull::image(client, "team/app", "latest", &v2).await;
+        pull::image(client, "team/app", "stays", &v1).await;
     }
     // From now on the home takes writes again.
     let v3 = Image::random(&[3_000]);
     push::image(&clients[0], "team/app", "latest", &v3).await;
     assert_eq!(copies.writer_of("team/app", 4).await, home);
-    pull(&clients[1], "team/app", "latest", &v3).await;
+    pull::image(&clients[1], "team/app", "latest", &v3).await;
     copies.stop().await;
 }
 
@@ -234,14 +209,14 @@ async fn a_storage_that_shows_new_files_late_hurts_nobody() {
         let image = Image::random(&[3_000, 1_000]);
         push::image(&clients[0], name, "v1", &image).await;
         for client in &clients {
-            pull(client, name, "v1", &image).await;
-            let head = ask_tag(client, http::Method::HEAD, name, "v1").await;
-            assert_eq!(head.status, 200, "{seed}");
+            pull::image(client, name, "v1", &image).await;
+            let head = client.request(http::Method::HEAD, &format!("/v2/{name}/manifests/v1"));
+            client.send(head.header("accept", image.manifest_type()).empty()).await.is(200);
         }
         // Overwritten: whoever pushed sees the newest.
         let image = Image::random(&[2_000]);
         push::image(&clients[0], name, "v1", &image).await;
-        pull(&clients[0], name, "v1", &image).await;
+        pull::image(&clients[0], name, "v1", &image).await;
     }
     let found = copies.second.metrics().await;
     let found = found.sum("tidegate_confirmations_total", &["result=\"found\""]);

@@ -157,6 +157,13 @@ pub(crate) struct Hanging {
 }
 
 impl TestClient {
+    /// The head of a request as it is sent, with this client's host and credential and these further lines.
+    pub(crate) fn raw_head(&self, method: &Method, target: &str, headers: &str) -> String {
+        let credential = self.authorization.as_ref();
+        let credential = credential.map(|value| format!("authorization: {value}\r\n")).unwrap_or_default();
+        format!("{method} {target} HTTP/1.1\r\nhost: {}\r\n{credential}{headers}\r\n", self.authority)
+    }
+
     /// Sends the head of a request with `Expect: 100-continue`, and waits until its body is asked for.
     #[track_caller]
     pub(crate) fn hang(&self, method: Method, target: &str, headers: &str) -> impl Future<Output = Hanging> {
@@ -165,12 +172,8 @@ impl TestClient {
 
     async fn try_hang(&self, method: Method, target: &str, headers: &str) -> Result<Hanging> {
         let mut socket = self.try_raw_tls().await?;
-        let credential = self.authorization.as_ref();
-        let credential = credential.map(|value| format!("authorization: {value}\r\n")).unwrap_or_default();
-        let head = format!(
-            "{method} {target} HTTP/1.1\r\nhost: {}\r\n{credential}{headers}expect: 100-continue\r\nconnection: close\r\n\r\n",
-            self.authority
-        );
+        let headers = format!("{headers}expect: 100-continue\r\nconnection: close\r\n");
+        let head = self.raw_head(&method, target, &headers);
         socket.write_all(head.as_bytes()).await?;
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n\r\n") {

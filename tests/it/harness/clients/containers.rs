@@ -64,13 +64,7 @@ impl Program {
 
     async fn login(&self) -> Result<()> {
         let mut command = self.remote_command(&["login"]);
-        command.args([
-            "--username",
-            &self.endpoint.user,
-            "--password",
-            &self.endpoint.password,
-            &self.endpoint.authority,
-        ]);
+        command.args(self.endpoint.login_arguments());
         process::run(command, COMMAND_LIMIT).await?;
         Ok(())
     }

@@ -35,6 +35,11 @@ impl Endpoint {
     pub(crate) fn reference(&self, repository: &str, tag: &str) -> String {
         format!("{}/{repository}:{tag}", self.authority)
     }
+
+    /// The arguments of `login` that podman, buildah and skopeo have in common.
+    pub(crate) fn login_arguments(&self) -> [&str; 5] {
+        ["--username", &self.user, "--password", &self.password, &self.authority]
+    }
 }
 
 /// The operations every client goes through, in this order.

@@ -87,13 +87,7 @@ impl RealClient for Skopeo {
 
     async fn login(&mut self) -> Result<()> {
         let mut command = self.command("login", "");
-        command.args([
-            "--username",
-            &self.endpoint.user,
-            "--password",
-            &self.endpoint.password,
-            &self.endpoint.authority,
-        ]);
+        command.args(self.endpoint.login_arguments());
         process::run(command, COMMAND_LIMIT).await?;
         Ok(())
     }
