@@ -1,8 +1,5 @@
 //! The parts the integration tests are made of: real registries, the real gateway, real clients, and nothing that outlives a test.
 
-// Each behaviour file uses its own part of the harness.
-#![expect(dead_code, reason = "a harness offers more than any one test uses")]
-
 pub(crate) mod browser;
 pub(crate) mod certs;
 pub(crate) mod client;

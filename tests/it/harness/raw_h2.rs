@@ -38,11 +38,6 @@ impl RawFrame {
     pub(crate) fn is_ack(&self) -> bool {
         self.flags & ACK != 0
     }
-
-    /// Of the last DATA or HEADERS of a stream.
-    pub(crate) fn ends_stream(&self) -> bool {
-        matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
-    }
 }
 
 /// The bytes of a frame.

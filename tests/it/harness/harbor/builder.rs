@@ -26,7 +26,6 @@ pub(crate) struct HarborNodeBuilder {
     http_secret: String,
     csrf_key: String,
     external_endpoint: Option<String>,
-    private_key: Option<String>,
     version: HarborVersion,
     portal_build: String,
 }
@@ -43,7 +42,6 @@ impl HarborNodeBuilder {
             http_secret: "placeholder".to_owned(),
             csrf_key: random_secret(),
             external_endpoint: None,
-            private_key: None,
             version: HarborVersion::V2_9,
             portal_build: random_secret()[..16].to_owned(),
         }
@@ -87,11 +85,6 @@ impl HarborNodeBuilder {
         self
     }
 
-    pub(crate) fn private_key(mut self, pem: &str) -> Self {
-        self.private_key = Some(pem.to_owned());
-        self
-    }
-
     pub(crate) fn version(mut self, version: HarborVersion) -> Self {
         self.version = version;
         self
@@ -107,7 +100,7 @@ impl HarborNodeBuilder {
         let dir = TempDir::with_prefix("tidegate-harbor-").expect("a temporary directory");
         let (entry, core) = (ReservedPort::on_loopback(), ReservedPort::on_loopback());
         let endpoint = self.external_endpoint.unwrap_or_else(|| format!("http://{}", entry.address()));
-        let keys = NodeKeys::install(dir.path(), self.private_key.as_deref());
+        let keys = NodeKeys::install(dir.path());
         let (access, authorization) = match self.version {
             HarborVersion::V1_10 => {
                 let access = Access::Token {
@@ -148,6 +141,6 @@ impl HarborNodeBuilder {
         });
         let server = Server::spawn(Arc::clone(&node), entry.address(), core.address());
         server.listen().await;
-        HarborNode { name: self.name, entry, core, node, server, registry, _dir: dir }
+        HarborNode { name: self.name, entry, core, node, server, _registry: registry, _dir: dir }
     }
 }

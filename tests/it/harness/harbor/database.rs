@@ -324,10 +324,6 @@ impl HarborDatabase {
         secret.clone_into(&mut data.robots.get_mut(name).expect("a known robot").secret);
     }
 
-    pub(crate) fn remove_robot(&self, name: &str) {
-        self.data().robots.remove(name);
-    }
-
     pub(crate) fn set_read_only(&self, read_only: bool) {
         self.data().read_only = read_only;
     }

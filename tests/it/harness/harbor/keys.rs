@@ -129,10 +129,10 @@ pub(super) struct NodeKeys {
 
 impl NodeKeys {
     /// Writes the node's key files into `dir`.
-    pub(super) fn install(dir: &Path, own: Option<&str>) -> Self {
+    pub(super) fn install(dir: &Path) -> Self {
         let (private_key, root_certificate) = (dir.join("private_key.pem"), dir.join("root.crt"));
         let lent = LentKey::take();
-        std::fs::write(&private_key, own.unwrap_or(&lent.0.private_key)).expect("a key file");
+        std::fs::write(&private_key, &lent.0.private_key).expect("a key file");
         std::fs::write(&root_certificate, &lent.0.root_certificate).expect("a certificate file");
         Self { private_key, root_certificate, last: Mutex::new(None), _lent: Some(lent) }
     }

@@ -67,7 +67,7 @@ pub(crate) struct HarborNode {
     core: ReservedPort,
     node: Arc<node::Node>,
     server: server::Server,
-    registry: StockRegistry,
+    _registry: StockRegistry,
     _dir: TempDir,
 }
 
@@ -124,11 +124,6 @@ impl HarborNode {
     /// What Harbor's own services show each other. Core takes it from anybody.
     pub(crate) fn harbor_secret(&self) -> &str {
         &self.node.harbor_secret
-    }
-
-    /// The registry behind the node, for tests that look at what reached it.
-    pub(crate) fn registry(&self) -> &StockRegistry {
-        &self.registry
     }
 
     /// Every request that reached the node's nginx, oldest first.

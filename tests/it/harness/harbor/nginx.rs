@@ -5,7 +5,6 @@ use http::header::{EXPECT, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use hyper::body::Incoming;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
-use tokio::time::Instant;
 
 use super::HarborVersion;
 use super::answer::{self, Answer};
@@ -29,7 +28,6 @@ pub(super) fn escape(path: &str) -> String {
 /// Answers a request of the node's entry.
 pub(super) async fn answer(node: &Node, request: Request<Incoming>) -> Answer {
     let number = node.saw(SeenRequest {
-        at: Instant::now(),
         method: request.method().to_string(),
         target: request.uri().path_and_query().map_or_else(String::new, ToString::to_string),
         headers: request.headers().clone(),

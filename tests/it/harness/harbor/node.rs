@@ -18,7 +18,6 @@ use super::redis::HarborRedis;
 /// One request as it arrived at the node's nginx, with the status it was answered; 0 while it has none.
 #[derive(Debug, Clone)]
 pub(crate) struct SeenRequest {
-    pub(crate) at: Instant,
     pub(crate) method: String,
     /// Path and query as they arrived.
     pub(crate) target: String,
