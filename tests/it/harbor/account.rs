@@ -1,5 +1,7 @@
 //! The account of the probes: refused by one node it is the node's fault, refused by all of them it is the account's.
 
+use futures_util::future::join_all;
+
 use super::fixture::{CREDENTIAL_KINDS, HarborSite};
 use crate::harness::image::Image;
 use crate::harness::{pull, push, random_secret, wait};
@@ -8,7 +10,8 @@ const SCOPE: &str = "repository:team/app:pull,push";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_all_nodes_refuse_stops_nothing_and_is_an_alarm() {
-    for kind in CREDENTIAL_KINDS {
+    // Side by side: most of it is waiting.
+    join_all(CREDENTIAL_KINDS.map(|kind| async move {
         let site = HarborSite::start(2, kind).await;
         let image = Image::random(&[30_000]);
         let client = site.authorized("alice", &site.accounts.alice, &[SCOPE]).await;
@@ -43,5 +46,6 @@ async fn an_account_that_all_nodes_refuse_stops_nothing_and_is_an_alarm() {
         site.accounts.database.set_robot_secret("robot$probe", &site.accounts.probe);
         wait::until("the end of the alarm", async || (!refused().await).then_some(())).await;
         site.wait_for_health(&[true, true]).await;
-    }
+    }))
+    .await;
 }

@@ -1,5 +1,6 @@
 //! Harbor 1.x, nodes without a common database, and pools that mix Harbor with plain registries.
 
+use futures_util::future::join_all;
 use tempfile::TempDir;
 
 use super::fixture::{Accounts, CredentialKind, HarborSite, harbor_section};
@@ -76,58 +77,64 @@ impl Independent {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_without_a_common_database_have_a_home_for_each_project() {
-    for kind in [CredentialKind::Token, CredentialKind::Exchange, CredentialKind::Relay] {
-        let site = Independent::start(kind).await;
-        let mut homes = Vec::new();
-        for project in ["team", "team2", "other", "pub"] {
-            for database in &site.databases {
-                database.grant("ci", project, Role::Maintainer);
-            }
-            let repository = format!("{project}/app");
-            let scope = format!("repository:{repository}:pull,push");
-            let image = Image::random(&[9_000, 500]);
-            let client = site.authorized("ci", &site.accounts.ci, &[&scope]).await;
-            push::image_by_patch(&client, &repository, "v1", &image).await;
-            for _ in 0..3 {
-                pull::image(&client, &repository, "v1", &image).await;
-            }
-            // Who may only pull looks everywhere before a digest is missing.
-            let reader =
-                site.authorized("ci", &site.accounts.ci, &[&format!("repository:{repository}:pull")]).await;
-            pull::image(&reader, &repository, "v1", &image).await;
-            let digest = &image.manifest.digest;
-            let held: Vec<bool> = {
-                let mut held = Vec::new();
-                for node in &site.nodes {
-                    let client = node.client().with_basic("ci", &site.accounts.ci);
-                    held.push(pull::manifest(&client, &repository, digest).await.status == 200);
+    // Side by side: most of it is waiting.
+    join_all([CredentialKind::Token, CredentialKind::Exchange, CredentialKind::Relay].map(
+        |kind| async move {
+            let site = Independent::start(kind).await;
+            let mut homes = Vec::new();
+            for project in ["team", "team2", "other", "pub"] {
+                for database in &site.databases {
+                    database.grant("ci", project, Role::Maintainer);
                 }
-                held
-            };
-            assert_eq!(held.iter().filter(|held| **held).count(), 1, "{kind:?} {project}: {held:?}");
-            homes.push((repository, image, held[1]));
-        }
-        // The home is down: reads go to the others, writes say when to come back.
-        let (repository, image, second) = &homes[0];
-        let home = &site.nodes[usize::from(*second)];
-        let client =
-            site.authorized("ci", &site.accounts.ci, &[&format!("repository:{repository}:pull,push")]).await;
-        home.kill().await;
-        wait::until("the home is out", async || {
-            let answer = client.post(&format!("/v2/{repository}/blobs/uploads/"), "").await;
-            (answer.status == 503).then_some(())
-        })
-        .await;
-        // What was pushed a moment ago is not unknown, and no older one is given for it.
-        let missing = pull::manifest(&client, repository, "v1").await;
-        assert_eq!(missing.status, 503, "the other node has no copy in this test: {}", missing.text());
-        assert!(missing.text().contains("newest"), "{}", missing.text());
-        home.restart().await;
-        wait::until("the home is back", async || {
-            pull::try_image(&client, repository, "v1", image).await.ok()
-        })
-        .await;
-    }
+                let repository = format!("{project}/app");
+                let scope = format!("repository:{repository}:pull,push");
+                let image = Image::random(&[9_000, 500]);
+                let client = site.authorized("ci", &site.accounts.ci, &[&scope]).await;
+                push::image_by_patch(&client, &repository, "v1", &image).await;
+                for _ in 0..3 {
+                    pull::image(&client, &repository, "v1", &image).await;
+                }
+                // Who may only pull looks everywhere before a digest is missing.
+                let reader = site
+                    .authorized("ci", &site.accounts.ci, &[&format!("repository:{repository}:pull")])
+                    .await;
+                pull::image(&reader, &repository, "v1", &image).await;
+                let digest = &image.manifest.digest;
+                let held: Vec<bool> = {
+                    let mut held = Vec::new();
+                    for node in &site.nodes {
+                        let client = node.client().with_basic("ci", &site.accounts.ci);
+                        held.push(pull::manifest(&client, &repository, digest).await.status == 200);
+                    }
+                    held
+                };
+                assert_eq!(held.iter().filter(|held| **held).count(), 1, "{kind:?} {project}: {held:?}");
+                homes.push((repository, image, held[1]));
+            }
+            // The home is down: reads go to the others, writes say when to come back.
+            let (repository, image, second) = &homes[0];
+            let home = &site.nodes[usize::from(*second)];
+            let client = site
+                .authorized("ci", &site.accounts.ci, &[&format!("repository:{repository}:pull,push")])
+                .await;
+            home.kill().await;
+            wait::until("the home is out", async || {
+                let answer = client.post(&format!("/v2/{repository}/blobs/uploads/"), "").await;
+                (answer.status == 503).then_some(())
+            })
+            .await;
+            // What was pushed a moment ago is not unknown, and no older one is given for it.
+            let missing = pull::manifest(&client, repository, "v1").await;
+            assert_eq!(missing.status, 503, "the other node has no copy in this test: {}", missing.text());
+            assert!(missing.text().contains("newest"), "{}", missing.text());
+            home.restart().await;
+            wait::until("the home is back", async || {
+                pull::try_image(&client, repository, "v1", image).await.ok()
+            })
+            .await;
+        },
+    ))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! What makes a refusal across nodes impossible, sentence by sentence: own challenges and tokens, own tokens only, a credential for
 //! the node that gets the request, the node's challenge replaced, and a refused credential judged before anybody hears of it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use data_encoding::BASE64URL_NOPAD;
 use http::Method;
@@ -10,7 +10,7 @@ use super::fixture::{CREDENTIAL_KINDS, CredentialKind, HarborSite};
 use crate::harness::client::{basic, challenge_parameter};
 use crate::harness::harbor::{HarborNode, HarborNodeBuilder, HarborVersion, Role};
 use crate::harness::image::{Blob, Image};
-use crate::harness::{pull, push};
+use crate::harness::{pull, push, wait};
 
 const SCOPE: &str = "repository:team/app:pull,push";
 
@@ -247,10 +247,17 @@ async fn a_project_that_is_younger_than_the_tokens_for_it_is_served_at_once() {
     let client = site.authorized("ci", &site.accounts.ci, &[SCOPE]).await;
     push::image_by_patch(&client, "team/app", "v1", &image).await;
     pull::image(&client, "team/app", "v1", &image).await;
-    // Harbor 2.15 takes no token that was made more than a minute before the project; ours are dated back by half of that.
-    tokio::time::sleep(Duration::from_secs(33)).await;
+    let remembered = SystemTime::now();
+    // A token of more than 20 s is too old for a body that can be sent once; nothing but time makes one so old.
+    wait::until("the remembered tokens to be older than that", async || {
+        (remembered.elapsed().ok()? >= Duration::from_secs(22)).then_some(())
+    })
+    .await;
+    // Harbor 2.15 takes no token that was made more than a minute before the project. Ours are dated back by half of that, so a
+    // project of this time is too young for the remembered ones, and old enough for those that are made now.
+    let created = remembered + Duration::from_secs(32);
     site.accounts.database.remove_project("team");
-    site.accounts.database.add_project("team", false);
+    site.accounts.database.add_project_at("team", false, created);
     site.accounts.database.grant("ci", "team", Role::Maintainer);
     site.nodes[0].clear_requests();
     // A body that can be sent once has a token that is surely young enough.
