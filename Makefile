@@ -5,6 +5,12 @@ CARGO ?= cargo
 
 CHAOS_SECONDS ?= 90
 
+# How long each test took, of the last `make test`.
+TEST_TIMES := $(abspath $(or $(CARGO_TARGET_DIR),target))/test-times
+# Further arguments of its `cargo test`, such as `-- protocol::`.
+TEST_ARGUMENTS ?=
+TIMED := --config "target.'cfg(all())'.runner=['tests/scripts/timed.sh']"
+
 .PHONY: help demo test chaos matrix check fmt clippy doc config-check deny bench build dist test-tools
 
 help: ## Show this list
@@ -22,8 +28,11 @@ dist: ## Build the binary to ship
 test-tools: ## Install what the tests need (Debian packages, python-dxf)
 	./tests/scripts/install.sh
 
-test: test-tools ## Run every test, with real registries and real clients
-	$(CARGO) test --locked --all-targets
+test: test-tools ## Run every test, with real registries and real clients, and show the ten that took longest
+	@rm -f $(TEST_TIMES)
+	TEST_TIMES=$(TEST_TIMES) $(CARGO) test --locked --all-targets $(TIMED) $(TEST_ARGUMENTS); status=$$?; \
+	if [ -s $(TEST_TIMES) ]; then echo "The slowest tests, in seconds:"; sort -rn $(TEST_TIMES) | head -n 10; fi; \
+	exit $$status
 
 chaos: test-tools ## Kill, freeze, reload and rotate for $(CHAOS_SECONDS) s under docker and skopeo (TIDEGATE_CHAOS_SEED)
 	TIDEGATE_CHAOS_SECONDS=$(CHAOS_SECONDS) $(CARGO) test --locked --test it -- chaos:: --nocapture
