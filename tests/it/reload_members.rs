@@ -141,3 +141,25 @@ async fn pools_and_routes_come_by_a_reload() {
     assert_eq!(site.gateway.served_by(&answer).await, "elsewhere");
     site.stop_gateway().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_put_back_is_probed_before_it_gets_work() {
+    let mut site = Site::start(&[MemberKind::Open, MemberKind::Open]).await;
+    let client = client_of(&site).await;
+    let config = site.config.render();
+    let without = replaced(&config, "member1", &[]);
+    assert_eq!(site.gateway.reload_with(&without).await["message"], "reloaded");
+    // Nobody notices that: it is probed no more.
+    site.members[1].kill();
+    assert_eq!(site.gateway.reload_with(&config).await["message"], "reloaded");
+    let shown = members(&site.gateway).await;
+    assert_eq!(shown[1]["name"], "member1", "{shown:?}");
+    assert_eq!(shown[1]["state"], "unhealthy", "{shown:?}");
+    for _ in 0..20 {
+        let read = client.get("/v2/a/b0/tags/list").await.is(404);
+        assert_eq!(site.gateway.served_by(&read).await, "member0");
+    }
+    let metrics = site.gateway.metrics().await;
+    assert!(metrics.sum("tidegate_retries_total", &[]).abs() < f64::EPSILON);
+    site.stop_gateway().await;
+}

@@ -1,12 +1,17 @@
 //! Reads of the same at the same time: one goes to the member, each client gets all of it, and none waits for another.
 
+use std::sync::Arc;
+
 use http::Method;
 use http_body_util::BodyExt as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::site_of;
 use crate::harness::client::TestClient;
-use crate::harness::fake_member::{FakeMember, Gate, Recorded, blob_answer};
+use crate::harness::fake_member::{FakeMember, Gate, Recorded, answer, blob_answer};
 use crate::harness::image::Blob;
 use crate::harness::site::Site;
 use crate::harness::wait;
@@ -165,4 +170,101 @@ async fn switched_off_each_asks_for_itself() {
     gate.open();
     assert!(readers.join_all().await.iter().all(|bytes| *bytes == blob.bytes));
     site.stop_gateway().await;
+}
+
+/// A member that sends the beginning of a blob once it may, and then stalls. The task ends when the gateway has closed the
+/// connection.
+async fn stalling_member(blob: &Blob, sends: usize, begin: Arc<Notify>) -> (String, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("a bound socket has an address"));
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\ndocker-content-digest: {}\r\n\r\n",
+        blob.bytes.len(),
+        blob.digest
+    );
+    let part = [head.as_bytes(), &blob.bytes[..sends]].concat();
+    let mut reads = JoinSet::new();
+    reads.spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.expect("a connection");
+            let mut socket = BufReader::new(socket);
+            let mut request = String::new();
+            while !request.ends_with("\r\n\r\n") && socket.read_line(&mut request).await.is_ok_and(|n| n > 0)
+            {
+            }
+            if request.starts_with("GET /v2/ ") {
+                let pong = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+                socket.write_all(pong).await.expect("an answer to a probe");
+                continue;
+            }
+            begin.notified().await;
+            socket.write_all(&part).await.expect("the beginning of the blob");
+            // Until the gateway closes it.
+            while socket.read_line(&mut request).await.is_ok_and(|n| n > 0) {}
+            return;
+        }
+    });
+    (url, reads)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_nobody_shares_any_more_ends_and_costs_no_retry() {
+    let (blob, open) = (Blob::random(3_000_000), Gate::opened());
+    let other = member_with(&blob, &open).await;
+    let begin = Arc::new(Notify::new());
+    let (url, mut reads) = stalling_member(&blob, 200_000, Arc::clone(&begin)).await;
+    // Asked only when the other one fails.
+    let backup = format!("{{ name: other, url: \"{}\", credential: none, backup: true }}", other.url());
+    let mut site =
+        Site::start_with(&[], |config| config.member_at("stalls", &url, "none").member_yaml(&backup)).await;
+    let client = site.authorized(&[SCOPE]).await;
+    let path = format!("/v2/a/b/blobs/{}", blob.digest);
+    let read = async || {
+        let mut connection = client.connect().await;
+        let head = connection.send_head(client.request(Method::GET, &path).empty()).await;
+        (connection, head.into_body())
+    };
+    let both_wait = async {
+        site.gateway.wait_for_metric("tidegate_requests_in_flight", &[], 2.0).await;
+        begin.notify_one();
+    };
+    let (one, other_one, ()) = tokio::join!(read(), read(), both_wait);
+    drop((one, other_one));
+    wait::within("the end of the read at the member", reads.join_next()).await;
+    site.gateway.wait_for_metric("tidegate_requests_in_flight", &[], 0.0).await;
+    let metrics = site.gateway.metrics().await;
+    assert!((metrics.sum("tidegate_coalesced_requests_total", &[]) - 1.0).abs() < f64::EPSILON);
+    for name in ["tidegate_retries_total", "tidegate_resumes_total"] {
+        assert!(
+            metrics.sum(name, &[]).abs() < f64::EPSILON,
+            "{name}: what has no reader is not gone on with"
+        );
+    }
+    assert!(other.requests().is_empty(), "{:?}", other.requests());
+    site.stop_gateway().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_was_not_asked_for_is_no_answer() {
+    let blob = Blob::random(50_000);
+    let (bytes, digest) = (blob.bytes.clone(), blob.digest.clone());
+    let bad = FakeMember::start(move |request: &Recorded| {
+        let said = format!("bytes 0-9999/{}", bytes.len());
+        let headers = [("content-range", said.as_str()), ("docker-content-digest", digest.as_str())];
+        request.target.contains("/blobs/").then(|| answer(206, &headers, bytes[..10_000].to_vec()))
+    })
+    .await;
+    let good = member_with(&blob, &Gate::opened()).await;
+    let path = format!("/v2/a/b/blobs/{}", blob.digest);
+    for (members, expected) in [(vec![&bad, &good], 200), (vec![&bad], 504)] {
+        let mut site = site_of(&members, |config| config).await;
+        let client = site.authorized(&[SCOPE]).await;
+        // With two members some of these begin at the bad one.
+        for _ in 0..10 {
+            let answer = client.get(&path).await.is(expected);
+            assert!(expected != 200 || answer.body == blob.bytes);
+        }
+        site.stop_gateway().await;
+    }
+    assert!(!bad.requests().is_empty());
 }

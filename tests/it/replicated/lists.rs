@@ -129,3 +129,32 @@ async fn a_refusal_of_one_member_is_not_the_answer_to_a_list_of_all() {
     assert!(challenge.starts_with(&realm), "{challenge}");
     site.stop_gateway().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_that_are_merged_take_no_more_memory_than_there_is() {
+    // Three of them are more than the least budget for answers, and much less than the usual one.
+    let tags: Vec<String> = (0..60_000).map(|number| format!("\"v{number:048}\"")).collect();
+    let list = format!("{{\"name\":\"a/b\",\"tags\":[{}]}}", tags.join(","));
+    let mut members = Vec::new();
+    for _ in 0..3 {
+        let list = list.clone();
+        members.push(
+            FakeMember::start(move |request: &Recorded| {
+                request.target.contains("/tags/list").then(|| answer(200, &[], list.clone()))
+            })
+            .await,
+        );
+    }
+    for (memory, expected) in [("8MiB", 503), ("64MiB", 200)] {
+        let extra = format!("verify: {{ buffer_bytes_max: {memory} }}");
+        let named: Vec<_> = members.iter().collect();
+        let mut site = site_of(&named, |config| config.storage("replicated").extra(&extra)).await;
+        let answer =
+            site.authorized(&["repository:a/b:pull"]).await.get("/v2/a/b/tags/list").await.is(expected);
+        match expected {
+            200 => assert_eq!(answer.json()["tags"].as_array().map(Vec::len), Some(60_000)),
+            _ => assert_eq!(answer.error_code().as_deref(), Some("UNAVAILABLE"), "{answer:?}"),
+        }
+        site.stop_gateway().await;
+    }
+}
