@@ -24,7 +24,7 @@ pub enum Credentials {
         password: SecretString,
     },
     /// A bearer token.
-    Bearer(String),
+    Bearer(SecretString),
 }
 
 /// A client's name and password.
@@ -65,7 +65,7 @@ impl Credentials {
         let (scheme, rest) = value.split_once(' ').ok_or(CredentialsError::Malformed)?;
         let rest = rest.trim();
         if scheme.eq_ignore_ascii_case("bearer") && !rest.is_empty() {
-            return Ok(Self::Bearer(rest.to_owned()));
+            return Ok(Self::Bearer(SecretString::from(rest)));
         }
         if scheme.eq_ignore_ascii_case("basic") {
             return parse_basic(rest).ok_or(CredentialsError::Malformed);
@@ -109,7 +109,7 @@ mod tests {
         Credentials::from_headers(&headers).map(|credentials| match credentials {
             Credentials::None => "none".to_owned(),
             Credentials::Basic { user, password } => format!("{user} {}", password.expose_secret()),
-            Credentials::Bearer(token) => token,
+            Credentials::Bearer(token) => token.expose_secret().to_owned(),
         })
     }
 
@@ -158,5 +158,15 @@ mod tests {
             );
         }
         assert_eq!(read(&["Basic YfxpY2U6cPw="]).as_deref(), Ok("a\u{fffd}ice p\u{fffd}"), "Latin-1");
+    }
+
+    #[test]
+    fn no_debug_text_shows_a_password_or_a_token() {
+        for header in ["Basic YWxpY2U6aHVudGVyMg==", "Bearer hunter2.hunter2.hunter2"] {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, header.parse().expect("a value"));
+            let text = format!("{:?}", Credentials::from_headers(&headers).expect("credentials"));
+            assert!(!text.contains("hunter2"), "{text}");
+        }
     }
 }

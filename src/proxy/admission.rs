@@ -15,6 +15,7 @@ use crate::auth::token::TokenError;
 use crate::balance::blame::ClientKey;
 use crate::random::unix_now;
 use crate::registry::{Action, Actions, RegistryRequest, Resource};
+use crate::secret::ExposeSecret as _;
 use crate::snapshot::{AuthenticatedClient, Grant};
 use crate::telemetry::Metrics;
 use crate::token_service::{Login, LoginError, TokenService};
@@ -67,7 +68,7 @@ impl Admission {
             }
             Credentials::Bearer(token) => {
                 let now = unix_now();
-                let verified = state.verify(&token, now).map_err(|error| {
+                let verified = state.verify(token.expose_secret(), now).map_err(|error| {
                     self.note_token_error(&error);
                     refused(ChallengeReason::InvalidToken)
                 })?;

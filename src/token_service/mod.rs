@@ -123,8 +123,8 @@ pub enum LoginError {
     Unavailable,
 }
 
-/// A token as it is answered.
-#[derive(Debug, Serialize)]
+/// A token as it is answered. It has no `Debug`, which would show the token.
+#[derive(Serialize)]
 pub struct IssuedToken {
     token: String,
     access_token: String,

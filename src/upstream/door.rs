@@ -38,8 +38,7 @@ pub struct Door {
     pub host: HeaderValue,
 }
 
-/// A question.
-#[derive(Debug)]
+/// A question. It has no `Debug`, which would show what authorizes it.
 pub struct Question {
     method: Method,
     target: String,
