@@ -194,7 +194,7 @@ impl Control {
         let upgrade = Arc::clone(&waits);
         let service = service_fn(move |request: Request<Incoming>| {
             let control = Arc::clone(&self);
-            upgrade.store(is_upgrade(&request), Ordering::Release);
+            upgrade.store(is_upgrade(&request), Ordering::Relaxed);
             async move { Ok::<_, Infallible>(control.answer(request).await) }
         });
         let connection = http1::Builder::new()
@@ -206,7 +206,7 @@ impl Control {
         tokio::pin!(connection);
         // A client of the socket that hangs up, says nothing or does not read needs no log line.
         if tokio::time::timeout(CONNECTION_TIMEOUT, connection.as_mut()).await.is_err()
-            && waits.load(Ordering::Acquire)
+            && waits.load(Ordering::Relaxed)
         {
             drop(tokio::time::timeout(UPGRADE_TIMEOUT, connection).await);
         }

@@ -57,21 +57,21 @@ pub struct Readiness {
 impl Readiness {
     /// Requests are wanted.
     pub fn begin(&self) {
-        self.ready.store(true, Ordering::Release);
+        self.ready.store(true, Ordering::Relaxed);
     }
 
     /// Requests are not wanted any more: the process ends.
     pub fn end(&self) {
-        self.ending.store(true, Ordering::Release);
-        self.ready.store(false, Ordering::Release);
+        self.ending.store(true, Ordering::Relaxed);
+        self.ready.store(false, Ordering::Relaxed);
     }
 
     fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+        self.ready.load(Ordering::Relaxed)
     }
 
     fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Acquire)
+        self.ending.load(Ordering::Relaxed)
     }
 }
 

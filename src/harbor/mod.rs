@@ -278,9 +278,9 @@ impl HarborIdentity {
 
     fn alarm(&self, problem: &str) {
         self.metrics.count_identity_fault(IdentityFault::Unavailable);
-        let (now, before) = (unix_now(), self.alarmed_at.load(Ordering::Acquire));
+        let (now, before) = (unix_now(), self.alarmed_at.load(Ordering::Relaxed));
         let mine = now >= before.saturating_add(ALARM_EVERY)
-            && self.alarmed_at.compare_exchange(before, now, Ordering::AcqRel, Ordering::Acquire).is_ok();
+            && self.alarmed_at.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if mine {
             let pool = self.nodes.pool.load_full();
             let pool = pool.name.as_str();

@@ -46,7 +46,7 @@ struct Waiting(Arc<Entry>);
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -67,7 +67,7 @@ impl Turns {
     pub(super) async fn take(&self, name: &str, source: IpAddr, deadline: Instant) -> Option<Turn> {
         let source = network_of(source);
         let entry = self.entries.get_with((name.to_lowercase(), source), Arc::default);
-        let ahead = entry.waiting.fetch_add(1, Ordering::AcqRel);
+        let ahead = entry.waiting.fetch_add(1, Ordering::Relaxed);
         let waiting = Waiting(Arc::clone(&entry));
         if ahead > self.waiting_max {
             return None;

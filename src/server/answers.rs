@@ -30,14 +30,14 @@ impl Mark {
     /// The body gave so many bytes. From now on it is the client's turn.
     pub(super) fn gave(&self, bytes: u64, now: u64) {
         // Only the body writes.
-        let given = self.given.load(Ordering::Acquire);
-        self.given.store(given.wrapping_add(bytes), Ordering::Release);
-        self.unread_since.store(now, Ordering::Release);
+        let given = self.given.load(Ordering::Relaxed);
+        self.given.store(given.wrapping_add(bytes), Ordering::Relaxed);
+        self.unread_since.store(now, Ordering::Relaxed);
     }
 
     /// The client would take more, and there is none yet.
     pub(super) fn waits_for_member(&self) {
-        self.unread_since.store(0, Ordering::Release);
+        self.unread_since.store(0, Ordering::Relaxed);
     }
 }
 
@@ -138,11 +138,11 @@ impl Answers {
     pub(super) fn end_unread(&mut self, line: Line, least: LeastRate) {
         let streams = self.open.len() as u64;
         for answer in &mut self.open {
-            let since = match answer.mark.unread_since.load(Ordering::Acquire) {
+            let since = match answer.mark.unread_since.load(Ordering::Relaxed) {
                 0 => None,
                 since => Some(Duration::from_millis(since)),
             };
-            let given = answer.mark.given.load(Ordering::Acquire);
+            let given = answer.mark.given.load(Ordering::Relaxed);
             let looked = answer.looked.get_or_insert_with(|| Looked::new(least, 0, answer.line_at_begin));
             let too_slow = looked.look(given, since, line);
             if !too_slow || since.is_none() {

@@ -92,11 +92,11 @@ impl Activity {
     /// A request's head has come; the request lasts until the guard is dropped.
     #[must_use]
     pub(super) fn begin_request(self: &Arc<Self>, head_bytes: usize) -> RequestGuard {
-        self.heads_bytes.fetch_add(head_bytes, Ordering::AcqRel);
-        self.requests.fetch_add(1, Ordering::AcqRel);
-        self.served.store(true, Ordering::Release);
-        self.head_since.store(0, Ordering::Release);
-        let mark = self.answers().begin(self.written.load(Ordering::Acquire));
+        self.heads_bytes.fetch_add(head_bytes, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.served.store(true, Ordering::Relaxed);
+        self.head_since.store(0, Ordering::Relaxed);
+        let mark = self.answers().begin(self.written.load(Ordering::Relaxed));
         self.begun.notify_one();
         RequestGuard { activity: Arc::clone(self), mark, head_bytes }
     }
@@ -108,8 +108,8 @@ impl Activity {
 
     /// The connection speaks h2.
     pub(super) fn expect_frames(&self) {
-        self.frames.store(true, Ordering::Release);
-        self.head_since.store(0, Ordering::Release);
+        self.frames.store(true, Ordering::Relaxed);
+        self.head_since.store(0, Ordering::Relaxed);
     }
 
     fn answers(&self) -> MutexGuard<'_, Answers> {
@@ -119,25 +119,25 @@ impl Activity {
     /// Bytes that the socket took.
     #[must_use]
     pub(super) fn written(&self) -> u64 {
-        self.written.load(Ordering::Acquire)
+        self.written.load(Ordering::Relaxed)
     }
 
     /// Bytes of the heads of the requests that are being served.
     #[must_use]
     pub(super) fn heads_bytes(&self) -> usize {
-        self.heads_bytes.load(Ordering::Acquire)
+        self.heads_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether a request is being served.
     #[must_use]
     pub(super) fn is_busy(&self) -> bool {
-        self.requests.load(Ordering::Acquire) > 0
+        self.requests.load(Ordering::Relaxed) > 0
     }
 
     /// Whether a request's head has begun to come.
     #[must_use]
     pub(super) fn is_in_head(&self) -> bool {
-        self.head_since.load(Ordering::Acquire) != 0
+        self.head_since.load(Ordering::Relaxed) != 0
     }
 
     /// Waits until a request begins.
@@ -149,19 +149,19 @@ impl Activity {
     pub(super) fn closes(&self) {
         let now = self.now();
         // Whoever came first has set it.
-        let _ = self.closing_since.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.closing_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Whether the connection is to be reset.
     pub(super) fn is_to_be_reset(&self) -> bool {
-        self.reset.load(Ordering::Acquire)
+        self.reset.load(Ordering::Relaxed)
     }
 
     /// What to do with the connection now. An answer of h2 that the client does not read, or too slowly, ends here.
     #[must_use]
     pub(super) fn judge(&self, patience: Patience) -> Judgement {
         let now = self.now();
-        let since = |mark: &AtomicU64| match mark.load(Ordering::Acquire) {
+        let since = |mark: &AtomicU64| match mark.load(Ordering::Relaxed) {
             0 => None,
             mark => Some(Duration::from_millis(now.saturating_sub(mark))),
         };
@@ -185,7 +185,7 @@ impl Activity {
             }
             let head = since(&self.head_since);
             let head =
-                if self.served.load(Ordering::Acquire) { head } else { Some(Duration::from_millis(now)) };
+                if self.served.load(Ordering::Relaxed) { head } else { Some(Duration::from_millis(now)) };
             if head.is_some_and(|head| head >= patience.head) {
                 return Judgement::Abort;
             }
@@ -199,12 +199,12 @@ impl Activity {
 
     /// Whether the client takes too little of what the connection has for it.
     fn reads_too_slowly(&self, now: u64, least: LeastRate) -> bool {
-        let blocked_at = self.blocked_at.load(Ordering::Acquire);
-        let is_blocked = self.blocked_since.load(Ordering::Acquire) != 0;
+        let blocked_at = self.blocked_at.load(Ordering::Relaxed);
+        let is_blocked = self.blocked_since.load(Ordering::Relaxed) != 0;
         let recently = Duration::from_millis(now.saturating_sub(blocked_at)) < least.window;
         let line = Line {
             now: Duration::from_millis(now),
-            written: self.written.load(Ordering::Acquire),
+            written: self.written.load(Ordering::Relaxed),
             is_blocked,
             was_blocked: is_blocked || (blocked_at != 0 && recently),
         };
@@ -212,7 +212,7 @@ impl Activity {
         if answers.line_is_too_slow(line, least) {
             return true;
         }
-        if self.frames.load(Ordering::Acquire) {
+        if self.frames.load(Ordering::Relaxed) {
             answers.end_unread(line, least);
         }
         false
@@ -224,31 +224,31 @@ impl Activity {
 
     /// The client sent something.
     pub(super) fn bytes_came(&self) {
-        if !self.frames.load(Ordering::Acquire)
+        if !self.frames.load(Ordering::Relaxed)
             && !self.is_busy()
-            && self.head_since.load(Ordering::Acquire) == 0
+            && self.head_since.load(Ordering::Relaxed) == 0
         {
-            self.head_since.store(self.now(), Ordering::Release);
+            self.head_since.store(self.now(), Ordering::Relaxed);
         }
     }
 
     /// The socket takes no more.
     pub(super) fn write_blocked(&self) {
-        if self.blocked_since.load(Ordering::Acquire) == 0 {
+        if self.blocked_since.load(Ordering::Relaxed) == 0 {
             let now = self.now();
-            self.blocked_since.store(now, Ordering::Release);
-            self.blocked_at.store(now, Ordering::Release);
+            self.blocked_since.store(now, Ordering::Relaxed);
+            self.blocked_at.store(now, Ordering::Relaxed);
         }
     }
 
     /// The socket took so many bytes, or has nothing more to take.
     pub(super) fn write_moved(&self, bytes: usize) {
         // Only the connection's own task writes.
-        let written = self.written.load(Ordering::Acquire);
-        self.written.store(written.wrapping_add(bytes as u64), Ordering::Release);
-        if self.blocked_since.load(Ordering::Acquire) != 0 {
-            self.blocked_since.store(0, Ordering::Release);
-            self.blocked_at.store(self.now(), Ordering::Release);
+        let written = self.written.load(Ordering::Relaxed);
+        self.written.store(written.wrapping_add(bytes as u64), Ordering::Relaxed);
+        if self.blocked_since.load(Ordering::Relaxed) != 0 {
+            self.blocked_since.store(0, Ordering::Relaxed);
+            self.blocked_at.store(self.now(), Ordering::Relaxed);
         }
     }
 }
@@ -278,8 +278,8 @@ impl RequestGuard {
     /// The client must not take what it has for whole: its connection ends with a reset. On h2 the
     /// stream does, and the connection goes on.
     pub(super) fn reset_connection(&self) {
-        if !self.activity.frames.load(Ordering::Acquire) {
-            self.activity.reset.store(true, Ordering::Release);
+        if !self.activity.frames.load(Ordering::Relaxed) {
+            self.activity.reset.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -287,9 +287,9 @@ impl RequestGuard {
 impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.activity.answers().end(&self.mark);
-        self.activity.heads_bytes.fetch_sub(self.head_bytes, Ordering::AcqRel);
-        self.activity.idle_since.store(self.activity.now(), Ordering::Release);
-        self.activity.requests.fetch_sub(1, Ordering::AcqRel);
+        self.activity.heads_bytes.fetch_sub(self.head_bytes, Ordering::Relaxed);
+        self.activity.idle_since.store(self.activity.now(), Ordering::Relaxed);
+        self.activity.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

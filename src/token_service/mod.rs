@@ -91,7 +91,7 @@ impl Logins {
         let harbor = self.harbor.as_ref().ok_or(LoginError::Unavailable)?;
         match harbor.check(pair, wanted, source).await {
             Answer::Known(subject, access) => {
-                let needed = self.members_need_passwords.load(Ordering::Acquire);
+                let needed = self.members_need_passwords.load(Ordering::Relaxed);
                 let pair = needed.then(|| ClientSecret::new(user, password).pair().clone());
                 Ok(Login { subject, grant: Grant::Harbor(access), pair })
             }
@@ -102,7 +102,7 @@ impl Logins {
 
     /// Other members are in force; `need_passwords` says whether any needs the clients' own.
     pub fn note_members(&self, need_passwords: bool) {
-        self.members_need_passwords.store(need_passwords, Ordering::Release);
+        self.members_need_passwords.store(need_passwords, Ordering::Relaxed);
     }
 
     /// Who decides what a subject may do to a resource.

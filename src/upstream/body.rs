@@ -77,7 +77,7 @@ impl BodyProgress {
     /// Whether a first byte was asked for. Before that the request can be sent elsewhere.
     #[must_use]
     pub fn was_polled(&self) -> bool {
-        self.polled.load(Ordering::Acquire)
+        self.polled.load(Ordering::Relaxed)
     }
 
     /// Whether the whole body was read.
@@ -96,12 +96,12 @@ impl BodyProgress {
     /// Whether the client broke off or stalled.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Acquire)
+        self.broken.load(Ordering::Relaxed)
     }
 
     /// Counts bytes that were read apart.
     pub fn add(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// From now on the bytes go into these hashes too.
@@ -121,7 +121,7 @@ impl BodyProgress {
         if waiting.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
             *waiting = Some(cx.waker().clone());
         }
-        self.cut.load(Ordering::Acquire)
+        self.cut.load(Ordering::Relaxed)
     }
 
     fn hash(&self, data: &[u8]) {
@@ -131,6 +131,7 @@ impl BodyProgress {
     }
 
     fn set_ended(&self) {
+        // What is known of the body by then, that it broke off and how many bytes it had, is seen with its end.
         self.ended.store(true, Ordering::Release);
         self.end.notify_one();
     }
@@ -138,20 +139,20 @@ impl BodyProgress {
     /// Bytes so far.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Acquire)
+        self.bytes.load(Ordering::Relaxed)
     }
 }
 
 impl TakeBack for BodyProgress {
     fn gain(&self, _since_ms: u64, now_ms: u64) -> Option<Gain> {
-        let began_ms = self.began_ms.load(Ordering::Acquire);
+        let began_ms = self.began_ms.load(Ordering::Relaxed);
         let lasted_ms = now_ms.saturating_sub(began_ms);
         let is_slow = began_ms > 0 && !self.has_ended() && is_slow(self.bytes(), lasted_ms);
         is_slow.then_some(Gain::Served(lasted_ms))
     }
 
     fn take_back(&self) -> bool {
-        let was_cut = self.cut.swap(true, Ordering::AcqRel);
+        let was_cut = self.cut.swap(true, Ordering::Relaxed);
         if let Some(body) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take() {
             body.wake();
         }
@@ -257,8 +258,8 @@ impl Body for RequestBody {
                 (first, incoming, progress, remaining, (idle, pace))
             }
         };
-        if !progress.polled.swap(true, Ordering::AcqRel) {
-            progress.began_ms.store(monotonic_ms(), Ordering::Release);
+        if !progress.polled.swap(true, Ordering::Relaxed) {
+            progress.began_ms.store(monotonic_ms(), Ordering::Relaxed);
         }
         let next = match first.take() {
             Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
@@ -268,11 +269,11 @@ impl Body for RequestBody {
             Poll::Pending => {
                 pace.0.waits(pace.1.elapsed());
                 if progress.is_cut(cx) {
-                    progress.broken.store(true, Ordering::Release);
+                    progress.broken.store(true, Ordering::Relaxed);
                     return Poll::Ready(Some(Err(BodyError::Slow)));
                 }
                 std::task::ready!(idle.poll_idle(cx));
-                progress.broken.store(true, Ordering::Release);
+                progress.broken.store(true, Ordering::Relaxed);
                 Poll::Ready(Some(Err(BodyError::Idle)))
             }
             Poll::Ready(None) => {
@@ -282,15 +283,15 @@ impl Body for RequestBody {
             Poll::Ready(Some(frame)) => {
                 idle.progressed();
                 if frame.is_err() {
-                    progress.broken.store(true, Ordering::Release);
+                    progress.broken.store(true, Ordering::Relaxed);
                 }
                 if let Ok(Some(data)) = frame.as_ref().map(Frame::data_ref) {
                     if pace.0.moved(data.len() as u64, pace.1.elapsed()) {
-                        progress.broken.store(true, Ordering::Release);
+                        progress.broken.store(true, Ordering::Relaxed);
                         return Poll::Ready(Some(Err(BodyError::Slow)));
                     }
                     progress.hash(data);
-                    progress.bytes.fetch_add(data.len() as u64, Ordering::AcqRel);
+                    progress.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
                     *remaining = remaining.map(|remaining| remaining.saturating_sub(data.len() as u64));
                 }
                 // After the announced length it is not polled again, whether or not the end was seen.

@@ -60,6 +60,8 @@ pub struct Connections {
     gauge: IntGauge,
 }
 
+/// Its orderings are acquire and release: a request that takes a slot, or sees that another one waits, sees the lists of
+/// idle connections as they were when that was written.
 struct Slots {
     open: AtomicUsize,
     /// Requests that hold a permit and found no connection.

@@ -112,6 +112,8 @@ impl Counts {
 /// The permits of one member.
 #[derive(Debug)]
 pub(super) struct Permits {
+    /// Changed with acquire and release: a permit that is given back sees the queue of every request that was counted as
+    /// waiting before, and a request that gets one sees what its last holder left.
     counts: AtomicU64,
     bounds: ArcSwap<Bounds>,
     queue: Mutex<Queue>,

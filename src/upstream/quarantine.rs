@@ -30,12 +30,12 @@ impl Quarantine {
     /// The member had this content broken.
     pub fn add(&self, member: &MemberName, digest: &Digest) {
         self.pairs.insert((member.clone(), digest.clone()), ());
-        self.any.store(true, Ordering::Release);
+        self.any.store(true, Ordering::Relaxed);
     }
 
     /// The member had it right again.
     pub fn remove(&self, member: &MemberName, digest: &Digest) {
-        if self.any.load(Ordering::Acquire) {
+        if self.any.load(Ordering::Relaxed) {
             self.pairs.invalidate(&(member.clone(), digest.clone()));
         }
     }
@@ -43,7 +43,7 @@ impl Quarantine {
     /// Whether the member is known to have this content broken.
     #[must_use]
     pub fn holds(&self, member: &MemberName, digest: &Digest) -> bool {
-        self.any.load(Ordering::Acquire) && self.pairs.contains_key(&(member.clone(), digest.clone()))
+        self.any.load(Ordering::Relaxed) && self.pairs.contains_key(&(member.clone(), digest.clone()))
     }
 }
 

@@ -9,22 +9,22 @@ use crate::random::monotonic_ms;
 impl Member {
     /// A probe saw the account of the probes taken.
     pub(in crate::upstream) fn account_was_taken(&self) {
-        self.state.account_taken.store(true, Ordering::Release);
-        if self.state.account_refused_since_ms.swap(0, Ordering::AcqRel) != 0 {
+        self.state.account_taken.store(true, Ordering::Relaxed);
+        if self.state.account_refused_since_ms.swap(0, Ordering::Relaxed) != 0 {
             self.forget_problem();
         }
     }
 
     /// A probe was refused, the account or something else.
     pub(in crate::upstream) fn account_is_in_doubt(&self) {
-        self.state.account_taken.store(false, Ordering::Release);
+        self.state.account_taken.store(false, Ordering::Relaxed);
     }
 
     pub(in crate::upstream) fn account_was_refused(&self) {
         self.account_is_in_doubt();
         let since = &self.state.account_refused_since_ms;
-        if since.load(Ordering::Acquire) == 0 {
-            since.store(monotonic_ms(), Ordering::Release);
+        if since.load(Ordering::Relaxed) == 0 {
+            since.store(monotonic_ms(), Ordering::Relaxed);
         }
     }
 
@@ -37,7 +37,7 @@ impl Member {
     /// For how long nothing but the account of the probes has been refused there; `None` where it is not.
     #[must_use]
     pub(in crate::upstream) fn account_refused_for(&self) -> Option<Duration> {
-        match self.state.account_refused_since_ms.load(Ordering::Acquire) {
+        match self.state.account_refused_since_ms.load(Ordering::Relaxed) {
             0 => None,
             since => Some(Duration::from_millis(monotonic_ms().saturating_sub(since))),
         }

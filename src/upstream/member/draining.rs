@@ -17,14 +17,14 @@ impl OpenUpload {
     /// Counts one more upload session at `member`.
     #[must_use]
     pub fn new(member: &Member) -> Self {
-        member.state.open_uploads.fetch_add(1, Ordering::AcqRel);
+        member.state.open_uploads.fetch_add(1, Ordering::Relaxed);
         Self { state: Arc::clone(&member.state), _gauge: GaugeGuard::new(&member.metrics.open_uploads) }
     }
 }
 
 impl Drop for OpenUpload {
     fn drop(&mut self) {
-        self.state.open_uploads.fetch_sub(1, Ordering::AcqRel);
+        self.state.open_uploads.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -32,18 +32,18 @@ impl Member {
     /// Whether it gets no new work while others can take it.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.state.draining.load(Ordering::Acquire)
+        self.state.draining.load(Ordering::Relaxed)
     }
 
     /// Upload sessions that were begun there and have not ended, as far as this process knows.
     #[must_use]
     pub fn open_uploads(&self) -> usize {
-        self.state.open_uploads.load(Ordering::Acquire)
+        self.state.open_uploads.load(Ordering::Relaxed)
     }
 
     /// Begins or ends the drain, and says so where that is a change.
     pub fn set_draining(&self, draining: bool) {
-        let before = self.state.draining.swap(draining, Ordering::AcqRel);
+        let before = self.state.draining.swap(draining, Ordering::Relaxed);
         self.metrics.draining.set(i64::from(draining));
         let (member, pool) = (self.name.as_str(), self.pool.as_str());
         match (before, draining) {

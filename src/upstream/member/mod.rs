@@ -136,16 +136,17 @@ impl MemberState {
     pub(super) fn restart(&self, metrics: &MemberMetrics) {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         *health = (Health::default(), None);
-        self.ejected_and_well.store(false, Ordering::Release);
+        self.ejected_and_well.store(false, Ordering::Relaxed);
         self.back_since_ms.store(0, Ordering::Relaxed);
         self.out_since_ms.store(0, Ordering::Relaxed);
-        self.status.store(Status::Starting as u8, Ordering::Release);
+        self.status.store(Status::Starting as u8, Ordering::Relaxed);
         metrics.set_state(MemberStatus::Starting);
     }
 
     /// Where the member stands.
     #[must_use]
     pub(super) fn status(&self) -> Status {
+        // With it comes what was counted before it was stored; see `publish`.
         let number = usize::from(self.status.load(Ordering::Acquire));
         Status::ALL.get(number).copied().unwrap_or(Status::Unhealthy)
     }
@@ -162,21 +163,21 @@ impl InFlight {
     /// Counts one more request at `member`.
     #[must_use]
     pub fn new(member: &Arc<Member>) -> Self {
-        member.state.in_flight.fetch_add(1, Ordering::AcqRel);
+        member.state.in_flight.fetch_add(1, Ordering::Relaxed);
         Self { member: Arc::clone(member), bytes: 0, _gauge: GaugeGuard::new(&member.metrics.in_flight) }
     }
 
     /// The answer's body will have so many bytes.
     pub fn expect_bytes(&mut self, bytes: u64) {
         self.bytes = bytes;
-        self.member.state.bytes_in_flight.fetch_add(bytes, Ordering::AcqRel);
+        self.member.state.bytes_in_flight.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// So many of them have come.
     pub fn bytes_came(&mut self, bytes: usize) {
         let bytes = self.bytes.min(bytes as u64);
         self.bytes -= bytes;
-        self.member.state.bytes_in_flight.fetch_sub(bytes, Ordering::AcqRel);
+        self.member.state.bytes_in_flight.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// The member that the request is at.
@@ -188,8 +189,8 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.member.state.bytes_in_flight.fetch_sub(self.bytes, Ordering::AcqRel);
-        self.member.state.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.member.state.bytes_in_flight.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.member.state.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -214,7 +215,7 @@ impl Member {
     /// Whether requests have ejected it although its probes are good: it is asked last, before a request is refused.
     #[must_use]
     pub fn is_last_choice(&self) -> bool {
-        self.state.ejected_and_well.load(Ordering::Acquire)
+        self.state.ejected_and_well.load(Ordering::Relaxed)
     }
 
     /// Whether it serves, or is the last choice.
@@ -227,7 +228,7 @@ impl Member {
     #[must_use]
     pub fn weight_now(&self, now_ms: u64) -> f64 {
         let weight = f64::from(self.weight.max(1));
-        match self.state.back_since_ms.load(Ordering::Acquire) {
+        match self.state.back_since_ms.load(Ordering::Relaxed) {
             0 => weight,
             back => weight * slow_start(now_ms.saturating_sub(back), ms(self.probe.slow_start)),
         }
@@ -238,14 +239,14 @@ impl Member {
     pub fn load(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a comparison of loads needs no 53 bits")]
         let (requests, bytes) =
-            (self.in_flight() as f64, self.state.bytes_in_flight.load(Ordering::Acquire) as f64);
+            (self.in_flight() as f64, self.state.bytes_in_flight.load(Ordering::Relaxed) as f64);
         requests + bytes / BYTES_OF_A_REQUEST
     }
 
     /// Its time to the first byte, in seconds, peaks counted.
     #[must_use]
     pub fn latency(&self, now_ms: u64) -> f64 {
-        PeakEwma::from_bits(self.state.latency.load(Ordering::Acquire)).seconds(word(now_ms))
+        PeakEwma::from_bits(self.state.latency.load(Ordering::Relaxed)).seconds(word(now_ms))
     }
 
     /// The same in whole milliseconds, now.
@@ -271,7 +272,7 @@ impl Member {
     /// An answer has ended well.
     pub fn succeeded(&self) {
         // Nearly always nothing has failed, and nothing is written.
-        if self.state.has_failures.load(Ordering::Acquire) {
+        if self.state.has_failures.load(Ordering::Relaxed) {
             self.forget_failures();
         }
     }
@@ -279,7 +280,7 @@ impl Member {
     fn forget_failures(&self) {
         let mut failures = self.state.failures.lock().unwrap_or_else(PoisonError::into_inner);
         *failures = Failures::default();
-        self.state.has_failures.store(false, Ordering::Release);
+        self.state.has_failures.store(false, Ordering::Relaxed);
     }
 
     /// A request of a client failed by the member's fault. Returns those that have in a row, if they are enough to
@@ -288,16 +289,16 @@ impl Member {
         self.sample(FAILURE_COUNTS_AS);
         let mut failures = self.state.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.add(client);
-        self.state.has_failures.store(true, Ordering::Release);
+        self.state.has_failures.store(true, Ordering::Relaxed);
         (failures.number() >= self.probe.ejection.failures).then(|| failures.clone())
     }
 
     fn sample(&self, seconds: f64) {
         let now = word(monotonic_ms());
         // One of two samples at the same moment may be lost; the next makes up for it.
-        let before = self.state.latency.load(Ordering::Acquire);
+        let before = self.state.latency.load(Ordering::Relaxed);
         let after = PeakEwma::from_bits(before).with_sample(seconds, now);
-        self.state.latency.store(after.to_bits(), Ordering::Release);
+        self.state.latency.store(after.to_bits(), Ordering::Relaxed);
     }
 
     /// Ejects it after failed requests, if `allowed`. Returns whether it was.
@@ -305,7 +306,7 @@ impl Member {
         let mut health = self.state.health.lock().unwrap_or_else(PoisonError::into_inner);
         let ejected = health.0.eject(self.probe.ejection, allowed, monotonic_ms());
         let Some(status) = ejected else { return false };
-        self.state.ejected_and_well.store(health.0.is_ejected_and_well(), Ordering::Release);
+        self.state.ejected_and_well.store(health.0.is_ejected_and_well(), Ordering::Relaxed);
         self.forget_failures();
         health.1 = Some(problem.to_owned());
         self.metrics.count_ejection();
@@ -316,7 +317,7 @@ impl Member {
     /// For how long it has been out; `None` while it serves.
     #[must_use]
     pub fn has_been_out(&self) -> Option<Duration> {
-        match self.state.out_since_ms.load(Ordering::Acquire) {
+        match self.state.out_since_ms.load(Ordering::Relaxed) {
             0 => None,
             since => Some(Duration::from_millis(monotonic_ms().saturating_sub(since))),
         }
@@ -326,12 +327,12 @@ impl Member {
     /// what it says of tags has to be compared with theirs.
     #[must_use]
     pub fn returns(&self) -> u64 {
-        self.state.returns.load(Ordering::Acquire)
+        self.state.returns.load(Ordering::Relaxed)
     }
 
     /// It came back before this process began.
     pub fn has_returned(&self) {
-        self.state.returns.fetch_max(1, Ordering::AcqRel);
+        self.state.returns.fetch_max(1, Ordering::Relaxed);
     }
 
     /// For how long it will be out, where that is known.
@@ -344,7 +345,7 @@ impl Member {
     /// Requests at the member now.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.state.in_flight.load(Ordering::Acquire)
+        self.state.in_flight.load(Ordering::Relaxed)
     }
 
     /// Says in the metrics how it stands.
@@ -373,7 +374,7 @@ impl Member {
         let thresholds = Thresholds { rise: self.probe.rise, fall: self.probe.fall };
         let mut health = self.state.health.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = health.0.observe(seen, thresholds, monotonic_ms());
-        self.state.ejected_and_well.store(health.0.is_ejected_and_well(), Ordering::Release);
+        self.state.ejected_and_well.store(health.0.is_ejected_and_well(), Ordering::Relaxed);
         if seen != Observation::Good {
             health.1 = problem.map(str::to_owned);
         }
@@ -390,7 +391,7 @@ impl Member {
         let rise = if health.0.status() == Status::CredentialFault { 1 } else { self.probe.rise };
         let thresholds = Thresholds { rise, fall: self.probe.fall };
         let changed = health.0.observe(Observation::Good, thresholds, monotonic_ms());
-        self.state.ejected_and_well.store(health.0.is_ejected_and_well(), Ordering::Release);
+        self.state.ejected_and_well.store(health.0.is_ejected_and_well(), Ordering::Relaxed);
         health.1 = Some(format!("serves, although {problem}"));
         if let Some(status) = changed {
             self.publish(health, status, problem);
@@ -402,14 +403,15 @@ impl Member {
     }
 
     fn publish(&self, health: MutexGuard<'_, (Health, Option<String>)>, status: Status, reason: &str) {
-        self.state.back_since_ms.store(health.0.back_since_ms().unwrap_or(0), Ordering::Release);
-        self.state.out_since_ms.store(health.0.out_since_ms().unwrap_or(0), Ordering::Release);
+        self.state.back_since_ms.store(health.0.back_since_ms().unwrap_or(0), Ordering::Relaxed);
+        self.state.out_since_ms.store(health.0.out_since_ms().unwrap_or(0), Ordering::Relaxed);
         let was_out = health.0.back_since_ms().is_some();
         if status == Status::Healthy && was_out && self.write_failover.is_some() {
             // Before it serves again, so that no request takes its word unasked. However short we saw it
             // out: another gateway may have seen more of it, and have let others take its writes.
-            self.state.returns.fetch_add(1, Ordering::AcqRel);
+            self.state.returns.fetch_add(1, Ordering::Relaxed);
         }
+        // A request that sees it serve sees the return that was counted before it.
         self.state.status.store(status as u8, Ordering::Release);
         // Before the state can change again, or the metric might keep an older one.
         self.metrics.set_state(label(status));
@@ -433,7 +435,7 @@ impl Member {
 
     /// The member refused a request although no credential is configured for it. Said once.
     pub fn warn_of_missing_credential(&self) {
-        if !self.state.missing_credential.swap(true, Ordering::AcqRel) {
+        if !self.state.missing_credential.swap(true, Ordering::Relaxed) {
             let (member, pool) = (self.name.as_str(), self.pool.as_str());
             tracing::warn!(
                 member,

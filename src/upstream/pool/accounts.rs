@@ -17,7 +17,7 @@ impl Pool {
             member.observe(Observation::CredentialRefused, Some(problem));
             return;
         }
-        if !self.memory.account_alarm.swap(true, Ordering::AcqRel) {
+        if !self.memory.account_alarm.swap(true, Ordering::Relaxed) {
             tracing::error!(
                 pool = self.name.as_str(),
                 "every node of the pool that is well refuses `harbor.account`: it is disabled, has expired, or its password was changed. \
@@ -36,8 +36,8 @@ impl Pool {
 
     /// A node was probed otherwise: the alarm ends when a node takes the account again.
     pub(in crate::upstream) fn look_at_accounts(&self) {
-        if self.memory.account_alarm.load(Ordering::Acquire) && !self.is_account_refused() {
-            self.memory.account_alarm.store(false, Ordering::Release);
+        if self.memory.account_alarm.load(Ordering::Relaxed) && !self.is_account_refused() {
+            self.memory.account_alarm.store(false, Ordering::Relaxed);
             self.metrics.account_refused.set(0);
             tracing::info!(
                 pool = self.name.as_str(),
@@ -54,7 +54,7 @@ impl Pool {
             Status::Unhealthy => false,
             Status::Starting => !node.is_account_refused(),
             Status::Healthy | Status::CredentialFault | Status::Ejected => {
-                node.state.account_taken.load(Ordering::Acquire)
+                node.state.account_taken.load(Ordering::Relaxed)
             }
         };
         let refused = self.members.iter().any(|node| node.is_account_refused());

@@ -17,7 +17,7 @@ impl Pool {
         if earned != bits {
             // A share that is lost to another request at the same moment is no loss.
             let _ =
-                self.memory.budget.compare_exchange_weak(bits, earned, Ordering::AcqRel, Ordering::Relaxed);
+                self.memory.budget.compare_exchange_weak(bits, earned, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
@@ -30,7 +30,7 @@ impl Pool {
             let spent = RetryBudget::from_bits(bits).at(rules, now_ms).with_retry();
             spent.map(RetryBudget::to_bits)
         };
-        let spent = self.memory.budget.fetch_update(Ordering::AcqRel, Ordering::Acquire, spend).is_ok();
+        let spent = self.memory.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok();
         if spent { &self.metrics.retries } else { &self.metrics.retries_refused }.inc();
         self.metrics.budget_left.set(i64::from(self.retries_left()));
         spent
@@ -39,7 +39,7 @@ impl Pool {
     /// Whole retries that the budget allows now.
     #[must_use]
     pub fn retries_left(&self) -> u32 {
-        let budget = RetryBudget::from_bits(self.memory.budget.load(Ordering::Acquire));
+        let budget = RetryBudget::from_bits(self.memory.budget.load(Ordering::Relaxed));
         budget.at(self.limits.retry, monotonic_ms()).left()
     }
 

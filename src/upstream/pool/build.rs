@@ -196,8 +196,8 @@ fn build_member(
     let state = same_health.map(|running| Arc::clone(&running.state)).unwrap_or_else(|| {
         let state = MemberState::starting(&metrics);
         let draining = running.is_some_and(|running| running.is_draining());
-        state.draining.store(draining, Ordering::Release);
-        state.returns.store(running.map_or(0, |running| running.returns()), Ordering::Release);
+        state.draining.store(draining, Ordering::Relaxed);
+        state.returns.store(running.map_or(0, |running| running.returns()), Ordering::Relaxed);
         Arc::new(state)
     });
     let keys = match &settings.credential {

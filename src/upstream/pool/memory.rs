@@ -52,7 +52,7 @@ impl PoolMemory {
         if self.read_your_writes == settings.read_your_writes {
             return Arc::clone(self);
         }
-        let account_alarm = AtomicBool::new(self.account_alarm.load(Ordering::Acquire));
+        let account_alarm = AtomicBool::new(self.account_alarm.load(Ordering::Relaxed));
         Arc::new(Self {
             account_alarm,
             stand_ins: Arc::clone(&self.stand_ins),
