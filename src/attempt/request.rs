@@ -250,6 +250,7 @@ fn judge(target: &Target, method: &Method, status: StatusCode) -> Judgement {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::balance::budget::RetryRules;
 
     fn registry(method: &Method, path_and_query: &str) -> (Target, Method) {
         let (path, query) = match path_and_query.split_once('?') {
@@ -292,6 +293,58 @@ mod tests {
             let what = format!("{method} {}", target.member_target());
             assert_eq!(is_repeatable(&target, &method), repeatable, "{what}");
             assert_eq!(work(&target), of, "{what}");
+        }
+    }
+
+    /// Only the times are looked at.
+    fn limits() -> UpstreamLimits {
+        let long = Duration::from_secs(1000);
+        UpstreamLimits {
+            connections_max: 1,
+            queue_max: 1,
+            queue_timeout: long,
+            connect_timeout: long,
+            idle_timeout: long,
+            first_byte_timeout: Duration::from_secs(1),
+            head_timeout: Duration::from_secs(2),
+            finish_timeout: Duration::from_secs(3),
+            body_idle_timeout: long,
+            pulls_max: 1,
+            uploads_max: 1,
+            client_share_percent: 50,
+            body_stall_timeout: long,
+            resume_max: 1,
+            manifest_bytes_max: 1,
+            retry: RetryRules { percent: 0, per_second: 0 },
+        }
+    }
+
+    #[test]
+    fn how_long_a_request_may_take() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let (first_byte, head, finish) = (1, 2, 3);
+        let put = Method::PUT;
+        for ((target, method), all_attempts, one_attempt) in [
+            (registry(&Method::GET, "/v2/a/b/manifests/v1"), head, first_byte),
+            (registry(&Method::GET, &format!("/v2/a/b/blobs/{digest}")), head, first_byte),
+            (registry(&put, "/v2/a/b/manifests/v1"), head, first_byte),
+            (registry(&Method::POST, "/v2/a/b/blobs/uploads/"), head, first_byte),
+            (registry(&Method::PATCH, "/v2/a/b/blobs/uploads/u"), head, first_byte),
+            // However little of the upload comes with it.
+            (registry(&put, &format!("/v2/a/b/blobs/uploads/u?digest={digest}")), finish, first_byte),
+            (registry(&Method::POST, &format!("/v2/a/b/blobs/uploads/?digest={digest}")), finish, first_byte),
+            (web(&Method::GET, "/harbor/projects"), head, first_byte),
+            (web(&Method::GET, "/api/v2.0/projects"), finish, head),
+            (web(&Method::POST, "/api/v2.0/projects"), finish, head),
+        ] {
+            let what = format!("{method} {}", target.member_target());
+            let seconds = Duration::from_secs;
+            let expected = Patience {
+                head: seconds(all_attempts),
+                attempt: seconds(one_attempt),
+                after_body: seconds(all_attempts),
+            };
+            assert_eq!(patience(&target, &limits()), expected, "{what}");
         }
     }
 
