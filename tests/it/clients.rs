@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use tokio::sync::OnceCell;
 
 use crate::harness::certs::Certificates;
-use crate::harness::clients::containers::{Buildah, Podman};
+use crate::harness::clients::containers::Containers;
 use crate::harness::clients::ctr::Ctr;
 use crate::harness::clients::curl_h2::CurlH2;
 use crate::harness::clients::docker::{Docker, Dockerd, Network};
@@ -176,8 +176,8 @@ async fn every_client(endpoint: &Endpoint) -> Result<Vec<Ran>> {
     let dockerd = Dockerd::shared().await;
     let mut ran = exercise(&mut CurlH2::new(endpoint), "t/curl-h2").await?;
     ran.extend(exercise(&mut Skopeo::new(endpoint), "t/skopeo").await?);
-    ran.extend(exercise(&mut Podman::new(endpoint), "t/podman").await?);
-    ran.extend(exercise(&mut Buildah::new(endpoint), "t/buildah").await?);
+    ran.extend(exercise(&mut Containers::podman(endpoint), "t/podman").await?);
+    ran.extend(exercise(&mut Containers::buildah(endpoint), "t/buildah").await?);
     ran.extend(exercise(&mut Dxf::new(endpoint), "t/dxf").await?);
     ran.extend(exercise(&mut Ctr::start(endpoint).await, "t/ctr").await?);
     ran.extend(exercise(&mut Docker::new(endpoint, &dockerd), "t/docker").await?);

@@ -95,7 +95,7 @@ async fn a_key_that_is_not_the_nodes_is_named_beside_the_nodes_own() {
     let kid = async |node: &crate::harness::harbor::HarborNode| {
         let token = node.client().with_basic("robot$probe", &site.accounts.probe);
         let token = token.get("/service/token?service=harbor-registry").await;
-        let token = token.json()["token"].as_str().expect("a token").to_owned();
+        let token = token.token();
         let header = token.split('.').next().expect("a header").to_owned();
         let header = data_encoding::BASE64URL_NOPAD.decode(header.as_bytes()).expect("base64url");
         serde_json::from_slice::<serde_json::Value>(&header).expect("JSON")["kid"]

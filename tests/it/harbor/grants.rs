@@ -33,7 +33,7 @@ async fn what_the_policy_grants_under_one_host_opens_nothing_that_harbor_decides
     let request =
         mirror.request(Method::GET, "/service/token?service=tidegate-test&scope=repository:team/app:pull");
     let answer = mirror.send(request.empty()).await;
-    let token = answer.is(200).json()["token"].as_str().expect("a token").to_owned();
+    let token = answer.is(200).token();
     let there = pull::manifest(&mirror.with_bearer(&token), "team/app", "v1").await;
     assert_eq!(
         there.status,

@@ -283,13 +283,13 @@ async fn another_harbor_replicates_through_the_gateway_in_both_directions() {
     api.get("/api/v2.0/projects?q=name%3Dteam").await.is(200);
     let challenge = site.client().get("/v2/").await.is(401);
     assert!(challenge.header("www-authenticate").expect("a challenge").starts_with("Bearer "));
-    let answer = site.client().token_answer(user, password, &["repository:team/app:pull,push"]).await;
-    let answer = answer.is(200).json();
+    let answer = site.client().token_answer(user, password, &["repository:team/app:pull,push"]).await.is(200);
+    let (token, answer) = (answer.token(), answer.json());
     // Without these Harbor asks for a new token before every single request.
     assert!(answer["expires_in"].as_u64().is_some_and(|life| life >= 60), "{answer}");
     let issued: jiff::Timestamp = answer["issued_at"].as_str().expect("a time").parse().expect("RFC 3339");
     assert!(jiff::Timestamp::now().duration_since(issued).as_secs() < 60, "{answer}");
-    let client = site.client().with_bearer(answer["token"].as_str().expect("a token"));
+    let client = site.client().with_bearer(&token);
     let image = Image::random(&[9_000, 500]);
     for blob in image.blobs() {
         client.head(&format!("/v2/team/app/blobs/{}", blob.digest)).await.is(404);

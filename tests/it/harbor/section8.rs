@@ -24,7 +24,7 @@ fn part(token: &str, at: usize) -> serde_json::Value {
 async fn token_of(node: &HarborNode, user: &str, password: &str) -> String {
     let target = "/service/token?service=harbor-registry&scope=repository:team/app:pull,push";
     let answer = node.client().with_basic(user, password).get(target).await;
-    answer.is(200).json()["token"].as_str().expect("a token").to_owned()
+    answer.is(200).token()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,7 +227,7 @@ async fn what_is_public_is_anybodys_and_nothing_else() {
         };
         let token = async |scope: &str| {
             let answer = site.client().send(anonymous(scope)).await.is(200);
-            answer.json()["token"].as_str().expect("a token").to_owned()
+            answer.token()
         };
         let client = site.client().with_bearer(&token(scope).await);
         for _ in 0..4 {

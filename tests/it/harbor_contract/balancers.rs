@@ -55,8 +55,8 @@ async fn tokens_of_the_other_node() {
     let target = token_target(&[&pull_push(&site.names.app)]);
     for (between, wanted) in [(0, 401), (1, 200)] {
         for _ in 0..20 {
-            let token = site.alice().get(&target).await.json();
-            let client = site.client().with_bearer(token["token"].as_str().expect("a token"));
+            let token = site.alice().get(&target).await.token();
+            let client = site.client().with_bearer(&token);
             for _ in 0..between {
                 site.client().get("/api/v2.0/ping").await;
             }
@@ -70,8 +70,8 @@ async fn tokens_of_the_other_node() {
 async fn pushes() {
     let site = Balanced::start().await;
     let app = &site.names.app;
-    let token = site.alice().get(&token_target(&[&pull_push(app)])).await.json();
-    let client = site.client().with_bearer(token["token"].as_str().expect("a token"));
+    let token = site.alice().get(&token_target(&[&pull_push(app)])).await.token();
+    let client = site.client().with_bearer(&token);
     let mut statuses = Vec::new();
     for _ in 0..2 {
         let answer = client.post(&format!("/v2/{app}/blobs/uploads/"), "").await;
@@ -100,8 +100,8 @@ async fn replication() {
     Case::get("470", &node.client(), "/v2/").status(401).run().await;
     let tokens = async |actions: &str| {
         let scope = format!("repository:{repository}:{actions}");
-        let answer = super::world::token_answer(&admin, &[&scope]).await.json();
-        node.client().with_bearer(answer["token"].as_str().expect("a token"))
+        let answer = super::world::token_answer(&admin, &[&scope]).await;
+        node.client().with_bearer(&answer.token())
     };
     let client = tokens("pull").await;
     Case::head("470", &client, format!("/v2/{repository}/manifests/v2"))

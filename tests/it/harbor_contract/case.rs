@@ -322,8 +322,7 @@ pub(super) fn cookie_of(answer: &Answer, name: &str) -> Option<String> {
 
 /// Header and claims of a token in an answer of the token service.
 pub(super) fn token_parts(answer: &Answer) -> (Value, Value) {
-    let json = answer.json();
-    let token = json["token"].as_str().expect("a token");
+    let token = answer.token();
     let mut parts = token.split('.').map(|part| BASE64URL_NOPAD.decode(part.as_bytes()).expect("base64"));
     let mut next = || serde_json::from_slice(&parts.next().expect("a part")).expect("JSON");
     (next(), next())

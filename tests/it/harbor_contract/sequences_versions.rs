@@ -78,8 +78,8 @@ async fn s38_s39_a_wrong_clock() {
     Case::get("its own", &own, "/v2/").status(200).run().await;
     pair.b.replace_private_key(&std::fs::read_to_string(pair.a.private_key_file()).expect("a key"));
     pair.a.set_clock_offset(120);
-    let token = token_answer(&pair.a.login(&names.alice), &[&pull_push(app)]).await.json();
-    let on_b = pair.b.client().with_bearer(token["token"].as_str().expect("a token"));
+    let token = token_answer(&pair.a.login(&names.alice), &[&pull_push(app)]).await.token();
+    let on_b = pair.b.client().with_bearer(&token);
     Case::get("ahead, on B", &on_b, "/v2/").refused(BASIC, "unauthorized").run().await;
 }
 
@@ -161,8 +161,8 @@ async fn s47_s48_harbor_1() {
     let own = bearer(&one.node, &names.alice, &[&scope]).await;
     one.upload("its own token", &own, app, 202).await;
     let uploads = format!("/v2/{app}/blobs/uploads/");
-    let token = token_answer(&one.node.login(&names.alice), &[&scope]).await.json();
-    let foreign = other.node.client().with_bearer(token["token"].as_str().expect("a token"));
+    let token = token_answer(&one.node.login(&names.alice), &[&scope]).await.token();
+    let foreign = other.node.client().with_bearer(&token);
     let answer = foreign.post(&uploads, "").await;
     let challenge = answer.header("www-authenticate").unwrap_or_default();
     assert!(answer.status == 401 && challenge.ends_with(",error=\"invalid_token\""), "{challenge}");

@@ -176,8 +176,7 @@ pub(super) async fn token_answer(client: &TestClient, scopes: &[&str]) -> Answer
 /// A client of `node` with a token of it for `login`.
 pub(super) async fn bearer(node: &HarborNode, login: &Login, scopes: &[&str]) -> TestClient {
     let answer = token_answer(&node.login(login), scopes).await;
-    let json = answer.json();
-    node.client().with_bearer(json["token"].as_str().expect("a token"))
+    node.client().with_bearer(&answer.token())
 }
 
 pub(super) fn pull_push(repository: &str) -> String {

@@ -286,9 +286,7 @@ impl TestClient {
     }
 
     pub(crate) async fn try_token(&self, user: &str, password: &str, scopes: &[&str]) -> Result<String> {
-        let answer = self.try_token_answer(user, password, scopes).await?.ensure(200)?;
-        let token = answer.try_json()?["token"].as_str().map(str::to_owned);
-        token.context("no token in the answer")
+        self.try_token_answer(user, password, scopes).await?.ensure(200)?.try_token()
     }
 
     /// This client with the token for pulls of `repository` that anybody gets.
@@ -297,9 +295,8 @@ impl TestClient {
         sure(async move {
             let scope = format!("repository:{repository}:pull");
             let target = format!("/service/token?service=tidegate-test&scope={scope}");
-            let answer = self.try_get(&target).await?.ensure(200)?.try_json()?;
-            let token = answer["token"].as_str().context("no token in the answer")?;
-            Ok(self.clone().with_bearer(token))
+            let token = self.try_get(&target).await?.ensure(200)?.try_token()?;
+            Ok(self.clone().with_bearer(&token))
         })
     }
 

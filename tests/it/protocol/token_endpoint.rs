@@ -32,7 +32,7 @@ async fn get(hub: &Hub, query: &str) -> Answer {
 #[track_caller]
 fn claims(answer: &Answer) -> Value {
     assert_eq!(answer.status, 200, "{}", answer.text());
-    let token = answer.json()["token"].as_str().expect("a token").to_owned();
+    let token = answer.token();
     let payload = token.split('.').nth(1).expect("three parts").to_owned();
     let payload = data_encoding::BASE64URL_NOPAD.decode(payload.as_bytes()).expect("base64url");
     serde_json::from_slice(&payload).expect("claims")
@@ -166,7 +166,7 @@ async fn rule_08_login_verifies_credentials_and_never_gives_an_anonymous_token()
     assert_eq!(granted(&answer), ["repository:public/x:pull"]);
     assert_eq!(claims(&answer)["sub"], "");
     // Such a token opens what anybody may see, and nothing else.
-    let token = answer.json()["token"].as_str().expect("a token").to_owned();
+    let token = answer.token();
     let anybody = hub.nobody().with_bearer(&token);
     let answer = anybody.get("/v2/public/x/tags/list").await;
     assert_eq!((answer.status.as_u16(), answer.error_code().as_deref()), (404, Some("NAME_UNKNOWN")));
@@ -223,7 +223,7 @@ async fn rule_23_many_wrong_passwords_lock_nobody_out_and_never_answer_429() {
 async fn published_keys_verify_a_token_and_nothing_else_is_in_its_header() {
     let hub = hub().await;
     let answer = get(&hub, "scope=repository:bob/x:pull").await;
-    let token = answer.json()["token"].as_str().expect("a token").to_owned();
+    let token = answer.token();
     let header = token.split('.').next().expect("a header").as_bytes().to_owned();
     let header = data_encoding::BASE64URL_NOPAD.decode(&header).expect("base64url");
     let header: serde_json::Map<String, Value> = serde_json::from_slice(&header).expect("a header");

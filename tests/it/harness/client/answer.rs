@@ -77,6 +77,21 @@ impl Answer {
         serde_json::from_slice(&self.body).with_context(|| format!("no JSON in {self}"))
     }
 
+    /// The token of a token service.
+    #[track_caller]
+    pub(crate) fn token(&self) -> String {
+        match self.try_token() {
+            Ok(token) => token,
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+
+    /// As [`Self::token`], for steps that return their error.
+    pub(crate) fn try_token(&self) -> Result<String> {
+        let token = self.try_json()?["token"].as_str().map(str::to_owned);
+        token.with_context(|| format!("no token in {self}"))
+    }
+
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }

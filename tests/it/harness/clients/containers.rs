@@ -12,34 +12,41 @@ use crate::harness::Result;
 use crate::harness::image::Image;
 use crate::harness::process;
 
-/// podman with storage and logins of its own.
+/// podman or buildah with storage and logins of its own.
 #[derive(Debug)]
-pub(crate) struct Podman(Program);
-
-/// buildah with storage and logins of its own.
-#[derive(Debug)]
-pub(crate) struct Buildah(Program);
-
-#[derive(Debug)]
-struct Program {
-    name: &'static str,
+pub(crate) struct Containers {
+    program: Program,
     endpoint: Endpoint,
     auth_file: PathBuf,
     dir: TempDir,
 }
 
-impl Program {
-    fn new(name: &'static str, endpoint: &Endpoint) -> Self {
-        let dir = TempDir::with_prefix(format!("tidegate-{name}-")).expect("a temporary directory");
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Program {
+    Podman,
+    Buildah,
+}
+
+impl Containers {
+    pub(crate) fn podman(endpoint: &Endpoint) -> Self {
+        Self::new(Program::Podman, endpoint)
+    }
+
+    pub(crate) fn buildah(endpoint: &Endpoint) -> Self {
+        Self::new(Program::Buildah, endpoint)
+    }
+
+    fn new(program: Program, endpoint: &Endpoint) -> Self {
+        let dir = TempDir::with_prefix("tidegate-containers-").expect("a temporary directory");
         let auth_file = dir.path().join("auth.json");
-        Self { name, endpoint: endpoint.clone(), auth_file, dir }
+        Self { program, endpoint: endpoint.clone(), auth_file, dir }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = process::command(self.name);
+        let mut command = process::command(self.name());
         command.args(["--storage-driver", "vfs", "--root"]).arg(self.dir.path().join("root"));
         command.arg("--runroot").arg(self.dir.path().join("run"));
-        if self.name == "podman" {
+        if self.program == Program::Podman {
             command.arg("--tmpdir").arg(self.dir.path().join("tmp"));
             command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
         }
@@ -55,21 +62,59 @@ impl Program {
         command
     }
 
+    fn skopeo(&self) -> Skopeo {
+        Skopeo::with_auth_file(&self.endpoint, &self.auth_file)
+    }
+}
+
+/// An image's id is the digest of its configuration, which names the digest of every layer.
+fn ensure_image_id(id: &str, image: &Image) -> Result<()> {
+    ensure!(image.config.digest.ends_with(id.trim()) && !id.trim().is_empty(), "image {id} is another one");
+    Ok(())
+}
+
+impl RealClient for Containers {
+    fn name(&self) -> &'static str {
+        match self.program {
+            Program::Podman => "podman",
+            Program::Buildah => "buildah",
+        }
+    }
+
+    fn scenario(&self, operation: Operation) -> &'static str {
+        match (operation, self.program) {
+            (Operation::Login, _) => "login",
+            (Operation::Push, _) => "push",
+            (Operation::Pull, _) => "pull",
+            (Operation::List, Program::Podman) => "list: search --list-tags",
+            (Operation::List, Program::Buildah) => {
+                "list: skopeo with buildah's login (buildah has no command for it)"
+            }
+            (Operation::Delete, Program::Podman) => {
+                "delete: skopeo with podman's login (podman has no command for it)"
+            }
+            (Operation::Delete, Program::Buildah) => {
+                "delete: skopeo with buildah's login (buildah has no command for it)"
+            }
+            (Operation::Logout, _) => "logout",
+        }
+    }
+
     async fn version(&self) -> Result<String> {
-        let mut command = process::command(self.name);
+        let mut command = process::command(self.name());
         command.arg("--version");
         let text = process::run(command, COMMAND_LIMIT).await?;
         Ok(text.split_whitespace().nth(2).context("no version")?.to_owned())
     }
 
-    async fn login(&self) -> Result<()> {
+    async fn login(&mut self) -> Result<()> {
         let mut command = self.remote_command(&["login"]);
         command.args(self.endpoint.login_arguments());
         process::run(command, COMMAND_LIMIT).await?;
         Ok(())
     }
 
-    async fn push(&self, image: &Image, repository: &str, tag: &str) -> Result<()> {
+    async fn push(&mut self, image: &Image, repository: &str, tag: &str) -> Result<()> {
         let reference = self.endpoint.reference(repository, tag);
         let archive = image.write_docker_archive(&self.dir.path().join("image.tar"), &reference);
         let source = format!("docker-archive:{}", archive.display());
@@ -82,72 +127,26 @@ impl Program {
         Ok(())
     }
 
-    async fn pull(&self, image: &Image, repository: &str, tag: &str) -> Result<()> {
+    async fn pull(&mut self, image: &Image, repository: &str, tag: &str) -> Result<()> {
         let mut command = self.remote_command(&["pull", "--quiet"]);
         command.arg(self.endpoint.reference(repository, tag));
         let id = process::run(command, COMMAND_LIMIT).await?;
         ensure_image_id(&id, image)
     }
 
-    fn skopeo(&self) -> Skopeo {
-        Skopeo::with_auth_file(&self.endpoint, &self.auth_file)
-    }
-
-    async fn logout(&self) -> Result<()> {
+    async fn logout(&mut self) -> Result<()> {
         let mut command = self.command(&["logout", "--authfile"]);
         command.arg(&self.auth_file).arg(&self.endpoint.authority);
         process::run(command, COMMAND_LIMIT).await?;
         ensure_forgotten(&self.auth_file, &self.endpoint.authority)
     }
-}
-
-/// An image's id is the digest of its configuration, which names the digest of every layer.
-fn ensure_image_id(id: &str, image: &Image) -> Result<()> {
-    ensure!(image.config.digest.ends_with(id.trim()) && !id.trim().is_empty(), "image {id} is another one");
-    Ok(())
-}
-
-impl Podman {
-    pub(crate) fn new(endpoint: &Endpoint) -> Self {
-        Self(Program::new("podman", endpoint))
-    }
-}
-
-impl RealClient for Podman {
-    fn name(&self) -> &'static str {
-        self.0.name
-    }
-
-    async fn version(&self) -> Result<String> {
-        self.0.version().await
-    }
-
-    fn scenario(operation: Operation) -> &'static str {
-        match operation {
-            Operation::Login => "login",
-            Operation::Push => "push",
-            Operation::Pull => "pull",
-            Operation::List => "list: search --list-tags",
-            Operation::Delete => "delete: skopeo with podman's login (podman has no command for it)",
-            Operation::Logout => "logout",
-        }
-    }
-
-    async fn login(&mut self) -> Result<()> {
-        self.0.login().await
-    }
-
-    async fn push(&mut self, image: &Image, repository: &str, tag: &str) -> Result<()> {
-        self.0.push(image, repository, tag).await
-    }
-
-    async fn pull(&mut self, image: &Image, repository: &str, tag: &str) -> Result<()> {
-        self.0.pull(image, repository, tag).await
-    }
 
     async fn list(&mut self, repository: &str) -> Result<Vec<String>> {
-        let mut command = self.0.command(&["search", "--list-tags", "--authfile"]);
-        command.arg(&self.0.auth_file).arg(format!("{}/{repository}", self.0.endpoint.authority));
+        if self.program == Program::Buildah {
+            return self.skopeo().list(repository).await;
+        }
+        let mut command = self.command(&["search", "--list-tags", "--authfile"]);
+        command.arg(&self.auth_file).arg(format!("{}/{repository}", self.endpoint.authority));
         let tags = process::run(command, COMMAND_LIMIT).await?;
         // A table with a line of titles; the tag is the second column.
         Ok(tags
@@ -159,61 +158,6 @@ impl RealClient for Podman {
     }
 
     async fn delete(&mut self, repository: &str, tag: &str) -> Result<()> {
-        self.0.skopeo().delete(repository, tag).await
-    }
-
-    async fn logout(&mut self) -> Result<()> {
-        self.0.logout().await
-    }
-}
-
-impl Buildah {
-    pub(crate) fn new(endpoint: &Endpoint) -> Self {
-        Self(Program::new("buildah", endpoint))
-    }
-}
-
-impl RealClient for Buildah {
-    fn name(&self) -> &'static str {
-        self.0.name
-    }
-
-    async fn version(&self) -> Result<String> {
-        self.0.version().await
-    }
-
-    fn scenario(operation: Operation) -> &'static str {
-        match operation {
-            Operation::Login => "login",
-            Operation::Push => "push",
-            Operation::Pull => "pull",
-            Operation::List => "list: skopeo with buildah's login (buildah has no command for it)",
-            Operation::Delete => "delete: skopeo with buildah's login (buildah has no command for it)",
-            Operation::Logout => "logout",
-        }
-    }
-
-    async fn login(&mut self) -> Result<()> {
-        self.0.login().await
-    }
-
-    async fn push(&mut self, image: &Image, repository: &str, tag: &str) -> Result<()> {
-        self.0.push(image, repository, tag).await
-    }
-
-    async fn pull(&mut self, image: &Image, repository: &str, tag: &str) -> Result<()> {
-        self.0.pull(image, repository, tag).await
-    }
-
-    async fn list(&mut self, repository: &str) -> Result<Vec<String>> {
-        self.0.skopeo().list(repository).await
-    }
-
-    async fn delete(&mut self, repository: &str, tag: &str) -> Result<()> {
-        self.0.skopeo().delete(repository, tag).await
-    }
-
-    async fn logout(&mut self) -> Result<()> {
-        self.0.logout().await
+        self.skopeo().delete(repository, tag).await
     }
 }

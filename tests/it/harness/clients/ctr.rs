@@ -106,7 +106,7 @@ impl RealClient for Ctr {
         Ok(last_word(&process::run(command, COMMAND_LIMIT).await?))
     }
 
-    fn scenario(operation: Operation) -> &'static str {
+    fn scenario(&self, operation: Operation) -> &'static str {
         match operation {
             Operation::Login => "login: curl (ctr has none, it takes --user with every call)",
             Operation::Push => "push: images push --user",

@@ -188,7 +188,7 @@ impl RealClient for CurlH2 {
         Ok(text.split_whitespace().nth(1).context("no version")?.to_owned())
     }
 
-    fn scenario(operation: Operation) -> &'static str {
+    fn scenario(&self, operation: Operation) -> &'static str {
         match operation {
             Operation::Login => "login: a token without scope, and /v2/ with it",
             Operation::Push => "push: every blob in three PATCHes",

@@ -149,7 +149,7 @@ impl RealClient for Docker {
         Ok(told.trim().to_owned())
     }
 
-    fn scenario(operation: Operation) -> &'static str {
+    fn scenario(&self, operation: Operation) -> &'static str {
         match operation {
             Operation::Login => "login",
             Operation::Push => "push",

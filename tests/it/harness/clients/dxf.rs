@@ -58,7 +58,7 @@ impl RealClient for Dxf {
         Ok(process::run(command, COMMAND_LIMIT).await?.trim().to_owned())
     }
 
-    fn scenario(operation: Operation) -> &'static str {
+    fn scenario(&self, operation: Operation) -> &'static str {
         match operation {
             Operation::Login => "login: auth",
             Operation::Push => "push: push-blob for each layer, set-alias",

@@ -78,9 +78,7 @@ pub(crate) trait RealClient {
     async fn version(&self) -> Result<String>;
 
     /// The line of the report for this operation.
-    fn scenario(operation: Operation) -> &'static str
-    where
-        Self: Sized;
+    fn scenario(&self, operation: Operation) -> &'static str;
 
     async fn login(&mut self) -> Result<()>;
 
@@ -105,7 +103,7 @@ pub(crate) async fn exercise<C: RealClient>(client: &mut C, repository: &str) ->
     let mut ran = Vec::new();
     for operation in OPERATIONS {
         let step = perform(client, operation, &image, repository).await;
-        let scenario = C::scenario(operation);
+        let scenario = client.scenario(operation);
         step.with_context(|| format!("{} {version}: {scenario}", client.name()))?;
         ran.push(Ran { client: client.name(), version: version.clone(), scenario });
     }

@@ -74,7 +74,7 @@ impl RealClient for Skopeo {
         Ok(last_word(&process::run(command, COMMAND_LIMIT).await?))
     }
 
-    fn scenario(operation: Operation) -> &'static str {
+    fn scenario(&self, operation: Operation) -> &'static str {
         match operation {
             Operation::Login => "login",
             Operation::Push => "push: copy from an OCI layout",
