@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::fixture::{Nodes, ask, config};
 use crate::harbor::fixture::CredentialKind;
 use crate::harness::fake_member::{FakeMember, Recorded, Reply, answer};
-use crate::harness::harbor::HarborDatabase;
+use crate::harness::harbor::{HarborDatabase, HarborNodeBuilder};
 use crate::harness::registry::{StockRegistry, StockRegistryBuilder};
 
 const WRITE: &[&str] = &["--write-probes"];
@@ -135,7 +135,7 @@ async fn a_project_that_is_missing_and_rights_that_are_missing_are_told_apart() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_on_other_databases_or_storages_are_told_apart() {
+async fn nodes_on_another_database_are_told_apart() {
     let own = HarborDatabase::new();
     let site =
         Nodes::start_with(2, |number, node| if number == 1 { node.database(&own) } else { node }).await;
@@ -154,10 +154,20 @@ async fn nodes_on_other_databases_or_storages_are_told_apart() {
     let said = crate::harness::process::finish(command, crate::harness::clients::COMMAND_LIMIT).await;
     let said = said.expect("it runs").stdout;
     assert!(said.contains("does not see the database of node0") && said.contains("(database)"), "{said}");
-    let other = site.dir.path().join("other");
-    let site =
-        Nodes::start_with(2, |number, node| if number == 1 { node.storage(&other) } else { node }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_on_another_storage_are_told_apart() {
+    let other = TempDir::with_prefix("tidegate-other-").expect("a temporary directory");
+    let on_other = |number: usize, node: HarborNodeBuilder| {
+        if number == 1 { node.storage(other.path()) } else { node }
+    };
+    let site = Nodes::start_with(2, on_other).await;
     site.ask(IN_TEAM).await.ends_with(1).expect(&[("node1", "storage")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_with_another_http_secret_are_told_apart() {
     let site = Nodes::start_with(2, |number, node| node.http_secret(&format!("secret {number}"))).await;
     site.ask(IN_TEAM).await.ends_with(0).expect(&[("node1", "http_secret")]);
 }
