@@ -133,11 +133,20 @@ async fn a_member_that_is_killed_frozen_or_back_is_followed_under_load() {
     site.members[1].thaw();
     for member in ["member0", "member1"] {
         site.gateway.wait_for_state(member, "healthy").await;
+    }
+    for (member, others) in [("member0", ["member1", "member2"]), ("member1", ["member0", "member2"])] {
+        // One whose first answer took long is else not chosen before that has faded.
+        for other in others {
+            site.gateway.control(&["drain", other]).await.success().expect("drained");
+        }
         let served = served_by(&site.gateway, member);
         wait::until("work to come back", async || {
             (served_by(&site.gateway, member) > served + 10).then_some(())
         })
         .await;
+        for other in others {
+            site.gateway.control(&["undrain", other]).await.success().expect("undrained");
+        }
     }
     load.stop().await;
     site.stop_gateway().await;
