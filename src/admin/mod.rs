@@ -122,13 +122,14 @@ impl Admin {
             {
                 oldest.abort();
             }
-            let connection = Arc::clone(&self).serve(stream, stop.clone());
+            let connection = Arc::clone(&self).serve(stream);
             open.push_back(tasks.spawn(connection).abort_handle());
         }
     }
 
-    /// One connection, with one request.
-    async fn serve(self: Arc<Self>, stream: TcpStream, stop: CancellationToken) {
+    /// One connection, with one request. A process that ends answers what was accepted: a close in good order before the
+    /// head has come would leave a client that is just asking without an answer.
+    async fn serve(self: Arc<Self>, stream: TcpStream) {
         let service = service_fn(move |request| {
             let admin = Arc::clone(&self);
             async move { Ok::<_, Infallible>(admin.answer(&request)) }
@@ -139,18 +140,8 @@ impl Admin {
             .keep_alive(false)
             .max_buf_size(BUFFER_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service);
-        let lasts = async {
-            tokio::pin!(connection);
-            tokio::select! {
-                ended = &mut connection => drop(ended),
-                () = stop.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    drop(connection.await);
-                }
-            }
-        };
         // A scraper that hangs up, or does not read, needs no log line.
-        drop(tokio::time::timeout(CONNECTION_TIMEOUT, lasts).await);
+        drop(tokio::time::timeout(CONNECTION_TIMEOUT, connection).await);
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
