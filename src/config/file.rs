@@ -4,12 +4,16 @@
 
 mod pools;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 pub(super) use pools::*;
 
+use super::decode::SECTION_OR_NONE;
 use super::value::{HumanDuration, OrNone, Secret, Size};
 
 /// The whole file.
@@ -364,4 +368,28 @@ pub(super) struct Shutdown {
     pub(super) lead_time: Option<HumanDuration>,
     /// How long running requests may go on.
     pub(super) grace_period: Option<HumanDuration>,
+}
+
+impl<'de> Deserialize<'de> for OrNone<Admin> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_struct(SECTION_OR_NONE, &["address", "hosts", "socket"], AdminVisitor)
+    }
+}
+
+struct AdminVisitor;
+
+impl<'de> Visitor<'de> for AdminVisitor {
+    type Value = OrNone<Admin>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("none, or a section with address, hosts and socket")
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<OrNone<Admin>, E> {
+        Ok(OrNone::None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, access: A) -> Result<OrNone<Admin>, A::Error> {
+        Admin::deserialize(MapAccessDeserializer::new(access)).map(OrNone::Section)
+    }
 }

@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use jiff::fmt::friendly::SpanParser;
-use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
-use super::decode::{FIX_SEPARATOR, SECTION_OR_NONE};
-use super::file::Admin;
+use super::decode::FIX_SEPARATOR;
 use crate::secret::SecretString;
 
 /// Longest time that can be written. Sums of a few of these fit wherever times are added.
@@ -90,30 +88,6 @@ impl<'de> Deserialize<'de> for Size {
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(SecretVisitor)
-    }
-}
-
-impl<'de> Deserialize<'de> for OrNone<Admin> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_struct(SECTION_OR_NONE, &["address", "hosts", "socket"], AdminVisitor)
-    }
-}
-
-struct AdminVisitor;
-
-impl<'de> Visitor<'de> for AdminVisitor {
-    type Value = OrNone<Admin>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("none, or a section with address, hosts and socket")
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<OrNone<Admin>, E> {
-        Ok(OrNone::None)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, access: A) -> Result<OrNone<Admin>, A::Error> {
-        Admin::deserialize(MapAccessDeserializer::new(access)).map(OrNone::Section)
     }
 }
 

@@ -18,8 +18,10 @@ const HARBOR_SERVICE: &str = "harbor-registry";
 /// The credential of a member, its own or the pool's; `None` when it cannot be used, which is reported.
 pub(super) fn member(
     cx: &mut Context<'_>,
-    (pool_path, pool): (&KeyPath, &Pool),
-    (path, member): (&KeyPath, &Member),
+    pool_path: &KeyPath,
+    pool: &Pool,
+    path: &KeyPath,
+    member: &Member,
     tokens: &TokenSettings,
 ) -> Option<CredentialSettings> {
     let kind = harbor::kind_of(pool, member);

@@ -20,7 +20,8 @@ pub(super) fn member_kind(
     cx: &mut Context<'_>,
     pool_path: &KeyPath,
     pool: &Pool,
-    (path, member): (&KeyPath, &Member),
+    path: &KeyPath,
+    member: &Member,
 ) -> Option<MemberKind> {
     if kind_of(pool, member) == Kind::Registry {
         for (key, given) in [("account", &member.account), ("catalog_account", &member.catalog_account)] {
@@ -73,10 +74,11 @@ pub(super) fn has_nodes(pool: &Pool) -> bool {
 }
 
 /// Members that need the clients' own passwords get them only for clients of the provider that
-/// asks this very pool: any other would send its clients' passwords to somebody else's nodes.
+/// asks this very pool: any other would send its clients' passwords to other nodes.
 pub(super) fn check_passwords(
     cx: &mut Context<'_>,
-    (path, pool): (&KeyPath, usize),
+    path: &KeyPath,
+    pool: usize,
     file: &File,
     members: &[MemberSettings],
 ) {

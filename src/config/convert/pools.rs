@@ -53,12 +53,12 @@ pub(super) fn pools(
         let members = pool.members.iter().enumerate();
         let members: Vec<_> = members
             .filter_map(|(at, member)| {
-                convert_member(cx, (&path, pool), (&path.key("members").index(at), member), tokens)
+                convert_member(cx, &path, pool, &path.key("members").index(at), member, tokens)
             })
             .collect();
         let health = health(cx, &path.key("health"), &pool.health);
         let limits = upstream_limits(cx, &path.key("upstream"), &pool.upstream, Some(&default_limits));
-        harbor::check_passwords(cx, (&path, at), file, &members);
+        harbor::check_passwords(cx, &path, at, file, &members);
         if let Ok(name) = PoolName::try_from(pool.name.as_str()) {
             let storage = match pool.storage {
                 Some(StorageKey::Replicated) => Storage::Replicated,
@@ -192,8 +192,10 @@ fn check_names(cx: &mut Context<'_>, path: &KeyPath, pools: &[Pool]) {
 
 fn convert_member(
     cx: &mut Context<'_>,
-    (pool_path, pool): (&KeyPath, &Pool),
-    (path, member): (&KeyPath, &Member),
+    pool_path: &KeyPath,
+    pool: &Pool,
+    path: &KeyPath,
+    member: &Member,
     tokens: &TokenSettings,
 ) -> Option<MemberSettings> {
     let address = match member_address(&member.url) {
@@ -216,8 +218,8 @@ fn convert_member(
         let fix = "write https:// in `url`, or remove `tls`";
         cx.error(&path.key("tls"), "an http member has no TLS", Fix::advice(fix));
     }
-    let kind = harbor::member_kind(cx, pool_path, pool, (path, member))?;
-    let credential = credentials::member(cx, (pool_path, pool), (path, member), tokens)?;
+    let kind = harbor::member_kind(cx, pool_path, pool, path, member)?;
+    let credential = credentials::member(cx, pool_path, pool, path, member, tokens)?;
     let name = MemberName::try_from(member.name.as_str()).ok();
     let tier = if member.backup.unwrap_or(false) { Tier::Backup } else { Tier::Primary };
     Some(MemberSettings { name: name?, address: address?, tls, weight, tier, kind, credential })

@@ -3,7 +3,7 @@
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::{DecodeError, Decoder, SECTION_OR_NONE, unknown_key};
+use super::problem::{DecodeError, Decoder, SECTION_OR_NONE, unknown_key};
 use crate::config::document::{Entry, KeyPath, Node, Place, Problem, Spot, Value};
 use crate::config::error::Fix;
 
