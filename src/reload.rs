@@ -259,7 +259,7 @@ fn with_running_harbor(old: &Config, new: &Config) -> (IdentitySettings, bool) {
     {
         running.pool = wanted.pool;
     }
-    let changed = format!("{running:?}") != format!("{wanted:?}");
+    let changed = running != wanted;
     let mut identity = new.identity.clone();
     identity.providers.retain(|provider| !is_harbor(provider));
     identity.providers.extend(running.map(|(settings, _)| ProviderSettings::Harbor(settings)));
@@ -268,20 +268,18 @@ fn with_running_harbor(old: &Config, new: &Config) -> (IdentitySettings, bool) {
 
 /// The sections that differ and are only read at start.
 fn restart_only_changes(old: &Config, new: &Config) -> Vec<&'static str> {
-    let differs =
-        |old: &dyn std::fmt::Debug, new: &dyn std::fmt::Debug| format!("{old:?}") != format!("{new:?}");
     [
-        ("external_url, hosts", differs(&old.hosts, &new.hosts)),
-        ("listeners, limits", differs(&old.server, &new.server)),
-        ("admin", differs(&old.admin, &new.admin)),
-        ("tokens", differs(&old.tokens, &new.tokens)),
-        ("uploads", differs(&old.uploads, &new.uploads)),
-        ("password_checks", differs(&old.identity.limits, &new.identity.limits)),
+        ("external_url, hosts", old.hosts != new.hosts),
+        ("listeners, limits", old.server != new.server),
+        ("admin", old.admin != new.admin),
+        ("tokens", old.tokens != new.tokens),
+        ("uploads", old.uploads != new.uploads),
+        ("password_checks", old.identity.limits != new.identity.limits),
         ("reload_interval", old.reload_interval != new.reload_interval),
-        ("coalesce", differs(&old.coalesce, &new.coalesce)),
-        ("verify", differs(&old.verify, &new.verify)),
-        ("log", differs(&old.log, &new.log)),
-        ("shutdown", differs(&old.shutdown, &new.shutdown)),
+        ("coalesce", old.coalesce != new.coalesce),
+        ("verify", old.verify != new.verify),
+        ("log", old.log != new.log),
+        ("shutdown", old.shutdown != new.shutdown),
     ]
     .into_iter()
     .filter_map(|(section, changed)| changed.then_some(section))

@@ -71,7 +71,7 @@ pub struct Loaded {
 }
 
 /// How the process ends on SIGTERM.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ShutdownSettings {
     /// Between "not ready" and the end of accepting.
     pub lead_time: Duration,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// The provider chain and its bounds.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct IdentitySettings {
     /// The providers, asked in this order.
     pub providers: Vec<ProviderSettings>,
@@ -13,7 +13,7 @@ pub struct IdentitySettings {
 }
 
 /// One provider.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ProviderSettings {
     /// Users in the configuration file. Its name is `users`.
     Users(Vec<UserSettings>),
@@ -27,7 +27,7 @@ pub enum ProviderSettings {
 }
 
 /// How Harbor nodes are asked about accounts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HarborProviderSettings {
     /// Index of the pool whose nodes are asked.
     pub pool: usize,
@@ -49,7 +49,7 @@ pub struct HarborProviderSettings {
 }
 
 /// One user of the configuration file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct UserSettings {
     /// The account name.
     pub name: String,
@@ -60,7 +60,7 @@ pub struct UserSettings {
 }
 
 /// Bounds on password checks.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct VerifyLimits {
     /// Password checks at once; one per core by default.
     pub concurrency: usize,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Listeners and the limits that all of them share.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ServerSettings {
     /// How many workers (runtimes, each with its own listeners); one per core by default.
     pub workers: usize,
@@ -16,7 +16,7 @@ pub struct ServerSettings {
 }
 
 /// One address.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ListenerSettings {
     /// Where to listen; port 0 lets the system choose.
     pub address: SocketAddr,
@@ -25,7 +25,7 @@ pub struct ListenerSettings {
 }
 
 /// What is spoken on a listener.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ListenerKind {
     /// HTTPS, h2 and http/1.1 by ALPN.
     Tls(TlsSettings),
@@ -39,7 +39,7 @@ pub enum ListenerKind {
 }
 
 /// Certificates of a TLS listener. The first is also for clients that send no or an unknown name.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TlsSettings {
     /// The certificates that SNI picks from.
     pub certificates: Vec<CertificateFiles>,
@@ -55,7 +55,7 @@ pub struct CertificateFiles {
 }
 
 /// Bounds on downstream connections, in force on every listener.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ConnectionLimits {
     /// Most downstream connections at once, over all listeners; more wait in the kernel's backlog.
     pub connections_max: usize,

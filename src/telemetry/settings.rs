@@ -1,7 +1,7 @@
 //! What can be set of logs.
 
 /// Logs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LogSettings {
     /// One JSON object per line, or text for people.
     pub format: LogFormat,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::auth::keys::Algorithm;
 
 /// Client tokens and the keys behind them.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TokenSettings {
     /// The `service` of challenges and the `aud` of client tokens.
     pub service: String,
@@ -35,7 +35,7 @@ pub struct TokenSettings {
 }
 
 /// Upload pins.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct UploadSettings {
     /// Directory of the seal keys.
     pub seal_keys: PathBuf,
