@@ -129,12 +129,8 @@ pub(super) struct Limits {
     pub(super) keep_alive: Option<HumanDuration>,
     /// Largest request head.
     pub(super) header_bytes_max: Option<Size>,
-    /// Most header lines.
-    pub(super) headers_max: Option<u32>,
     /// Bytes per second that a body moves at least.
     pub(super) body_rate_min: Option<Size>,
-    /// Most concurrent streams of one h2 connection.
-    pub(super) h2_streams_max: Option<u32>,
     /// What one h2 connection may send before somebody reads it.
     pub(super) h2_window: Option<Size>,
     /// How much of a refused request's body is read.
@@ -170,20 +166,12 @@ pub(super) struct Tokens {
     pub(super) lifetime: Option<HumanDuration>,
     /// How much later a token really ends.
     pub(super) expiry_margin: Option<HumanDuration>,
-    /// Take a lifetime below 60 s; for tests.
-    pub(super) allow_short_lifetime: Option<bool>,
     /// Directory of the key ring.
     pub(super) keys: Option<PathBuf>,
     /// How long a new key is only published.
     pub(super) activate_after: Option<HumanDuration>,
     /// How many gateways share the keys.
     pub(super) replicas: Option<u32>,
-    /// Most scopes in one token.
-    pub(super) scopes_max: Option<u32>,
-    /// Largest token.
-    pub(super) token_bytes_max: Option<Size>,
-    /// Largest body of a token request.
-    pub(super) request_bytes_max: Option<Size>,
     /// How many tokens are remembered.
     pub(super) cache_entries_max: Option<u32>,
 }
@@ -232,12 +220,8 @@ pub(super) struct HarborProvider {
     pub(super) timeout: Option<HumanDuration>,
     /// One node is given this long.
     pub(super) try_timeout: Option<HumanDuration>,
-    /// Questions to nodes at once.
-    pub(super) checks_max: Option<u32>,
     /// After a wrong password the same name and source waits this long.
     pub(super) wrong_pause: Option<HumanDuration>,
-    /// Logins of the same name and source that may wait.
-    pub(super) waiting_max: Option<u32>,
     /// Unknown passwords of one source that are tried at once.
     pub(super) per_source_max: Option<u32>,
     /// Whether accounts that only one node knows count everywhere.
@@ -269,8 +253,6 @@ pub(super) struct PasswordChecks {
     pub(super) success_ttl: Option<HumanDuration>,
     /// How long a failure is remembered.
     pub(super) failure_ttl: Option<HumanDuration>,
-    /// How many checks are remembered.
-    pub(super) cache_entries_max: Option<u32>,
 }
 
 /// One policy rule.
@@ -320,8 +302,6 @@ pub(super) struct Verify {
     pub(super) manifest_buffer_bytes_max: Option<Size>,
     /// How long a member is not asked for content that it had broken.
     pub(super) quarantine: Option<HumanDuration>,
-    /// How many of these are remembered.
-    pub(super) quarantine_entries_max: Option<u32>,
 }
 
 /// How reads of the same are shared.

@@ -154,7 +154,7 @@ const MEANING: &[Case] = &[
     ("", "  - name: main\n    members: [{ name: b, url: \"http://b\" }]\nroutes: [{ pool: main }]", 8, "pools[1].name", &["already a pool", "main2"]),
     ("", "routes: [{ pool: mian }]", 8, "routes[0].pool", &["no pool \"mian\"", "write instead: main"]),
     ("", "routes: [{ repository: Team/x, pool: main }]", 8, "routes[0].repository", &["not a repository pattern", "write instead: \"team/x\""]),
-    ("", "tokens: { lifetime: 30s }", 8, "tokens.lifetime", &["30s is too short", "write instead: 60s"]),
+    ("", "tokens: { lifetime: 500ms }", 8, "tokens.lifetime", &["at least one", "write instead: 1s"]),
     ("", "tokens: { lifetime: 48h }", 8, "tokens.lifetime", &["too long", "write instead: 24h"]),
     ("", "uploads: { grace: 0s }", 8, "uploads.grace", &["longer than zero", "write instead: 2h"]),
     ("", "limits: { header_bytes_max: 1KiB }", 8, "limits.header_bytes_max", &["at least 8", "write instead: 64KiB"]),
@@ -232,7 +232,7 @@ fn all_mistakes_are_found_at_once() {
         "{errors}"
     );
     let meaning = format!(
-        "{MINIMAL}tokens: {{ lifetime: 1s, replicas: 0 }}\nroutes: [{{ pool: x }}]\nadmin: {{ address: y }}\n"
+        "{MINIMAL}tokens: {{ lifetime: 25h, replicas: 0 }}\nroutes: [{{ pool: x }}]\nadmin: {{ address: y }}\n"
     );
     let errors = load_text(dir.path(), &meaning).expect_err("broken");
     let keys: Vec<_> = errors.0.iter().map(|error| error.key.as_str()).collect();
@@ -387,11 +387,20 @@ fn settings_have_the_documented_defaults() {
     let long = format!("admin: {{ socket: /{} }}", "x".repeat(120));
     let errors = load_text(dir.path(), &broken("", &long)).expect_err("too long for a socket");
     assert!(errors.to_string().contains("at most 107"), "{errors}");
-    let short = good(
-        dir.path(),
-        &broken("", "tokens: { lifetime: 2s, expiry_margin: 0s, allow_short_lifetime: true }"),
-    );
+    let short = good(dir.path(), &broken("", "tokens: { lifetime: 2s, expiry_margin: 0s }"));
     assert_eq!((short.tokens.lifetime.as_secs(), short.tokens.expiry_margin.as_secs()), (2, 0));
+}
+
+#[test]
+fn a_lifetime_that_clients_do_not_believe_is_a_warning() {
+    let dir = directory();
+    for (lifetime, warned) in [("59s", true), ("60s", false)] {
+        let text = broken("", &format!("tokens: {{ lifetime: {lifetime} }}"));
+        let loaded = load_text(dir.path(), &text).unwrap_or_else(|errors| panic!("{errors}"));
+        let warnings: Vec<_> = loaded.warnings.iter().filter(|it| it.key == "tokens.lifetime").collect();
+        assert_eq!(warnings.len(), usize::from(warned), "{lifetime}: {warnings:?}");
+        assert!(warnings.iter().all(|it| it.to_string().contains("write instead: 60s")), "{warnings:?}");
+    }
 }
 
 #[test]

@@ -13,6 +13,8 @@ use crate::registry::{Action, Actions, ResourceAccess};
 use crate::upstream::harbor::{ClientSecret, Login, NodeAt, NodeToken, Password, PasswordTurn};
 use crate::upstream::{Member, MemberName, Pool, Request, Storage};
 
+/// Questions to nodes at once, of each kind; more wait within their time.
+const CHECKS_MAX: usize = 64;
 /// How often a password that may lock a name is offered to nodes where the name is in use.
 const BUSY_PAUSE: Duration = Duration::from_millis(25);
 
@@ -53,7 +55,7 @@ struct Budgets {
 
 impl Nodes {
     pub(super) fn new(settings: HarborProviderSettings, pool: Arc<Pool>) -> Self {
-        let budget = || Semaphore::new(settings.checks_max.min(Semaphore::MAX_PERMITS));
+        let budget = || Semaphore::new(CHECKS_MAX);
         let budgets = Budgets { unproven: budget(), proven: budget(), anonymous: budget() };
         Self { budgets, settings, pool: ArcSwap::new(pool) }
     }

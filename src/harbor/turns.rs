@@ -114,7 +114,6 @@ mod tests {
             pool: 0,
             timeout: second * 10,
             try_timeout: second * 5,
-            checks_max: 8,
             wrong_pause: second * u32::try_from(seconds).expect("small"),
             waiting_max,
             per_source_max,

@@ -35,8 +35,6 @@ pub struct HarborProviderSettings {
     pub timeout: Duration,
     /// One node is given this long.
     pub try_timeout: Duration,
-    /// Questions to nodes at once; more wait.
-    pub checks_max: usize,
     /// After a wrong password the next unknown one of the same name and source waits this long.
     pub wrong_pause: Duration,
     /// Unknown passwords of the same name and source that may wait; more are answered 503.
@@ -58,6 +56,11 @@ pub struct UserSettings {
     /// The user's groups.
     pub groups: Vec<String>,
 }
+
+/// Password checks that are remembered, right and wrong ones apart.
+pub const CACHE_ENTRIES_MAX: u64 = 10_000;
+/// Unknown passwords of one name and address that may wait; more are answered 503.
+pub const WAITING_MAX: usize = 4;
 
 /// Bounds on password checks.
 #[derive(Debug, Clone, PartialEq)]

@@ -21,8 +21,8 @@ use crate::registry::{ManifestMethod, RegistryRequest, is_read};
 use crate::upstream::{BodyProgress, Pool, RequestBody};
 
 /// Largest login form; Harbor's have a name, a password and little else.
-const FORM_BYTES_MAX: usize = 64 * 1024;
-/// A login form comes as a whole within this.
+pub(super) const LOGIN_FORM_BYTES_MAX: usize = 64 * 1024;
+/// A form comes as a whole within this.
 const FORM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The body of a client's request.
@@ -60,11 +60,6 @@ impl ClientBody {
         self.incoming
             .as_ref()
             .is_some_and(|body| !body.is_end_stream() && body.size_hint().exact() != Some(0))
-    }
-
-    /// The body as it comes.
-    pub(super) fn take(&mut self) -> Option<Incoming> {
-        self.incoming.take()
     }
 
     /// Reads on for a bounded while, so that a client that is still sending sees the answer instead of a reset
@@ -165,33 +160,35 @@ impl ClientBody {
         if announced.is_some_and(|length| length > max as u64) {
             return Err(GatewayError::ManifestTooLarge(max));
         }
-        let deadline = Instant::now() + request.pool.limits.head_timeout;
+        let asked = Instant::now();
+        let deadline = asked + request.pool.limits.head_timeout;
         let Some(begun) = self.begun(deadline, GatewayError::ClientBody).await? else {
             return Ok(PreparedBody::of(RequestBody::Empty));
         };
-        let awaited = begun.awaited;
         let reading = ManifestReading { max, pool: &request.pool, client: request.client, memory };
         let (bytes, memory) = reading.read(begun, deadline, &mut self.incoming).await?;
         self.progress.add(bytes.len() as u64);
+        // No member is asked before it is here as a whole.
+        let awaited = asked.elapsed();
         Ok(PreparedBody { body: RequestBody::Whole(Some(bytes)), awaited, memory: Some(memory) })
     }
 
-    /// A login form as a whole, so that nothing waits for its turn but what is here.
-    pub(super) async fn form(&mut self) -> Result<RequestBody, GatewayError> {
+    /// A form as a whole, of at most `bytes_max` bytes, so that nothing waits for its turn but what is here.
+    pub(super) async fn form(&mut self, bytes_max: usize) -> Result<Bytes, GatewayError> {
         let Some(incoming) = self.incoming.take().filter(|incoming| !incoming.is_end_stream()) else {
-            return Ok(RequestBody::Empty);
+            return Ok(Bytes::new());
         };
-        let too_large = GatewayError::FormTooLarge(FORM_BYTES_MAX);
-        if incoming.size_hint().lower() > FORM_BYTES_MAX as u64 {
+        let too_large = GatewayError::FormTooLarge(bytes_max);
+        if incoming.size_hint().lower() > bytes_max as u64 {
             self.incoming = Some(incoming);
             return Err(too_large);
         }
-        let reading = Limited::new(incoming, FORM_BYTES_MAX).collect();
+        let reading = Limited::new(incoming, bytes_max).collect();
         match tokio::time::timeout(FORM_TIMEOUT, reading).await {
             Ok(Ok(form)) => {
                 let form = form.to_bytes();
                 self.progress.add(form.len() as u64);
-                Ok(RequestBody::Whole(Some(form)))
+                Ok(form)
             }
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large),
             Ok(Err(_)) | Err(_) => Err(GatewayError::BodyLate),

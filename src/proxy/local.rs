@@ -5,8 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response};
-use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
 use jsonwebtoken::jwk::Jwk;
 
 use super::arrival::Arrival;
@@ -19,13 +17,12 @@ use crate::forwarding::response::API_VERSION;
 use crate::random::unix_now;
 use crate::registry::{RouteKind, is_read};
 use crate::telemetry::{Metrics, TokenRefusal};
-use crate::token_service::{TOKEN_PATHS, TokenParameters, TokenRequestError, TokenService};
+use crate::token_service::{
+    REQUEST_BYTES_MAX, TOKEN_PATHS, TokenParameters, TokenRequestError, TokenService,
+};
 
 /// Where the public keys of client tokens are.
 const JWKS_PATH: &str = "/.well-known/jwks.json";
-/// How long the body of a token request may take.
-const TOKEN_BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
-
 /// The answer to `GET /v2/` of a client that is logged in.
 pub(super) fn pong() -> Response<ResponseBody> {
     json("{}")
@@ -90,7 +87,7 @@ impl Endpoints {
                 if !connection.credentials_allowed {
                     return Err(TokenRequestError::Plaintext.into());
                 }
-                let form = read_form(body.take(), self.tokens.settings().request_bytes_max).await?;
+                let form = body.form(REQUEST_BYTES_MAX).await.map_err(|_| TokenRequestError::Body)?;
                 TokenParameters::from_form(&form, header)?
             }
             _ => return Err(GatewayError::MethodNotAllowed("GET, POST")),
@@ -119,15 +116,6 @@ fn public_keys(arrival: &Arrival) -> Result<Response<ResponseBody>, GatewayError
     let entries = arrival.state.tokens.ring().verifying(unix_now());
     let keys: Vec<&Jwk> = entries.map(|key| key.jwk()).collect();
     Ok(json(serde_json::json!({ "keys": keys }).to_string()))
-}
-
-async fn read_form(body: Option<Incoming>, bytes_max: usize) -> Result<Bytes, TokenRequestError> {
-    let Some(body) = body else { return Ok(Bytes::new()) };
-    let collected = tokio::time::timeout(TOKEN_BODY_TIMEOUT, Limited::new(body, bytes_max).collect()).await;
-    match collected {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(_)) | Err(_) => Err(TokenRequestError::Body),
-    }
 }
 
 fn refusal(error: &TokenRequestError) -> TokenRefusal {

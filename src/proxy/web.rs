@@ -4,14 +4,13 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, COOKIE, HeaderValue, SET_COOKIE, UPGRADE};
 use http::{HeaderMap, Method, Response, StatusCode, request};
 
 use super::arrival::Arrival;
 use super::body::ResponseBody;
-use super::client_body::{ClientBody, PreparedBody};
+use super::client_body::{ClientBody, LOGIN_FORM_BYTES_MAX, PreparedBody};
 use super::error::{GatewayError, READ_ONLY};
 use super::record::RequestRecord;
 use super::route::Candidates;
@@ -29,8 +28,8 @@ use crate::registry::{ParseError, WebKind, WebRequest, is_read};
 use crate::token_service::TokenService;
 use crate::upstream::harbor::ClientSecret;
 use crate::upstream::{
-    HarborVersion, Member, MemberAccess, Pool, Request as PoolRequest, Storage, TakenBack, Topology,
-    client_key,
+    HarborVersion, Member, MemberAccess, Pool, Request as PoolRequest, RequestBody, Storage, TakenBack,
+    Topology, client_key,
 };
 
 /// How many affinity cookies of one request are tried.
@@ -108,7 +107,7 @@ impl Portal {
         let (method, peer) = (&arrival.head.method, arrival.connection.peer.ip());
         // Whole before its turn: no login waits for a form that is still on its way.
         let harbor = self.tokens.logins().harbor.as_ref().filter(|_| is_form(&request, method));
-        let form = if harbor.is_some() { Some(body.form().await?) } else { None };
+        let form = if harbor.is_some() { Some(body.form(LOGIN_FORM_BYTES_MAX).await?) } else { None };
         let turn = match harbor {
             Some(harbor) => Some(form_turn(harbor, peer).await?),
             None => None,
@@ -131,7 +130,9 @@ impl Portal {
             target: Target::Web(request),
         };
         let (body, awaited) = match form {
-            Some(form) => (form, Duration::ZERO),
+            Some(form) if form.is_empty() => (RequestBody::Empty, arrival.at.elapsed()),
+            // Until here it was the client's time, and that of its turn.
+            Some(form) => (RequestBody::Whole(Some(form)), arrival.at.elapsed()),
             None => {
                 let PreparedBody { body, awaited, .. } =
                     body.streamed(&request, self.sender.body_rate_min).await?;

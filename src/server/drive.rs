@@ -22,6 +22,11 @@ use super::acceptor::{Accepted, Acceptor};
 use super::watch::{Activity, Judgement, Patience, RequestGuard};
 use crate::pace::LeastRate;
 
+/// Most header lines of a request; registries' clients send about ten.
+const HEADERS_MAX: usize = 100;
+/// Concurrent streams of one h2 connection, the least that RFC 9113 (6.5.2) recommends; a pull opens about six.
+const H2_STREAMS_MAX: u32 = 100;
+
 /// How long a connection without a request stays open when accepting has ended.
 const LINGER: Duration = Duration::from_secs(1);
 /// Least h2 flow-control window of one stream, in bytes.
@@ -172,7 +177,7 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(None)
-        .max_headers(acceptor.limits.headers_max)
+        .max_headers(HEADERS_MAX)
         .max_header_size(acceptor.limits.header_bytes_max)
         .max_buf_size(acceptor.limits.header_bytes_max.max(H1_BUFFER_BYTES_MAX))
         .serve_connection(TokioIo::new(stream), service);
@@ -197,7 +202,7 @@ where
     let streams = Streams { activity: Arc::clone(&activity) };
     let connection = http2::Builder::new(streams)
         .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.h2_streams_max)
+        .max_concurrent_streams(H2_STREAMS_MAX)
         .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(H2_RESET_STREAMS_MAX)
         .max_send_buf_size(H2_SEND_BYTES_MAX)

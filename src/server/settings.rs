@@ -67,12 +67,8 @@ pub struct ConnectionLimits {
     pub keep_alive: Duration,
     /// Largest request head in bytes.
     pub header_bytes_max: usize,
-    /// Most header lines in a request.
-    pub headers_max: usize,
     /// The least rate of a body that a client sends or reads, in bytes per second; 0 for none.
     pub body_rate_min: u64,
-    /// Most concurrent streams of one h2 connection.
-    pub h2_streams_max: u32,
     /// Bytes that the client of an h2 connection may send before somebody reads them; half of it in one stream.
     pub h2_window_bytes: usize,
     /// How many bytes of a refused request's body are read so that the client sees the answer.

@@ -29,6 +29,13 @@ use crate::telemetry::Metrics;
 use crate::upstream::Topology;
 use crate::upstream::harbor::ClientSecret;
 
+/// Most scopes of one token; docker asks for one or two, for a mount.
+const SCOPES_MAX: usize = 64;
+/// Largest token, in bytes: with the other headers it has to fit into what proxies take for a head.
+const TOKEN_BYTES_MAX: usize = 4096;
+/// Largest body of a token request, in bytes.
+pub const REQUEST_BYTES_MAX: usize = 16 * 1024;
+
 /// The paths of the token endpoint: Harbor's, the usual one, and distribution's `autoredirect`.
 pub const TOKEN_PATHS: [&str; 3] = ["/service/token", "/token", "/auth/token"];
 
@@ -201,8 +208,7 @@ impl TokenService {
             return Err(TokenRequestError::UnknownService(self.settings.service.clone()));
         }
         let scopes = parameters.scopes.iter().map(String::as_str);
-        let wanted = parse_scopes(scopes, self.settings.scopes_max)
-            .ok_or(TokenRequestError::TooManyScopes(self.settings.scopes_max))?;
+        let wanted = parse_scopes(scopes, SCOPES_MAX).ok_or(TokenRequestError::TooManyScopes(SCOPES_MAX))?;
         let Login { subject, grant, pair } =
             self.authenticate(snapshot, &parameters, &wanted, place, source).await?;
         let groups = snapshot.identity.groups_of(&subject).unwrap_or_else(|| Arc::from([]));
@@ -289,8 +295,8 @@ impl TokenService {
         let sealed = client.pair.as_ref().map(seal).transpose()?;
         let subject = client.subject;
         let token = snapshot.tokens.mint(&subject, granted, validity, sealed)?;
-        if token.len() > self.settings.token_bytes_max {
-            return Err(TokenRequestError::TooLarge(self.settings.token_bytes_max));
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(TokenRequestError::TooLarge(TOKEN_BYTES_MAX));
         }
         let issued_at = i64::try_from(now).ok().and_then(|now| jiff::Timestamp::from_second(now).ok());
         let scopes: Vec<String> = granted.iter().map(ToString::to_string).collect();

@@ -24,12 +24,6 @@ pub struct TokenSettings {
     pub activate_after: Duration,
     /// How many gateways share the keys; keys are made by themselves only with 1.
     pub replicas: u32,
-    /// Most scopes in one token.
-    pub scopes_max: usize,
-    /// Largest token in bytes.
-    pub token_bytes_max: usize,
-    /// Largest body of a token request in bytes.
-    pub request_bytes_max: usize,
     /// How many verified and minted tokens are remembered.
     pub cache_entries_max: u64,
 }

@@ -233,6 +233,9 @@ pub struct UpstreamLimits {
     pub retry: RetryRules,
 }
 
+/// Pairs of member and digest that are remembered as broken: some thousand of them are a broken storage.
+pub const QUARANTINE_ENTRIES_MAX: u64 = 10_000;
+
 /// How content is verified on its way to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifySettings {

@@ -134,7 +134,7 @@ fn assert_each_session_has_one_member(site: &Site) {
 
 /// The site's configuration with tokens that end two seconds after they were issued.
 fn with_short_tokens(site: &Site) -> String {
-    let short = "tokens: { lifetime: 2s, expiry_margin: 0s, allow_short_lifetime: true, service";
+    let short = "tokens: { lifetime: 2s, expiry_margin: 0s, service";
     site.config.render().replace("tokens: { service", short)
 }
 

@@ -332,7 +332,7 @@ fn the_configuration_knows_only_settings() {
         for source in sources("src").iter().filter(|source| source.module() == "config") {
             let code = code_of(source.without_tests());
             for name in heads_after(&code, &format!("crate::{module}::")) {
-                let is_settings = ["struct", "enum", "type"]
+                let is_settings = ["struct", "enum", "type", "const"]
                     .iter()
                     .any(|kind| heads_after(&settings, &format!("{kind} ")).contains(&name));
                 if !is_settings && !settings.contains(&format!(" {name},")) {

@@ -7,7 +7,7 @@ use crate::config::document::KeyPath;
 use crate::config::error::Fix;
 use crate::config::file::{Account, File, Harbor, HarborProvider, Kind, Member, Pool, Provider};
 use crate::config::suggest::nearest;
-use crate::identity::HarborProviderSettings;
+use crate::identity::{HarborProviderSettings, WAITING_MAX};
 use crate::upstream::{
     AccountSettings, CredentialSettings, HarborSettings, HarborVersion, MemberKind, MemberSettings,
 };
@@ -147,9 +147,8 @@ pub(super) fn provider(
         pool,
         timeout,
         try_timeout,
-        checks_max: cx.count(&path.key("checks_max"), keys.checks_max, 64) as usize,
         wrong_pause: keys.wrong_pause.map_or(Duration::from_secs(3), |time| time.0),
-        waiting_max: cx.count(&path.key("waiting_max"), keys.waiting_max, 4) as usize,
+        waiting_max: WAITING_MAX,
         per_source_max: cx.count(&path.key("per_source_max"), keys.per_source_max, 8) as usize,
         foreign_accounts: keys.foreign_accounts.unwrap_or(false),
     })

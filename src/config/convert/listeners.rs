@@ -266,9 +266,7 @@ pub(in crate::config) fn connection_limits(
         header_timeout: cx.duration(&path.key("header_timeout"), limits.header_timeout, seconds(30)),
         keep_alive: cx.duration(&path.key("keep_alive"), limits.keep_alive, seconds(75)),
         header_bytes_max: to_usize(header_bytes),
-        headers_max: cx.count(&path.key("headers_max"), limits.headers_max, 100) as usize,
         body_rate_min: cx.size(&path.key("body_rate_min"), limits.body_rate_min, BODY_RATE_MIN, 0),
-        h2_streams_max: cx.count(&path.key("h2_streams_max"), limits.h2_streams_max, 100),
         h2_window_bytes: to_usize(cx.size(
             &path.key("h2_window"),
             limits.h2_window,

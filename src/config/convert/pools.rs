@@ -16,7 +16,8 @@ use crate::registry::{Reference, RepositoryName};
 use crate::token_service::TokenSettings;
 use crate::upstream::{
     CoalesceSettings, CredentialSettings, HealthSettings, MemberAddress, MemberKind, MemberName,
-    MemberSettings, MemberTls, PoolName, PoolSettings, Storage, UpstreamLimits, VerifySettings,
+    MemberSettings, MemberTls, PoolName, PoolSettings, QUARANTINE_ENTRIES_MAX, Storage, UpstreamLimits,
+    VerifySettings,
 };
 
 const WEIGHT_MAX: u32 = 100;
@@ -351,11 +352,7 @@ pub(in crate::config) fn verify(cx: &mut Context<'_>, path: &KeyPath, keys: &Ver
             8 << 20,
         ),
         quarantine: cx.duration(&path.key("quarantine"), keys.quarantine, Duration::from_hours(1)),
-        quarantine_entries_max: u64::from(cx.count(
-            &path.key("quarantine_entries_max"),
-            keys.quarantine_entries_max,
-            10_000,
-        )),
+        quarantine_entries_max: QUARANTINE_ENTRIES_MAX,
     }
 }
 

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::auth::keys::Algorithm;
-use crate::config::convert::{Context, describe, to_usize};
+use crate::config::convert::{Context, describe};
 use crate::config::document::KeyPath;
 use crate::config::error::Fix;
 use crate::config::file::{TokenAlgorithm, Tokens, Uploads};
 use crate::token_service::{TokenSettings, UploadSettings};
 
-/// Clients take less for this much.
+/// Clients use a token for as long, whatever is announced (token specification: `expires_in`).
 const LIFETIME_LEAST: Duration = Duration::from_secs(60);
 const LIFETIME_MOST: Duration = Duration::from_hours(24);
 
@@ -42,14 +42,6 @@ pub(in crate::config) fn token_settings(
         keys: directory(cx, &path.key("keys"), tokens.keys.as_deref(), "/var/lib/tidegate/keys"),
         activate_after: tokens.activate_after.map_or(Duration::from_mins(10), |time| time.0),
         replicas: cx.count(&path.key("replicas"), tokens.replicas, 1),
-        scopes_max: cx.count(&path.key("scopes_max"), tokens.scopes_max, 64) as usize,
-        token_bytes_max: to_usize(cx.size(&path.key("token_bytes_max"), tokens.token_bytes_max, 4096, 1024)),
-        request_bytes_max: to_usize(cx.size(
-            &path.key("request_bytes_max"),
-            tokens.request_bytes_max,
-            16 * 1024,
-            1024,
-        )),
         cache_entries_max: u64::from(cx.count(
             &path.key("cache_entries_max"),
             tokens.cache_entries_max,
@@ -60,17 +52,18 @@ pub(in crate::config) fn token_settings(
 
 fn lifetime(cx: &mut Context<'_>, path: &KeyPath, tokens: &Tokens) -> Duration {
     let lifetime = cx.duration(path, tokens.lifetime, Duration::from_mins(10));
-    let short = tokens.allow_short_lifetime.unwrap_or(false);
-    if lifetime < LIFETIME_LEAST && !short {
-        let problem =
-            format!("{} is too short: clients take every token for at least 60 seconds", describe(lifetime));
-        cx.error(path, problem, Fix::write("60s or more; 10m is the default"));
-    } else if lifetime < Duration::from_secs(1) {
+    if lifetime < Duration::from_secs(1) {
         cx.error(path, "lifetimes are whole seconds, at least one", Fix::write("1s"));
     } else if lifetime > LIFETIME_MOST {
         let problem =
             format!("{} is too long: a stolen token would be of use for more than a day", describe(lifetime));
         cx.error(path, problem, Fix::write("24h or less; 10m is the default"));
+    } else if lifetime < LIFETIME_LEAST {
+        let problem = format!(
+            "{} is shorter than clients believe: they use every token for at least 60 seconds, and are refused after its end",
+            describe(lifetime)
+        );
+        cx.warn(path, problem, Fix::write("60s or more; 10m is the default"));
     }
     lifetime
 }

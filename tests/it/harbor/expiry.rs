@@ -251,7 +251,7 @@ fn report(kind: CredentialKind, form: Form, done: &Done) {
 async fn goes_on(kind: CredentialKind) {
     let form = Form::chosen();
     let lifetime = if matches!(form, Form::Short) { SHORT } else { LONG };
-    let tokens = format!("{lifetime}, expiry_margin: 0s, allow_short_lifetime: true");
+    let tokens = format!("{lifetime}, expiry_margin: 0s");
     let mut site = HarborSite::start_with(3, kind, |node| node, |config| config.tokens(&tokens)).await;
     let (mut patient, endpoint, _kept) = patient_gateway(&site).await;
     let (dockerd, done) = (Dockerd::shared().await, Done::default());
