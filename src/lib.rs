@@ -1,8 +1,12 @@
 //! Tidegate, a registry-aware layer-7 load balancer and auth gateway.
 //!
-//! Pure modules decide ([`registry`], [`auth`], [`balance`], [`forwarding`], [`pin`], [`routing`], [`pace`]),
-//! IO modules do ([`server`], [`proxy`], [`upstream`], [`identity`], [`token_service`], [`admin`],
-//! [`harbor`], [`doctor`], [`files`], [`key_store`], [`handover`], [`reload`]), and [`app`] wires them from the [`config`].
+//! Pure modules decide ([`registry`], [`auth`], [`balance`], [`forwarding`], [`pin`], [`routing`], [`pace`], [`secret`]),
+//! IO modules do, and [`app`] wires them from the [`config`]. The request path has four floors, each of which knows only
+//! those below it: [`proxy`] the client, [`content`] bytes that are what their digest says, [`attempt`] one request at one
+//! member, [`upstream`] the members. Beside it: [`server`] the connections of clients, [`identity`], [`harbor`] and
+//! [`token_service`] who they are, [`snapshot`] and [`reload`] what is in force, [`key_store`] and [`files`] what is on
+//! disk, [`admin`], [`doctor`] and [`cli`] the operator, [`handover`] the next process, [`telemetry`] logs and metrics,
+//! [`random`] chance and the clock.
 
 pub mod pace;
 pub mod registry;

@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use crate::registry::Digest;
-use crate::upstream::{MemberName, RequestBody, UpstreamError};
+use crate::upstream::{MemberName, Phase, RequestBody, UpstreamError};
 
 /// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +118,11 @@ impl AttemptError {
     /// Whether the member was reached, and the failure came of that.
     #[must_use]
     pub fn has_reached_member(&self) -> bool {
-        self.upstream().is_none()
+        match self {
+            Self::Member(MemberError::Upstream(error)) => error.phase == Phase::Head,
+            Self::Member(MemberError::NoCandidate) | Self::Client(ClientFault::LoginUnavailable) => false,
+            Self::Member(_) | Self::Client(_) => true,
+        }
     }
 
     fn upstream(&self) -> Option<&UpstreamError> {

@@ -60,7 +60,7 @@ pub async fn try_member(
             return Err(Box::new(Failure { error, body, is_suspect: true }));
         }
         let status = sent.head.status;
-        // A body that was sent is gone; where it can be sent again, a refusal was no execution.
+        // A 401 means that the request was not executed: where its body can be sent again, it may be.
         if status == StatusCode::UNAUTHORIZED {
             match Box::pin(judge_refusal(request, member, &sent, &mut renewed, deadline)).await {
                 Verdict::TryAgain if again.is_some() => {

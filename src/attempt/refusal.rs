@@ -24,7 +24,7 @@ pub(super) enum Verdict {
     AboutTarget,
     /// The client's own password is what is refused.
     Credential(CredentialError),
-    /// It is for the client.
+    /// The client's own credential is judged there: the client gets the 401 as it is.
     PassOn,
 }
 

@@ -63,8 +63,8 @@ pub(super) async fn send_once(
         RequestBody::Stream { progress, .. } => Some(Arc::clone(progress)),
         RequestBody::Empty | RequestBody::Whole(_) => None,
     };
-    // Kept until the member has judged it.
     let has_body = !matches!(body, RequestBody::Empty);
+    // With the turn of a password in it, which lasts until the member has judged the password.
     let mut authorization = match authorize(asked, member, has_body, deadline).await {
         Ok(authorization) => authorization,
         Err((phase, fault)) => return Err(fail(phase, fault, Some(body))),

@@ -36,7 +36,8 @@ impl ContentChecks {
         }
     }
 
-    /// So much of content that is not wanted is read away at most.
+    /// Content of at most so many bytes is read and verified before its answer begins, and so much is read away at most
+    /// where a member sends more than was asked for.
     #[must_use]
     pub fn hold_bytes(&self) -> u64 {
         self.hold_bytes

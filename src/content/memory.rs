@@ -12,6 +12,8 @@ use crate::balance::blame::ClientKey;
 
 /// Memory is handed out in pieces of so many bytes.
 const UNIT_BYTES: u64 = 1024;
+/// Memory that grows is taken in steps of so many bytes.
+const STEP_BYTES: u64 = 64 << 10;
 /// Clients are told apart by so many places: two that share one only get less when memory is scarce.
 const PLACES: usize = 256;
 /// One client holds at most this part of the memory.
@@ -92,22 +94,27 @@ pub struct GrowingReservation<'a> {
     memory: &'a AnswerMemory,
     client: ClientKey,
     parts: Vec<AnswerReservation>,
+    /// What is taken and not used yet.
+    left: u64,
 }
 
 impl<'a> GrowingReservation<'a> {
     pub(super) fn new(memory: &'a AnswerMemory, client: ClientKey) -> Self {
-        Self { memory, client, parts: Vec::new() }
+        Self { memory, client, parts: Vec::new(), left: 0 }
     }
 
     /// Takes so many bytes more. `false` where there is no memory for them.
     pub fn grow(&mut self, bytes: usize) -> bool {
-        match self.memory.reserve(bytes as u64, self.client) {
-            Some(part) => {
-                self.parts.push(part);
-                true
-            }
-            None => false,
+        let bytes = bytes as u64;
+        if bytes > self.left {
+            // In steps, so that small pieces are not rounded up one by one.
+            let step = (bytes - self.left).max(STEP_BYTES);
+            let Some(part) = self.memory.reserve(step, self.client) else { return false };
+            self.parts.push(part);
+            self.left += step;
         }
+        self.left -= bytes;
+        true
     }
 }
 

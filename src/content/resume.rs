@@ -431,7 +431,11 @@ impl ContentBody {
                 self.contributed(&member);
             }
             Because::Reclaimed => {}
-            Because::LeftBehind => self.switch_to(&member, end, &BodyError::Short),
+            // Nothing has failed: the client was too slow for those that it read with.
+            Because::LeftBehind => {
+                self.contributed(&member);
+                self.content.end = Some(end);
+            }
             Because::Failure(error) => {
                 // The other one does better, so it was the member's fault.
                 let request = self.resumption.request();

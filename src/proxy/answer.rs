@@ -194,11 +194,8 @@ impl Answers {
         if let AttemptError::Client(ClientFault::WrongPassword) = error {
             self.forget_password(request);
         }
-        let is_refusal = matches!(
-            error,
-            AttemptError::Client(ClientFault::WrongPassword | ClientFault::NotGranted)
-                | AttemptError::Member(MemberError::CredentialFault { .. })
-        );
+        let is_refusal =
+            matches!(error, AttemptError::Client(ClientFault::WrongPassword | ClientFault::NotGranted));
         if let Some(target) = request.registry()
             && is_refusal
             && is_refused_cancel(target, StatusCode::UNAUTHORIZED)

@@ -1,4 +1,4 @@
-//! Every way in which a request can fail, and the one place where that becomes an answer.
+//! Every way in which a request can fail, and the one place where that becomes an answer of the gateway's own.
 //!
 //! What a client reads is written here per variant; the cause goes to the log only.
 

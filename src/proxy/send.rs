@@ -1,7 +1,7 @@
 //! Sending one request to members until one answers.
 //!
 //! What may be repeated ([`MemberRequest::is_repeatable`]) is tried again after any failure before the answer began, and
-//! after 500, 502, 503 and 504; everything else only when provably no byte of it was sent (an upload's bytes exist
+//! after a status that says that the member failed ([`MemberRequest::judge`]); everything else only when provably no byte of it was sent (an upload's bytes exist
 //! once). Each further attempt is paid for from the pool's retry budget.
 
 use std::sync::Arc;
@@ -38,8 +38,9 @@ impl Sender {
     /// Joins a read of the same content that is under way.
     pub(super) async fn join(&self, request: &MemberRequest, arrival: &Arrival) -> Joined {
         let key = self.flights.key(request, arrival.authority.name());
-        // Another request's answer is waited for no longer than one of its own would be.
-        let patience = arrival.at + request.pool.limits.head_timeout;
+        // What is left then is the time of one attempt of its own.
+        let limits = &request.pool.limits;
+        let patience = arrival.at + limits.head_timeout.saturating_sub(limits.first_byte_timeout);
         timeout_at(patience, join(&self.flights, key)).await.unwrap_or(Joined::Asks(None))
     }
 
@@ -71,7 +72,7 @@ impl Sender {
         Ok(sent)
     }
 
-    /// Sends a page's or an API's request to the candidates in order.
+    /// Sends a request to the candidates in order. A page's or an API's request needs nothing else.
     pub(super) async fn run(
         &self,
         request: &MemberRequest,
@@ -131,12 +132,13 @@ impl Sending<'_> {
         let request = self.request;
         request.pool.count_request();
         let head_deadline = self.begun + request.patience().head;
-        let mut last = None;
+        let (mut last, mut late) = (None, None);
         let (mut missing, mut suspects) = (None, Suspects(Vec::new()));
         let mut candidates = candidates.iter().peekable();
         while let Some(member) = candidates.next() {
             if Instant::now() >= head_deadline {
-                return Err(too_late(member));
+                late = Some(member);
+                break;
             }
             let is_repeatable = request.is_repeatable();
             let more_follow = candidates.peek().is_some_and(|next| next.status().serves()) && is_repeatable;
@@ -190,7 +192,7 @@ impl Sending<'_> {
             (Some(_), Some(last)) if request.members_differ() || !is_read(&request.method) => last,
             (Some(missing), _) => missing.into(),
             (None, Some(last)) => last,
-            (None, None) => MemberError::NoCandidate.into(),
+            (None, None) => late.map_or_else(|| MemberError::NoCandidate.into(), |member| too_late(member)),
         })
     }
 

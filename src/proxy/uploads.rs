@@ -69,11 +69,14 @@ impl OpenUploads {
 
     /// Counts and forgets the sessions whose deadline has passed.
     pub fn sweep(&self, now: u64) {
-        let before = self.sessions.len();
-        self.sessions.retain(|_, session| session.deadline > now);
-        let gone = before.saturating_sub(self.sessions.len());
+        let mut gone = 0;
+        self.sessions.retain(|_, session| {
+            let stays = session.deadline > now;
+            gone += u64::from(!stays);
+            stays
+        });
         if gone > 0 {
-            self.metrics.count_pins(PinEvent::Abandoned, gone as u64);
+            self.metrics.count_pins(PinEvent::Abandoned, gone);
         }
     }
 

@@ -99,16 +99,18 @@ impl<'a> Homes<'a> {
             Writer::Home => Ok(Candidates::only(self.home)),
             Writer::StandIn => self.usable_stand_in().map(Candidates::only).ok_or_else(down),
             Writer::Next => {
-                let next = self.pool.others_from_home(self.key).into_iter().next();
-                next.as_ref().map(Candidates::only).ok_or_else(down)
+                let mut others = self.pool.others_from_home(self.key);
+                leave_out_draining(&mut others);
+                others.first().map(Candidates::only).ok_or_else(down)
             }
             Writer::HomeDown => Err(down()),
             Writer::HomeReturning => Err(self.returning()),
         }
     }
 
-    /// The home serves: it is asked, and the home before the list of members was changed; unless
-    /// others took writes in its place and it does not have them yet.
+    /// The members to read from while the home serves. Without a tag, what a push looks for first is looked for where the
+    /// push goes. A tag is read at the home, and at the home before the list of members was changed; unless another member
+    /// took writes in the home's place that the home does not have yet.
     async fn readers(&self) -> Result<Candidates, GatewayError> {
         let Some(tag) = self.tag() else {
             // What a push looks for, it looks for where it goes.
@@ -144,11 +146,13 @@ impl<'a> Homes<'a> {
 
     fn home_and_others(&self) -> Candidates {
         let previous = self.pool.previous_home(self.key).filter(|member| member.status().serves());
+        let previous_name = previous.map(|member| &member.name);
         let mut members: Vec<_> = std::iter::once(self.home).chain(previous).cloned().collect();
         let confirmations = members.len() - 1;
         // Its word is final; but if it has none because it has just died, reads go on.
         if !self.is_newest_at_home() {
-            members.extend(self.pool.others_from_home(self.key));
+            let others = self.pool.others_from_home(self.key);
+            members.extend(others.into_iter().filter(|other| Some(&other.name) != previous_name));
         }
         Candidates { members, confirmations }
     }

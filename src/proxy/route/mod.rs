@@ -17,7 +17,7 @@ use crate::balance::Choice;
 use crate::balance::health::Status;
 use crate::content::ContentChecks;
 use crate::pin::{Pin, PinError};
-use crate::registry::{Action, RegistryRequest, RepositoryName, Resource};
+use crate::registry::{Action, Reference, RegistryRequest, RepositoryName, Resource};
 use crate::telemetry::{Metrics, PinEvent};
 use crate::token_service::TokenService;
 use crate::upstream::{Member, Placed, Pool, Request as PoolRequest, Storage};
@@ -66,9 +66,10 @@ impl Router {
         if pool.is_mixed {
             match node_rule(target, method) {
                 NodeRule::Any => {}
-                NodeRule::NodesFirst => {
-                    candidates.members.sort_by_key(|member| member.harbor.is_none());
-                }
+                // Stable: nodes that are out stay behind what serves, and what has the content broken behind the others.
+                NodeRule::NodesFirst => candidates.members.sort_by_key(|member| {
+                    (!member.status().serves(), self.has_it_broken(member, target), member.harbor.is_none())
+                }),
                 NodeRule::NodesOnly => candidates.members.retain(|member| member.harbor.is_some()),
             }
         }
@@ -110,10 +111,21 @@ impl Router {
         let mut members = pool.candidates(PoolRequest { choice, reads: plan.reads, content });
         let writer = plan.written_in.and_then(|repository| pool.last_written_at(repository));
         if let Some(writer) = writer {
-            // Stable, and only if it serves: a member that is out stays where it is.
-            members.sort_by_key(|member| member.name != writer || !member.status().serves());
+            // Stable, and only if it serves and has the content right: else it stays where it is.
+            members.sort_by_key(|member| {
+                let broken = content.is_some_and(|(known, digest)| known.holds(&member.name, digest));
+                member.name != writer || !member.status().serves() || broken
+            });
         }
         members
+    }
+
+    /// Whether a member is known to have the content broken that is asked for by its digest.
+    fn has_it_broken(&self, member: &Member, target: &RegistryRequest) -> bool {
+        match target.reference() {
+            Some(Reference::Digest(digest)) => self.checks.quarantine.holds(&member.name, &digest),
+            Some(Reference::Tag(_)) | None => false,
+        }
     }
 
     /// Where members copy each other, late.
