@@ -47,7 +47,7 @@ const CASES: [Case; 24] = [
     (":5000\" }", ":5000\", credential: relay }", 12, "pools[0].members[0].credential", "write instead: none"),
     ("    members:", "    kind: harbour\n    members:", 11, "pools[0].kind", "write instead: harbor"),
     ("    members:", "    health: { interval: 5 }\n    members:", 11, "pools[0].health.interval", "write instead: 5s"),
-    ("external_url", "tokens: { lifetime: 30s }\nexternal_url", 1, "tokens.lifetime", "write instead: 60s"),
+    ("external_url", "tokens: { lifetime: 48h }\nexternal_url", 1, "tokens.lifetime", "write instead: 24h"),
     ("external_url", "routes: [{ pool: mian }]\nexternal_url", 1, "routes[0].pool", "write instead: main"),
 ];
 

@@ -235,7 +235,10 @@ async fn a_pool_may_mix_harbor_nodes_and_plain_registries() {
     let shared = |node: crate::harness::harbor::HarborNodeBuilder| node.storage(storage.path());
     let url = plain.url();
     let site = HarborSite::start_with(1, CredentialKind::Exchange, shared, |config| {
-        config.member_yaml(&format!("{{ name: plain, url: \"{url}\", kind: registry, credential: none }}"))
+        // One member of two is too few for reads, which then also try the one that is out: last.
+        let health = "{ interval: 500ms, timeout: 20s, rise: 1, fall: 2, panic_percent: 90 }";
+        let plain = format!("{{ name: plain, url: \"{url}\", kind: registry, credential: none }}");
+        config.health(health).member_yaml(&plain)
     })
     .await;
     // Which member a blob comes from follows from its digest: of forty, each has some.
@@ -272,6 +275,15 @@ async fn a_pool_may_mix_harbor_nodes_and_plain_registries() {
     })
     .await;
     client.post("/v2/team/app/blobs/uploads/", "").await.is(504);
+    // A node that is known to be out is not asked before the registry that serves.
+    site.gateway.wait_for_state("node0", "unhealthy").await;
+    let retries = async || site.gateway.metrics().await.sum("tidegate_retries_total", &[]);
+    let before = retries().await;
+    for _ in 0..5 {
+        let answer = pull::manifest(&client, "team/app", digest).await.is(200);
+        assert_eq!(site.gateway.served_by(&answer).await, "plain");
+    }
+    assert!((retries().await - before).abs() < f64::EPSILON);
 }
 
 #[tokio::test(flavor = "multi_thread")]
