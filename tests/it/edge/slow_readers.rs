@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use super::{push_blob, site};
 use crate::harness::client::TestClient;
 use crate::harness::raw_h2::{DATA, END_STREAM, RST_STREAM, RawH2};
-use crate::harness::wait;
+use crate::harness::{process, wait};
 
 fn request(client: &TestClient, target: &str) -> Vec<u8> {
     client.raw_head(&Method::GET, target, "connection: close\r\n").into_bytes()
@@ -62,6 +62,37 @@ async fn a_slow_reader_above_the_least_rate_gets_everything() {
     // 64 KiB/s, which takes several windows.
     let read = read_slowly(stream, 4096, Duration::from_millis(62)).await;
     assert!(read > 1 << 20, "the connection was ended after {read} bytes");
+    site.stop_gateway().await;
+}
+
+/// Ten layers over one slow line: each stream stands still most of the time, and its bytes move.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_streams_that_a_slow_client_reads_side_by_side_arrive_whole() {
+    const BYTES: usize = 800_000;
+    let mut site = site("upstream: { body_idle_timeout: 2s }").await;
+    let target = push_blob(&site, BYTES).await;
+    let client = site.anonymous("public/x").await;
+    let mut curl = process::command("curl");
+    curl.args([
+        "--http2",
+        "--parallel",
+        "--parallel-max",
+        "10",
+        "--limit-rate",
+        "30k",
+        "--silent",
+        "--show-error",
+    ])
+    .arg("--cacert")
+    .arg(&site.endpoint.ca_file)
+    .args(["--header", &format!("Authorization: {}", client.authorization().expect("a token"))])
+    .args(["--write-out", "%{http_code} %{size_download}\n"]);
+    for _ in 0..10 {
+        curl.args(["--output", "/dev/null", &format!("https://{}{target}", site.endpoint.authority)]);
+    }
+    let told = process::run(curl, wait::HANG).await.unwrap_or_else(|error| panic!("{error:#}"));
+    let lines: Vec<_> = told.lines().collect();
+    assert_eq!(lines, vec![format!("200 {BYTES}"); 10]);
     site.stop_gateway().await;
 }
 
