@@ -83,7 +83,7 @@ pub fn run(config: Config, mut surroundings: Surroundings) -> anyhow::Result<()>
     }
     let workers = spawn_workers(endpoints, &parts)?;
     let ended = control.block_on(supervise(config, surroundings, &mut parts, estate));
-    // Also after an error, when nobody else has told the listeners.
+    // Also after an error, when nothing else has told the listeners.
     parts.stop.cancel();
     parts.go.cancel();
     parts.finished.cancel();

@@ -1,7 +1,7 @@
-//! Files and directories that a gateway reads, made by whoever runs the command.
+//! Files and directories that a gateway reads, made by the user that runs the command.
 //!
 //! They get the owner and group of the directory that they are made in: what root writes there must
-//! be readable for the user that the gateway runs as. Where only root could do that, and somebody
+//! be readable for the user that the gateway runs as. Where only root could do that, and another user
 //! else runs the command, they stay that user's. Files appear whole or not at all.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -49,7 +49,7 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    // Never a file that somebody else put there: what is given away is the file that was made here.
+    // Never a file that another user put there: what is given away is the file that was made here.
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
     let mut written = || -> io::Result<()> {
         file.write_all(content)?;
@@ -69,7 +69,7 @@ pub fn give_to_owner_of_directory(path: &Path) -> io::Result<()> {
     give(&open(path, OFlags::empty())?, path)
 }
 
-/// Whether a file belongs to somebody else than its directory does.
+/// Whether a file belongs to another user than its directory does.
 #[must_use]
 pub fn is_of_another_owner(path: &Path) -> bool {
     let owner = |path: &Path| fs::metadata(path).map(|metadata| metadata.uid()).ok();
@@ -108,7 +108,7 @@ mod tests {
     fn what_root_makes_belongs_to_the_owner_of_the_directory() {
         let dir = tempfile::tempdir().expect("a directory");
         let owner = fs::metadata(dir.path()).expect("there").uid();
-        // Only root can give anything away; everybody else keeps it.
+        // Only root can give anything away; every other user keeps it.
         let (user, group) = if owner == 0 { (4711, 4712) } else { (owner, 0) };
         drop(std::os::unix::fs::chown(dir.path(), Some(user), (owner == 0).then_some(group)));
         let inner = dir.path().join("a/b");

@@ -27,7 +27,7 @@ impl LeastRate {
 /// stands still because this side does not want more of it is not slow.
 ///
 /// Windows follow each other without a gap, so a peer that turns slow is noticed after one window at the least and
-/// two at the most. Silence is for an idle deadline to notice, since nobody asks this type while nothing moves.
+/// two at the most. Silence is for an idle deadline to notice, since this type is not asked while nothing moves.
 #[derive(Debug, Clone)]
 pub struct Pace {
     bytes_per_window: u64,
@@ -57,7 +57,7 @@ impl Pace {
         self.waits_since.get_or_insert(now);
     }
 
-    /// The peer is not waited for any more: it is the turn of this side, or of somebody behind it.
+    /// The peer is not waited for any more: it is the turn of this side, or of what is behind it.
     pub fn rests(&mut self, now: Duration) {
         if let Some(since) = self.waits_since.take() {
             self.waited = self.waited.saturating_add(now.saturating_sub(since));

@@ -53,7 +53,7 @@ pub struct Reloader {
 /// Why it is looked at the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reason {
-    /// Somebody asks for it, or a file has changed.
+    /// It was asked for, or a file has changed.
     News,
     /// The last time something was refused, and it may work now.
     Again,
@@ -73,7 +73,7 @@ struct Attempt {
 }
 
 impl Reloader {
-    /// Probes the members, watches the files, and reloads when they change or somebody asks for it.
+    /// Probes the members, watches the files, and reloads when they change or it is asked for.
     /// Never returns unless a prober ends, which none does.
     pub async fn run(mut self, hangup: Arc<Notify>, mut asks: mpsc::Receiver<ReloadAsker>) -> String {
         self.publish_expiries();
@@ -83,7 +83,7 @@ impl Reloader {
                 () = hangup.notified() => self.reload(Reason::News).await,
                 Some(asker) = asks.recv() => {
                     self.reload(Reason::News).await;
-                    // Whoever has hung up meanwhile needs no word.
+                    // A caller that has hung up meanwhile needs no word.
                     asker.send(()).unwrap_or(());
                 }
                 _ = poll.tick() => self.look().await,

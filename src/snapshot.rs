@@ -32,7 +32,7 @@ pub struct Snapshot {
     pub tokens: ClientTokens,
     /// Keys of upload pins.
     pub seals: Ring<SealKey>,
-    /// Whose earlier tokens have ended because somebody said so.
+    /// The subjects whose earlier tokens an operator has ended.
     pub revocations: Revocations,
     /// Whose earlier tokens have ended because the user was removed, even if it is there again.
     pub removals: Revocations,
@@ -124,7 +124,7 @@ impl Snapshot {
         };
         let access = match &client.grant {
             Grant::Policy if decider == Decider::Policy => return by_policy,
-            // Somebody whom Harbor was not asked about has nothing of Harbor's.
+            // A subject that Harbor was not asked about has nothing of Harbor's.
             Grant::Policy => return Actions::NONE,
             Grant::Token(token) if decider == Decider::Policy => &token.access.by_policy,
             Grant::Token(token) => &token.access.by_harbor,

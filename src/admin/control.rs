@@ -32,7 +32,7 @@ use crate::upstream::{DrainError, Member};
 
 /// Connections at once; only people and their scripts come here.
 const CONNECTIONS_MAX: usize = 16;
-/// Connections that the kernel keeps while nobody accepts.
+/// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 16;
 /// An upgrade takes this long at most: the new process asks, and gets ready.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -76,7 +76,7 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if self.file.is_some() && file_of(&self.path) == self.file {
-            // It is of no use to anybody, and the next start replaces it.
+            // It is of no use, and the next start replaces it.
             drop(fs::remove_file(&self.path));
         }
     }
@@ -129,7 +129,7 @@ impl ControlSocket {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.bind(&SockAddr::unix(&beside)?)?;
-        // Before it listens: until then nobody can connect, whatever the umask says.
+        // Before it listens: until then no process can connect, whatever the umask says.
         fs::set_permissions(&beside, fs::Permissions::from_mode(MODE))?;
         socket.listen(BACKLOG)?;
         fs::rename(&beside, path)?;
@@ -253,7 +253,7 @@ impl Control {
         self.tasks.spawn(async move {
             let Ok(upgraded) = upgraded.await else { return };
             let Ok(parts) = upgraded.downcast::<TokioIo<UnixStream>>() else { return };
-            // Nobody to take it: the process ends, and so does the connection.
+            // Nothing takes it: the process ends, and so does the connection.
             drop(offers.try_send(parts.io.into_inner()));
         });
         let mut response = Response::new(Full::default());
@@ -273,7 +273,7 @@ impl Control {
         let pools = &topology.pools;
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/status") => {
-                // Texts that may show lines of files are for whoever may read those.
+                // Texts that may show lines of files are for users who may read those.
                 let mut status = self.admin.status();
                 status["reload_errors"] = json!(*self.admin.reloads.refused());
                 json_response(&status)

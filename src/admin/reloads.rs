@@ -37,7 +37,7 @@ pub struct Reloads {
 }
 
 impl Reloads {
-    /// With the end that whoever reloads listens to.
+    /// With the end that the reloader listens to.
     #[must_use]
     pub fn new() -> (Arc<Self>, mpsc::Receiver<ReloadAsker>) {
         let (asks, asked) = mpsc::channel(ASKERS_MAX);

@@ -45,7 +45,7 @@ impl AdminSide {
         inheritance: &mut Inheritance,
         estate: &mut Estate,
     ) -> anyhow::Result<Self> {
-        // One at a time: whoever comes meanwhile is told so.
+        // One at a time: a process that comes meanwhile is told so.
         let (offers, from_offers) = mpsc::channel(1);
         let (upgrades, from_upgrades) = mpsc::channel(1);
         let mut side = Self {

@@ -75,7 +75,7 @@ impl Credentials {
 }
 
 /// Whether an account can have this name and this password at all: both are there, neither holds a
-/// control character (RFC 7617 2) or what is no UTF-8. Nobody needs to be asked about any other: it
+/// control character (RFC 7617 2) or what is no UTF-8. No provider needs to be asked about any other: it
 /// is wrong. An empty password is none: a directory takes it for a client that does not log in.
 #[must_use]
 pub fn can_be_an_account(user: &str, password: &SecretString) -> bool {
@@ -87,7 +87,7 @@ pub fn can_be_an_account(user: &str, password: &SecretString) -> bool {
 
 fn parse_basic(encoded: &str) -> Option<Credentials> {
     let decoded = BASE64.decode(encoded.as_bytes()).ok()?;
-    // What is no UTF-8 is marked, and is nobody's name or password.
+    // What is no UTF-8 is marked, and is no user's name or password.
     let text = String::from_utf8_lossy(&decoded);
     let (user, password) = text.split_once(':')?;
     // Registry clients send an empty pair for "anonymous".

@@ -14,7 +14,7 @@ use crate::registry::{Actions, RepositoryName, Resource, ResourceAccess};
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Whom it is about.
+    /// The subjects that it is about.
     pub subjects: SubjectMatch,
     /// From which addresses; empty means from anywhere.
     pub sources: Vec<IpNet>,
@@ -28,7 +28,7 @@ pub struct Rule {
     pub label: String,
 }
 
-/// Whom a rule is about.
+/// The subjects that a rule is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubjectMatch {
     /// Clients without credentials.
@@ -42,7 +42,7 @@ pub enum SubjectMatch {
         /// The provider that knows them.
         provider: Option<String>,
     },
-    /// Everybody, with or without credentials.
+    /// Every client, with or without credentials.
     Everybody,
 }
 
@@ -114,7 +114,7 @@ impl Policy {
         wanted.iter().filter_map(granted).collect()
     }
 
-    /// What is left of somebody else's decision on one resource: all of it, unless a rule is about
+    /// What is left of another party's decision on one resource: all of it, unless a rule is about
     /// this client and resource, and then only what the rule allows.
     #[must_use]
     pub fn narrowed(&self, client: Client<'_>, resource: &Resource) -> Actions {

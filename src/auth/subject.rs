@@ -7,7 +7,7 @@ use std::sync::Arc;
 pub const ANONYMOUS_PROVIDER: &str = "anonymous";
 
 /// Characters that no account name of a configuration file may hold: they mean something in
-/// patterns, scopes or headers, and would be mistaken for that by whoever reads the file.
+/// patterns, scopes or headers, and would be mistaken for that by a reader of the file.
 const FORBIDDEN: &[char] = &['/', '*', '?', '[', ']', '\\', '$', ':', '"', ' '];
 
 /// Longest account name in bytes.

@@ -283,7 +283,7 @@ impl ClientTokens {
     }
 
     /// A token under an unknown key. Only what is a client token of ours in every way but the key is
-    /// told apart from what anybody can make up: the form of the key's id, the algorithm, the length
+    /// told apart from what any client can make up: the form of the key's id, the algorithm, the length
     /// of the signature, and every claim.
     fn foreign(&self, header: &StrictHeader, payload: &str, signature: &str, now: u64) -> TokenError {
         let signature_bytes = BASE64URL_NOPAD.decode(signature.as_bytes()).map_or(0, |bytes| bytes.len());

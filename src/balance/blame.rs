@@ -1,7 +1,7 @@
 //! Whose requests a member failed: what one client brings about takes out one member at most.
 
 /// Whose request it is, as far as fairness and blame go: the network it comes from and the account that makes it.
-/// Both are keyed hashes, so that nobody can choose to look like somebody else.
+/// Both are keyed hashes, so that no client can choose to look like another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientKey {
     /// The client's address; of an IPv6 address its /64.

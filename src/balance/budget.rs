@@ -1,5 +1,5 @@
 //! The retry budget of a pool: retries may be a share of the requests, and some a second besides,
-//! so that a pool that is down is not asked many times over by everybody.
+//! so that a pool that is down is not asked many times over by every client.
 
 /// Thousandths in a retry.
 const MILLI: u32 = 1000;

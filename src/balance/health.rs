@@ -172,7 +172,7 @@ impl Health {
             // The first answer of a member that was never seen is enough, either way.
             (Status::Starting | Status::Healthy, Observation::Good) => Status::Healthy,
             (Status::Starting, Observation::Bad) => Status::Unhealthy,
-            // A member that knows us no longer serves nobody, whatever the row.
+            // A member that refuses our credential serves no client, whatever the row.
             (_, Observation::CredentialRefused) => Status::CredentialFault,
             (Status::Healthy | Status::Ejected, Observation::Bad) if self.bad_in_a_row >= thresholds.fall => {
                 Status::Unhealthy

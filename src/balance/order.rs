@@ -135,7 +135,7 @@ fn arrange(group: &mut [Seen], choice: Choice, seed: u64) {
 }
 
 /// Two are drawn, each as often as its weight says, and the cheaper one is taken. The power of two
-/// choices: no herd runs to whoever looks best at the moment.
+/// choices: no herd runs to the member that looks best at the moment.
 fn cheaper_of_two(group: &[Seen], seed: u64) -> usize {
     let total: f64 = group.iter().map(|member| member.weight).sum();
     let first = drawn(group, total, finish(seed));

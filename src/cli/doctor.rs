@@ -84,7 +84,7 @@ fn ask_all(config: &Config, arguments: &Doctor) -> Result<Report, String> {
     let write_in = arguments.write_probes.then(|| arguments.repository.clone());
     let options = Options { timeout: arguments.timeout, write_in };
     let report = runtime.block_on(examine(&config.pools, &pools, &config.hosts, &options));
-    // A name service that hangs holds up nobody.
+    // A name service that hangs holds up nothing.
     runtime.shutdown_background();
     Ok(report)
 }

@@ -17,7 +17,7 @@ use crate::reload::retention;
 /// How long keys of a directory without a configuration count as retired, in seconds.
 const RETENTION_UNKNOWN: u64 = 24 * 3600;
 
-/// Whoever makes a key for later than this has mistyped.
+/// A key for later than this is a typing error.
 const ACTIVATE_AFTER_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
 #[derive(Debug, Subcommand)]

@@ -18,7 +18,7 @@ use super::{NO, UNUSABLE, fail, say};
 const RENEW_EVERY: Duration = Duration::from_secs(1);
 /// Home, and clear all that is below.
 const CLEAR: &str = "\u{1b}[H\u{1b}[J";
-/// The columns of a terminal that nobody has made larger.
+/// The columns of a terminal of the usual size.
 const COLUMNS: usize = 80;
 /// The columns of a member's name.
 const NAME_COLUMNS: usize = 24;
@@ -104,7 +104,7 @@ pub(super) fn run(arguments: &Status) -> ExitCode {
         };
     }
     loop {
-        // While it restarts nobody answers; that is said, and looked at again.
+        // While it restarts nothing answers; that is said, and looked at again.
         let text = status().map_or_else(|problem| problem, |status| render(&status, colour));
         say(format_args!("{CLEAR}{}", text.trim_end()));
         std::thread::park_timeout(RENEW_EVERY);

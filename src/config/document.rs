@@ -79,7 +79,7 @@ pub(super) enum Spot {
     Value,
     /// The value, which may hold a secret and is not shown.
     Hidden,
-    /// The key itself. What stands behind a key that nobody knows may be a secret, so it is not shown.
+    /// The key itself. What stands behind an unknown key may be a secret, so it is not shown.
     Key,
     /// The key itself, which is there for the second time; this is the second one's place.
     Repeated(Place),

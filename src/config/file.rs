@@ -131,7 +131,7 @@ pub(super) struct Limits {
     pub(super) header_bytes_max: Option<Size>,
     /// Bytes per second that a body moves at least.
     pub(super) body_rate_min: Option<Size>,
-    /// What one h2 connection may send before somebody reads it.
+    /// What one h2 connection may send before it is read.
     pub(super) h2_window: Option<Size>,
     /// How much of a refused request's body is read.
     pub(super) refused_body_bytes_max: Option<Size>,
@@ -261,7 +261,7 @@ pub(super) struct PasswordChecks {
 pub(super) struct PolicyRule {
     /// About clients without credentials.
     pub(super) anonymous: Option<bool>,
-    /// About everybody, with or without credentials.
+    /// About every client, with or without credentials.
     pub(super) everybody: Option<bool>,
     /// Glob on account names, or `PROVIDER/NAME`.
     pub(super) user: Option<String>,

@@ -1,4 +1,4 @@
-//! The configuration of `tidegate serve URL...`: no file, a self-signed certificate, and nobody has access yet.
+//! The configuration of `tidegate serve URL...`: no file, a self-signed certificate, and no user has access yet.
 
 use std::path::Path;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// It will bite somebody some day.
+    /// It will go wrong some day.
     Warning,
     /// It bites.
     Error,
@@ -50,7 +50,7 @@ macro_rules! codes {
 codes! {
     /// The host name has no address.
     HostUnknown = "host_unknown",
-    /// Nobody listens there.
+    /// Nothing listens there.
     Refused = "connection_refused",
     /// No way to the host.
     Unreachable = "unreachable",
@@ -153,7 +153,7 @@ pub struct Finding {
     pub code: Code,
     /// What is wrong.
     pub problem: String,
-    /// What somebody would see of it.
+    /// What users would see of it.
     pub effect: String,
     /// What to do.
     pub fix: String,

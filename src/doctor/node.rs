@@ -17,7 +17,7 @@ use crate::upstream::{
     AccountSettings, Credential, CredentialSettings, HarborSettings, HarborVersion, Storage,
 };
 
-/// A refusal that comes faster than this may be a lock that somebody else's wrong password set.
+/// A refusal that comes faster than this may be a lock that another client's wrong password set.
 const HASTY: Duration = Duration::from_secs(1);
 const OUT: &str =
     "the node is taken out with the state credential_fault; clients do not see it while others are left";
@@ -91,7 +91,7 @@ async fn health(patient: &Patient<'_>, harbor: &HarborSettings, checkup: &mut Ch
     !needed.iter().any(|name| name == "database")
 }
 
-/// Whether the node takes an account, a lock by somebody else's wrong password waited out.
+/// Whether the node takes an account, a lock by another client's wrong password waited out.
 async fn takes(patient: &Patient<'_>, harbor: &HarborSettings, account: &AccountSettings) -> Acceptance {
     // The registry of Harbor 1.x takes no passwords.
     let target = if is_two(harbor) { "/v2/" } else { TOKEN };

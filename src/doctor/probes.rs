@@ -20,7 +20,7 @@ const BYTES_TYPE: &str = "application/octet-stream";
 const LOOKS: u32 = 4;
 const LOOK_PAUSE: std::time::Duration = std::time::Duration::from_millis(300);
 
-/// What a probe writes: an empty image that nobody else has.
+/// What a probe writes: an empty image like no other.
 struct Probe {
     tag: String,
     blob: Bytes,

@@ -19,7 +19,7 @@ pub(super) async fn what_is_spoken(door: &Door, deadline: Instant) -> Spoken {
     let wants_tls = tls.is_some();
     let other = Door { tls, ..door.clone() };
     match other.ask(Question::get("/v2/"), deadline).await {
-        // A certificate that nobody trusts is still one.
+        // A certificate that is not trusted is still one.
         Err(QuestionError::Tls(rustls::Error::InvalidCertificate(_))) => Spoken::Tls,
         Ok(_) if wants_tls => Spoken::Tls,
         // Many servers say in plain HTTP that they want TLS.

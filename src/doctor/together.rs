@@ -14,7 +14,7 @@ use crate::upstream::{HarborVersion, Storage};
 
 /// The cookie that holds half of what protects a Harbor node against forged requests.
 const CSRF_COOKIE: &str = "_gorilla_csrf";
-/// What a node answers to everybody, and within a session with a CSRF cookie.
+/// What a node answers without credentials, and within a session with a CSRF cookie.
 const INFO: &str = "/api/v2.0/systeminfo";
 
 /// Compares what was seen of the members, and asks nodes for each other's sessions.

@@ -1,4 +1,4 @@
-//! Header values that everybody reads alike (RFC 9110 5.5).
+//! Header values that every parser reads alike (RFC 9110 5.5).
 //!
 //! A value with bytes outside visible ASCII, blank and tab is opaque: one parser takes it, another takes it for
 //! absent. No such value decides anything here or reaches the other side: heads of both directions go through

@@ -1,7 +1,7 @@
 //! Headers on their way to a member.
 //!
 //! Left out: hop-by-hop headers (RFC 9110 7.6.1), whatever `Connection` names, the client's
-//! credentials, and every header by which somebody in front of a registry says who a client is or
+//! credentials, and every header by which a proxy in front of a registry says who a client is or
 //! how it came; those are ours to say.
 
 use std::net::IpAddr;

@@ -24,7 +24,7 @@ const HELLO_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Why nothing can be taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritError {
-    /// Nobody is there, or it breaks off.
+    /// No process is there, or it breaks off.
     #[error("nothing can be taken over from the process at {0}: {1}")]
     Io(PathBuf, #[source] io::Error),
     /// It says no.

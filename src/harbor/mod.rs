@@ -34,7 +34,7 @@ use turns::Turns;
 
 /// The alarm that logins cannot be judged is raised at most this often, in seconds.
 const ALARM_EVERY: u64 = 10;
-/// How long a pair that nobody asks about is remembered as being asked about.
+/// How long a pair that is not asked about any more is remembered as being asked about.
 const ASKED_IDLE: Duration = Duration::from_mins(1);
 
 /// What the nodes say of a client.
@@ -57,7 +57,7 @@ pub struct HarborIdentity {
     /// How long a grant counts, by its own age: others of the same account may be younger.
     grant_ttl: Duration,
     wrong: Cache<Fingerprint, ()>,
-    /// Pairs that are being asked about: whoever brings the same one waits for that answer.
+    /// Pairs that are being asked about: a client that brings the same one waits for that answer.
     asked: Cache<Fingerprint, Arc<Mutex<()>>>,
     turns: Turns,
     anonymous: Cache<String, Actions>,
@@ -201,7 +201,7 @@ impl HarborIdentity {
     }
 
     /// What can be said of a pair that was asked about before: a right one may still have to be
-    /// asked for more, which locks nobody. `None` for a pair that may be wrong.
+    /// asked for more, which locks no name. `None` for a pair that may be wrong.
     async fn without_turn(
         self: &Arc<Self>,
         secret: &ClientSecret,

@@ -1,4 +1,4 @@
-//! Turns of passwords that nobody has proven yet: one at a time for each name and source, with a
+//! Turns of passwords that are not proven yet: one at a time for each name and source, with a
 //! pause after a wrong one, so that a guesser multiplies nothing and keeps out only itself.
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -12,10 +12,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::identity::HarborProviderSettings;
 
-/// How long a name and source that nobody uses are remembered.
+/// How long a name and source that are not in use are remembered.
 const IDLE: Duration = Duration::from_mins(1);
 
-/// Everybody's turns.
+/// The turns of all clients.
 pub(super) struct Turns {
     entries: Cache<(String, IpAddr), Arc<Entry>>,
     /// How many unproven passwords of one source are tried at once, over all names.
@@ -32,7 +32,7 @@ struct Entry {
     next: Arc<Mutex<Option<Instant>>>,
 }
 
-/// The right to try one password that nobody has proven yet.
+/// The right to try one password that is not proven yet.
 #[derive(Debug)]
 pub struct Turn {
     next: OwnedMutexGuard<Option<Instant>>,
@@ -85,7 +85,7 @@ impl Turns {
     }
 }
 
-/// Whoever has one address of an IPv6 network has all of its /64.
+/// A client with one address of an IPv6 network has all of its /64.
 fn network_of(source: IpAddr) -> IpAddr {
     match source {
         IpAddr::V4(_) => source,

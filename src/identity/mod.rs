@@ -27,7 +27,7 @@ const DUMMY_COST: u32 = 10;
 pub enum Verdict {
     /// Right.
     Known(Subject),
-    /// The name is unknown or the password wrong; which, nobody learns.
+    /// The name is unknown or the password wrong; which of the two is not told.
     Wrong,
     /// It cannot be said now.
     Unavailable,
@@ -63,7 +63,7 @@ pub struct Identity {
     dummy_hash: Arc<str>,
     /// What every wrong password costs: as much as one against the costliest hash.
     cost: u32,
-    /// Whether Harbor nodes know everybody else.
+    /// Whether Harbor nodes are asked about every other name.
     harbor: bool,
 }
 

@@ -22,7 +22,7 @@ pub enum ProviderSettings {
         /// The file.
         path: PathBuf,
     },
-    /// The nodes of a Harbor pool know everybody whom no provider before knows. Its name is `harbor`.
+    /// The nodes of a Harbor pool are asked about every name that no provider before knows. Its name is `harbor`.
     Harbor(HarborProviderSettings),
 }
 

@@ -80,7 +80,7 @@ pub fn error_body(code: ErrorCode, message: &str, request_id: &str) -> Vec<u8> {
     body.to_string().into_bytes()
 }
 
-/// Why a request under `/v2` was refused before anybody was asked.
+/// Why a request under `/v2` was refused before any member was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// The path has an encoding or segment that could mean two things.

@@ -1,7 +1,7 @@
 //! The routes of a Harbor node beside `/v2`: its web pages and its API, as an allow-list.
 //!
 //! Harbor itself authenticates there. What must never be reached from outside is not on the list:
-//! `/service/notifications` asks nobody who they are, `/api/internal` and `internalconfig` are for
+//! `/service/notifications` asks for no credentials, `/api/internal` and `internalconfig` are for
 //! Harbor's own services. Core takes odd spellings of all of them, so a path is decoded once,
 //! refused where two parsers could read it differently, and written anew.
 
@@ -32,7 +32,7 @@ const PATH: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'}');
 
-/// First segments that belong to nobody outside, whatever follows.
+/// First segments that are not for clients, whatever follows.
 const NEVER: [&str; 5] = ["service", "v1", "v2", "metrics", ".well-known"];
 
 /// Methods that Harbor knows.
@@ -84,7 +84,7 @@ impl WebRequest {
             target.extend(utf8_percent_encode(segment, PATH));
         }
         if let Some(query) = query {
-            // Percent-encodings of a query mean the same to everybody only as they are.
+            // Percent-encodings of a query mean the same to every parser only as they are.
             if !query.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return Err(ParseError::Query);
             }

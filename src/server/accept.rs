@@ -24,7 +24,7 @@ use super::stream::Watched;
 use super::watch::Activity;
 use crate::telemetry::GaugeGuard;
 
-/// Connections that the kernel keeps while nobody accepts.
+/// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 4096;
 /// Between keep-alive probes of the kernel on a downstream connection.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(60);
@@ -70,7 +70,7 @@ pub fn bind(address: SocketAddr, families: Families) -> io::Result<TcpListener> 
     Ok(socket.into())
 }
 
-/// Binds an address that nobody else may have, not even another gateway.
+/// Binds an address that no other process may have, not even another gateway.
 ///
 /// # Errors
 /// When the address cannot be bound.
@@ -91,7 +91,7 @@ fn unbound(address: SocketAddr, families: Families) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The client's address as everybody after this knows it. On a listener of both families a client of IPv4 comes as
+/// The client's address as it is known from here on. On a listener of both families a client of IPv4 comes as
 /// `::ffff:a.b.c.d`, which no rule for its network would match.
 fn canonical(peer: SocketAddr) -> SocketAddr {
     SocketAddr::new(peer.ip().to_canonical(), peer.port())
@@ -148,7 +148,7 @@ impl Listener {
                             Some(permit) => permit,
                             None => permits.acquire_owned().await,
                         };
-                        // Nobody closes the semaphore.
+                        // The semaphore is never closed.
                         let Ok(permit) = permit else { return };
                         serve_connection(acceptor, stream, peer, handler, permit).await;
                     });

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 pub struct Redirect {
     /// The port of the TLS listener.
     pub port: u16,
-    /// Whether a `Host` is served here; nobody is sent elsewhere.
+    /// Whether a `Host` is served here; no client is sent elsewhere.
     pub serves: Arc<dyn Fn(&str) -> bool + Send + Sync>,
 }
 

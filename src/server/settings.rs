@@ -31,7 +31,7 @@ pub enum ListenerKind {
     Tls(TlsSettings),
     /// Plain http/1.1. Credentials are refused there unless this says otherwise.
     Plain {
-        /// Take passwords and tokens although anybody on the way can read them.
+        /// Take passwords and tokens although they can be read on the way.
         allow_plaintext_credentials: bool,
     },
     /// Plain http/1.1 that answers 308 to the same place under https.
@@ -69,7 +69,7 @@ pub struct ConnectionLimits {
     pub header_bytes_max: usize,
     /// The least rate of a body that a client sends or reads, in bytes per second; 0 for none.
     pub body_rate_min: u64,
-    /// Bytes that the client of an h2 connection may send before somebody reads them; half of it in one stream.
+    /// Bytes that the client of an h2 connection may send before they are read; half of it in one stream.
     pub h2_window_bytes: usize,
     /// How many bytes of a refused request's body are read so that the client sees the answer.
     pub refused_body_bytes_max: u64,
@@ -89,7 +89,7 @@ impl ConnectionLimits {
         HEADS_BYTES_MAX.max(self.header_bytes_max.saturating_mul(2))
     }
 
-    /// Bytes that one connection can make this process remember before anybody is let in: heads and unread bodies,
+    /// Bytes that one connection can make this process remember before its client is let in: heads and unread bodies,
     /// each with as much again for the bookkeeping of its pieces.
     #[must_use]
     pub fn connection_bytes_max(&self) -> usize {

@@ -148,7 +148,7 @@ impl Activity {
     /// The connection is closed in good order from now on, unless it is already.
     pub(super) fn closes(&self) {
         let now = self.now();
-        // Whoever came first has set it.
+        // The first call has set it.
         let _ = self.closing_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 

@@ -47,7 +47,7 @@ pub enum TokenRequestError {
     /// A login without credentials.
     #[error("credentials are required")]
     NoCredentials,
-    /// Credentials on a connection that anybody can read.
+    /// Credentials on a connection without TLS.
     #[error("credentials are refused on a connection without TLS; use https")]
     Plaintext,
     /// Passwords cannot be checked now.

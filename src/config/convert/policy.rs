@@ -1,4 +1,4 @@
-//! Policy rules: whom, from where, on which repositories, what; and rules that can never decide.
+//! Policy rules: which subject, from where, on which repositories, what; and rules that can never decide.
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -247,7 +247,7 @@ fn check_user(
         ProviderSettings::Users(users) => users.iter().any(|user| user.name == name),
         ProviderSettings::Htpasswd { .. } | ProviderSettings::Harbor(_) => false,
     });
-    // Whom these know is not in the file.
+    // The names that these know are not in the file.
     let others = identity.providers.iter().filter_map(|provider| match provider {
         ProviderSettings::Users(_) => None,
         ProviderSettings::Htpasswd { .. } => Some("htpasswd"),
@@ -360,7 +360,7 @@ fn decides_before(earlier: &Rule, later: &Rule) -> bool {
         && is_wider(&earlier.subjects, &later.subjects)
 }
 
-/// Whether everybody who meets `narrow` meets `wide`.
+/// Whether every client that meets `narrow` meets `wide`.
 fn is_wider(wide: &SubjectMatch, narrow: &SubjectMatch) -> bool {
     match (wide, narrow) {
         (SubjectMatch::Everybody, _) | (SubjectMatch::Anonymous, SubjectMatch::Anonymous) => true,

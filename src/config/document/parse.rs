@@ -173,7 +173,7 @@ pub(super) fn syntax_error(file: PathBuf, source: &str, error: &serde_saphyr::Er
     } else {
         (message, "check indentation, quotes and brackets here and in the line before")
     };
-    // Without a tree nobody knows where a secret ends, so lines near one are not shown.
+    // Without a tree it is not known where a secret ends, so lines near one are not shown.
     let near = source.lines().take(line).skip(line.saturating_sub(10));
     let secret =
         near.map(str::to_ascii_lowercase).any(|line| SECRET_KEY_WORDS.iter().any(|word| line.contains(word)));
