@@ -143,7 +143,7 @@ impl Health {
             return None;
         }
         let quiet = now_ms.saturating_sub(self.ejected_until_ms);
-        if quiet >= rules.time_max_ms {
+        if quiet >= rules.time_max_ms() {
             self.ejections = 0;
         }
         self.ejected_until_ms = now_ms.saturating_add(rules.duration_ms(self.ejections));
@@ -205,8 +205,7 @@ mod tests {
     use super::*;
 
     const THRESHOLDS: Thresholds = Thresholds { rise: 2, fall: 3 };
-    const RULES: EjectionRules =
-        EjectionRules { failures: 5, time_ms: 10_000, time_max_ms: 60_000, percent_max: 50 };
+    const RULES: EjectionRules = EjectionRules { failures: 5, time_ms: 10_000 };
 
     /// Runs observations a second apart: good, bad, credential refused, ejected.
     fn run(observations: &str) -> Health {
@@ -283,7 +282,7 @@ mod tests {
             assert_eq!(health.out_since_ms(), None);
             now = until + 5_000;
         }
-        now += RULES.time_max_ms;
+        now += RULES.time_max_ms();
         health.eject(RULES, true, now);
         assert_eq!(health.ejected_until_ms(), Some(now + 10_000));
     }

@@ -1,5 +1,6 @@
 //! The configuration file: read, checked as a whole, and turned into the settings of each component.
 
+mod constant;
 mod convert;
 mod decode;
 mod document;

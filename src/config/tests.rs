@@ -90,6 +90,8 @@ const URL: &str = "url: \"http://10.0.0.1:5000\"";
 const SHAPE: &[Case] = &[
     ("external_url", "extrenal_url", 1, "extrenal_url", &["unknown key", "write instead: external_url", "1 | extrenal_url: ***"]),
     ("external_url: https://hub.example.com", "hosts: []", 1, "external_url", &["is missing", "add `external_url: https://hub.example.com`"]),
+    ("", "limits: { headers_max: 50 }", 8, "limits.headers_max", &["unknown key", "help: remove it; this is always 100 now"]),
+    ("", "verify: { quarantine_entries_max: 5 }", 8, "verify.quarantine_entries_max", &["unknown key", "this is always 10000 now"]),
     ("", "workers: many", 8, "workers", &["\"many\" is not a whole number", "write instead: a number"]),
     ("", "workers: 99999999999", 8, "workers", &["too large", "write instead: a smaller number"]),
     ("", "limits: { keep_alive: 75 }", 8, "limits.keep_alive", &["\"75\" has no unit", "write instead: 75s"]),

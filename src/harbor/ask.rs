@@ -13,10 +13,12 @@ use crate::registry::{Action, Actions, ResourceAccess};
 use crate::upstream::harbor::{ClientSecret, Login, NodeAt, NodeToken, Password, PasswordTurn};
 use crate::upstream::{Member, MemberName, Pool, Request, Storage};
 
-/// Questions to nodes at once, of each kind; more wait within their time.
-const CHECKS_MAX: usize = 64;
 /// How often a password that may lock a name is offered to nodes where the name is in use.
 const BUSY_PAUSE: Duration = Duration::from_millis(25);
+
+/// Questions to nodes at once, for each kind of client; more wait within the login's own deadline. A node needs 1.5 s for a wrong
+/// password and far less for a right one, so this is more than real logins use; it bounds the wait for a directory that hangs.
+const CHECKS_MAX: usize = 64;
 
 /// What asking the nodes came to.
 pub(super) enum Asked {

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::credentials::{LoginPair, can_be_an_account};
 use crate::auth::subject::Subject;
-use crate::identity::{HARBOR, HarborProviderSettings, VerifyLimits};
+use crate::identity::{CACHE_ENTRIES_MAX, HARBOR, HarborProviderSettings, VerifyLimits};
 use crate::random::unix_now;
 use crate::registry::{Actions, ResourceAccess};
 use crate::telemetry::{IdentityFault, Metrics};
@@ -86,7 +86,7 @@ impl HarborIdentity {
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
     ) -> Arc<Self> {
-        let max = limits.cache_entries_max;
+        let max = CACHE_ENTRIES_MAX;
         Arc::new(Self {
             right: cache(max, limits.success_ttl),
             grant_ttl: limits.success_ttl,

@@ -15,12 +15,15 @@ use crate::identity::HarborProviderSettings;
 /// How long a name and source that are not in use are remembered.
 const IDLE: Duration = Duration::from_mins(1);
 
-/// The turns of all clients.
+/// Unknown passwords of one name and source that may wait; more are answered 503. Clients log in once and then have a token:
+/// a few of one account at once are a build farm behind one address, more are a guesser.
+const WAITING_MAX: usize = 4;
+
+/// Everybody's turns.
 pub(super) struct Turns {
     entries: Cache<(String, IpAddr), Arc<Entry>>,
     /// How many unproven passwords of one source are tried at once, over all names.
     sources: Cache<IpAddr, Arc<Semaphore>>,
-    waiting_max: usize,
     per_source_max: usize,
     pause: Duration,
 }
@@ -57,7 +60,6 @@ impl Turns {
         Self {
             entries: Cache::builder().max_capacity(entries_max).time_to_idle(idle).build(),
             sources: Cache::builder().max_capacity(entries_max).time_to_idle(idle).build(),
-            waiting_max: settings.waiting_max,
             per_source_max: settings.per_source_max.clamp(1, Semaphore::MAX_PERMITS),
             pause,
         }
@@ -69,7 +71,7 @@ impl Turns {
         let entry = self.entries.get_with((name.to_lowercase(), source), Arc::default);
         let ahead = entry.waiting.fetch_add(1, Ordering::Relaxed);
         let waiting = Waiting(Arc::clone(&entry));
-        if ahead > self.waiting_max {
+        if ahead > WAITING_MAX {
             return None;
         }
         let next = timeout_at(deadline, Arc::clone(&entry.next).lock_owned()).await.ok()?;
@@ -108,14 +110,13 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    fn settings(waiting_max: usize, seconds: u64, per_source_max: usize) -> HarborProviderSettings {
+    fn settings(seconds: u64, per_source_max: usize) -> HarborProviderSettings {
         let second = Duration::from_secs(1);
         HarborProviderSettings {
             pool: 0,
             timeout: second * 10,
             try_timeout: second * 5,
             wrong_pause: second * u32::try_from(seconds).expect("small"),
-            waiting_max,
             per_source_max,
             foreign_accounts: false,
         }
@@ -123,7 +124,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_source_tries_few_names_at_once_and_an_ipv6_network_is_one_source() {
-        let turns = Turns::new(100, &settings(4, 3, 2));
+        let turns = Turns::new(100, &settings(3, 2));
         let at = |text: &str| text.parse::<IpAddr>().expect("an address");
         let soon = || Instant::now() + Duration::from_secs(1);
         let first = turns.take("a", at("2001:db8::1"), soon()).await;
@@ -137,7 +138,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn wrong_passwords_of_one_name_and_source_come_slowly_and_hinder_nobody_else() {
-        let turns = Turns::new(100, &settings(1, 3, 8));
+        let turns = Turns::new(100, &settings(3, 8));
         let (here, there) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from([10, 0, 0, 1]));
         let soon = || Instant::now() + Duration::from_secs(10);
         let started = Instant::now();
@@ -145,7 +146,13 @@ mod tests {
         let second = turns.take("CI", here, soon());
         tokio::pin!(second);
         assert!(futures_util::poll!(&mut second).is_pending(), "one at a time");
-        assert!(turns.take("ci", here, soon()).await.is_none(), "one may wait, no more");
+        let mut waiting: Vec<_> =
+            (1..WAITING_MAX).map(|_| Box::pin(turns.take("ci", here, soon()))).collect();
+        for turn in &mut waiting {
+            assert!(futures_util::poll!(turn).is_pending(), "a few may wait");
+        }
+        assert!(turns.take("ci", here, soon()).await.is_none(), "and no more");
+        drop(waiting);
         assert!(turns.take("ci", there, soon()).await.is_some(), "another source does not wait");
         assert!(turns.take("bob", here, soon()).await.is_some(), "nor does another name");
         turn.was_wrong();
@@ -160,7 +167,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_turn_that_cannot_come_in_time_is_not_waited_for() {
-        let turns = Turns::new(100, &settings(4, 30, 8));
+        let turns = Turns::new(100, &settings(30, 8));
         let here = IpAddr::from(Ipv4Addr::LOCALHOST);
         let soon = || Instant::now() + Duration::from_secs(10);
         turns.take("ci", here, soon()).await.expect("the first").was_wrong();

@@ -15,6 +15,10 @@ use super::settings::VerifyLimits;
 /// Longest wait for a turn: docker gives a token request 15 s and tries no second time.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// Checks that are remembered, right and wrong ones apart, of this process and of Harbor nodes; a few hundred bytes each.
+/// Beyond that the least used are forgotten, and made again.
+pub const CACHE_ENTRIES_MAX: u64 = 10_000;
+
 type Fingerprint = [u8; 32];
 
 /// Checks passwords, a bounded number at once. What it remembers survives a reload: the stored
@@ -41,7 +45,7 @@ impl PasswordChecks {
     /// A pool with these bounds.
     #[must_use]
     pub fn new(limits: &VerifyLimits) -> Self {
-        let cache = |ttl| Cache::builder().max_capacity(limits.cache_entries_max).time_to_live(ttl).build();
+        let cache = |ttl| Cache::builder().max_capacity(CACHE_ENTRIES_MAX).time_to_live(ttl).build();
         Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>()),
             running: Arc::new(Semaphore::new(limits.concurrency.clamp(1, Semaphore::MAX_PERMITS))),
@@ -154,7 +158,6 @@ mod tests {
             queue_max: 0,
             success_ttl: Duration::from_secs(24 * 3600),
             failure_ttl: Duration::from_secs(24 * 3600),
-            cache_entries_max: 10,
         });
         let hash = Arc::from(bcrypt::hash("right", 4).expect("hashed"));
         let (right, wrong) = (SecretString::from("right"), SecretString::from("wrong"));

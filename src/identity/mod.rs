@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use secrecy::SecretString;
 
-pub use checks::PasswordChecks;
+pub use checks::{CACHE_ENTRIES_MAX, PasswordChecks};
 pub use settings::*;
 
 use crate::auth::subject::Subject;
@@ -229,13 +229,7 @@ mod tests {
 
     fn limits() -> VerifyLimits {
         let day = std::time::Duration::from_secs(24 * 3600);
-        VerifyLimits {
-            concurrency: 2,
-            queue_max: 8,
-            success_ttl: day,
-            failure_ttl: day,
-            cache_entries_max: 10,
-        }
+        VerifyLimits { concurrency: 2, queue_max: 8, success_ttl: day, failure_ttl: day }
     }
 
     #[tokio::test]

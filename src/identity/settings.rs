@@ -37,8 +37,6 @@ pub struct HarborProviderSettings {
     pub try_timeout: Duration,
     /// After a wrong password the next unknown one of the same name and source waits this long.
     pub wrong_pause: Duration,
-    /// Unknown passwords of the same name and source that may wait; more are answered 503.
-    pub waiting_max: usize,
     /// Unknown passwords of one source that are tried at once, over all names; more wait.
     pub per_source_max: usize,
     /// Whether an account that the home of a project does not know may do there what another node
@@ -57,11 +55,6 @@ pub struct UserSettings {
     pub groups: Vec<String>,
 }
 
-/// Password checks that are remembered, right and wrong ones apart.
-pub const CACHE_ENTRIES_MAX: u64 = 10_000;
-/// Unknown passwords of one name and address that may wait; more are answered 503.
-pub const WAITING_MAX: usize = 4;
-
 /// Bounds on password checks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VerifyLimits {
@@ -73,6 +66,4 @@ pub struct VerifyLimits {
     pub success_ttl: Duration,
     /// How long a failed check is remembered.
     pub failure_ttl: Duration,
-    /// How many checks are remembered.
-    pub cache_entries_max: u64,
 }

@@ -194,8 +194,11 @@ impl Answers {
         if let AttemptError::Client(ClientFault::WrongPassword) = error {
             self.forget_password(request);
         }
-        let is_refusal =
-            matches!(error, AttemptError::Client(ClientFault::WrongPassword | ClientFault::NotGranted));
+        let is_refusal = matches!(
+            error,
+            AttemptError::Client(ClientFault::WrongPassword | ClientFault::NotGranted)
+                | AttemptError::Member(MemberError::CredentialFault { .. })
+        );
         if let Some(target) = request.registry()
             && is_refusal
             && is_refused_cancel(target, StatusCode::UNAUTHORIZED)

@@ -22,15 +22,15 @@ use super::acceptor::{Accepted, Acceptor};
 use super::watch::{Activity, Judgement, Patience, RequestGuard};
 use crate::pace::LeastRate;
 
-/// Most header lines of a request; registries' clients send about ten.
-const HEADERS_MAX: usize = 100;
-/// Concurrent streams of one h2 connection, the least that RFC 9113 (6.5.2) recommends; a pull opens about six.
-const H2_STREAMS_MAX: u32 = 100;
-
 /// How long a connection without a request stays open when accepting has ended.
 const LINGER: Duration = Duration::from_secs(1);
 /// Least h2 flow-control window of one stream, in bytes.
 const H2_STREAM_WINDOW_LEAST: usize = 64 * 1024;
+/// Requests of one h2 connection that run at once: the least that RFC 9113 6.5.2 recommends, and what clients that read
+/// layers in parallel never need. `ConnectionLimits::heads_bytes_max` bounds the memory behind it.
+const H2_STREAMS_MAX: u32 = 100;
+/// Header lines of an HTTP/1.1 request. Registry clients send about ten, browsers and proxies in front some more.
+const HEADERS_MAX: usize = 100;
 /// h2 streams that a client may reset before they were accepted.
 const H2_RESET_STREAMS_MAX: usize = 50;
 /// Bytes of an answer that wait for one h2 stream, besides the piece that comes next.

@@ -29,15 +29,15 @@ use crate::telemetry::Metrics;
 use crate::upstream::Topology;
 use crate::upstream::harbor::ClientSecret;
 
-/// Most scopes of one token; docker asks for one or two, for a mount.
-const SCOPES_MAX: usize = 64;
-/// Largest token, in bytes: with the other headers it has to fit into what proxies take for a head.
-const TOKEN_BYTES_MAX: usize = 4096;
-/// Largest body of a token request, in bytes.
-pub const REQUEST_BYTES_MAX: usize = 16 * 1024;
-
 /// The paths of the token endpoint: Harbor's, the usual one, and distribution's `autoredirect`.
 pub const TOKEN_PATHS: [&str; 3] = ["/service/token", "/token", "/auth/token"];
+
+/// Largest body of a token request in bytes: a form with a name, a password and a list of scopes.
+pub const REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// Resources in one token request. docker asks for one, and for as many more as it tries cross-repository mounts.
+const SCOPES_MAX: usize = 64;
+/// Largest token in bytes. Registries and proxies take header lines of 8 KiB; half of it leaves room for what they add.
+const TOKEN_BYTES_MAX: usize = 4 * 1024;
 
 /// Answers token requests.
 pub struct TokenService {

@@ -8,6 +8,9 @@ use super::name::MemberName;
 use super::settings::VerifySettings;
 use crate::registry::Digest;
 
+/// Pairs that are remembered, about 200 bytes each. A member with more broken content than this needs a person.
+const ENTRIES_MAX: u64 = 10_000;
+
 /// Pairs of member and digest, for a time.
 #[derive(Debug)]
 pub struct Quarantine {
@@ -20,10 +23,7 @@ impl Quarantine {
     /// An empty one.
     #[must_use]
     pub fn new(settings: &VerifySettings) -> Self {
-        let pairs = Cache::builder()
-            .max_capacity(settings.quarantine_entries_max)
-            .time_to_live(settings.quarantine)
-            .build();
+        let pairs = Cache::builder().max_capacity(ENTRIES_MAX).time_to_live(settings.quarantine).build();
         Self { pairs, any: AtomicBool::new(false) }
     }
 
@@ -60,7 +60,6 @@ mod tests {
             buffer_bytes_max: 0,
             manifest_buffer_bytes_max: 0,
             quarantine: Duration::from_millis(50),
-            quarantine_entries_max: 10,
         };
         let quarantine = Quarantine::new(&settings);
         let member = MemberName::try_from("node1").expect("a name");

@@ -233,9 +233,6 @@ pub struct UpstreamLimits {
     pub retry: RetryRules,
 }
 
-/// Pairs of member and digest that are remembered as broken: some thousand of them are a broken storage.
-pub const QUARANTINE_ENTRIES_MAX: u64 = 10_000;
-
 /// How content is verified on its way to clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifySettings {
@@ -248,8 +245,6 @@ pub struct VerifySettings {
     pub manifest_buffer_bytes_max: u64,
     /// For so long a member is asked last for content that it had broken.
     pub quarantine: Duration,
-    /// How many of these are remembered.
-    pub quarantine_entries_max: u64,
 }
 
 /// How reads of the same are shared.

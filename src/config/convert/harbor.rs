@@ -7,7 +7,7 @@ use crate::config::document::KeyPath;
 use crate::config::error::Fix;
 use crate::config::file::{Account, File, Harbor, HarborProvider, Kind, Member, Pool, Provider};
 use crate::config::suggest::nearest;
-use crate::identity::{HarborProviderSettings, WAITING_MAX};
+use crate::identity::HarborProviderSettings;
 use crate::upstream::{
     AccountSettings, CredentialSettings, HarborSettings, HarborVersion, MemberKind, MemberSettings,
 };
@@ -148,7 +148,6 @@ pub(super) fn provider(
         timeout,
         try_timeout,
         wrong_pause: keys.wrong_pause.map_or(Duration::from_secs(3), |time| time.0),
-        waiting_max: WAITING_MAX,
         per_source_max: cx.count(&path.key("per_source_max"), keys.per_source_max, 8) as usize,
         foreign_accounts: keys.foreign_accounts.unwrap_or(false),
     })

@@ -12,7 +12,7 @@ use crate::config::document::KeyPath;
 use crate::config::error::{ConfigError, Fix};
 use crate::config::file::{File, PasswordChecks, Provider, User};
 use crate::config::value::HumanDuration;
-use crate::identity::{CACHE_ENTRIES_MAX, IdentitySettings, ProviderSettings, UserSettings, VerifyLimits};
+use crate::identity::{IdentitySettings, ProviderSettings, UserSettings, VerifyLimits};
 use crate::secret::ExposeSecret as _;
 
 /// What account names may hold, in words.
@@ -231,6 +231,5 @@ pub(in crate::config) fn verify_limits(
         failure_ttl: ttl(cx, "failure_ttl", checks.failure_ttl, Duration::from_secs(10)),
         concurrency: cx.count(&path.key("concurrency"), checks.concurrency, listeners::cores()) as usize,
         queue_max: cx.count(&path.key("queue_max"), checks.queue_max, 256) as usize,
-        cache_entries_max: CACHE_ENTRIES_MAX,
     }
 }

@@ -16,8 +16,7 @@ use crate::registry::{Reference, RepositoryName};
 use crate::token_service::TokenSettings;
 use crate::upstream::{
     CoalesceSettings, CredentialSettings, HealthSettings, MemberAddress, MemberKind, MemberName,
-    MemberSettings, MemberTls, PoolName, PoolSettings, QUARANTINE_ENTRIES_MAX, Storage, UpstreamLimits,
-    VerifySettings,
+    MemberSettings, MemberTls, PoolName, PoolSettings, Storage, UpstreamLimits, VerifySettings,
 };
 
 const WEIGHT_MAX: u32 = 100;
@@ -309,19 +308,7 @@ fn health(cx: &mut Context<'_>, path: &KeyPath, health: &Health) -> HealthSettin
 fn ejection(cx: &mut Context<'_>, path: &KeyPath, keys: &Ejection) -> EjectionRules {
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let time = cx.duration(&path.key("time"), keys.time, Duration::from_secs(10));
-    let most_path = path.key("time_max");
-    let time_max = cx.duration(&most_path, keys.time_max, time.max(Duration::from_mins(5)));
-    if time_max < time {
-        let problem =
-            format!("{} is shorter than the first ejection, {}", describe(time_max), describe(time));
-        cx.error(&most_path, problem, Fix::Write(describe(time)));
-    }
-    EjectionRules {
-        failures: cx.count(&path.key("failures"), keys.failures, 5),
-        time_ms: ms(time),
-        time_max_ms: ms(time_max),
-        percent_max: percent(cx, &path.key("percent_max"), keys.percent_max, 50),
-    }
+    EjectionRules { failures: cx.count(&path.key("failures"), keys.failures, 5), time_ms: ms(time) }
 }
 
 /// A share of at most all, in percent; none is a share too.
@@ -352,7 +339,6 @@ pub(in crate::config) fn verify(cx: &mut Context<'_>, path: &KeyPath, keys: &Ver
             8 << 20,
         ),
         quarantine: cx.duration(&path.key("quarantine"), keys.quarantine, Duration::from_hours(1)),
-        quarantine_entries_max: QUARANTINE_ENTRIES_MAX,
     }
 }
 

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::config::constant;
 use crate::config::document::{KeyPath, Problem, Spot};
 use crate::config::error::Fix;
 use crate::config::suggest::nearest;
@@ -110,6 +111,9 @@ fn example(key: &str) -> String {
 
 pub(super) fn unknown_key(path: KeyPath, key: &str, known: &[&str]) -> Problem {
     let fix = match nearest(key, known.iter().copied()) {
+        _ if let Some(value) = constant::value_of(&path.to_string()) => {
+            Fix::Advice(format!("remove it; this is always {value} now"))
+        }
         Some(near) => Fix::Write(near.to_owned()),
         None if known.is_empty() => Fix::advice("remove it"),
         None => Fix::Advice(format!("remove it; the keys here are {}", known.join(", "))),

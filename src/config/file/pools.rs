@@ -257,8 +257,4 @@ pub(in crate::config) struct Ejection {
     pub(in crate::config) failures: Option<u32>,
     /// How long the first ejection lasts.
     pub(in crate::config) time: Option<HumanDuration>,
-    /// How long any lasts at most.
-    pub(in crate::config) time_max: Option<HumanDuration>,
-    /// How many of a hundred members may be ejected at once.
-    pub(in crate::config) percent_max: Option<u32>,
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Pool;
 use super::ejections::Ejected;
 use crate::balance::blame::ClientKey;
+use crate::balance::ejection::allows_one_more;
 use crate::balance::health::Status;
 use crate::upstream::member::Member;
 
@@ -28,7 +29,7 @@ impl Pool {
             return;
         }
         let out = self.members.iter().filter(|member| member.status() == Status::Ejected).count();
-        let allowed = member.probe.ejection.allow(self.members.len(), out);
+        let allowed = allows_one_more(self.members.len(), out);
         if member.eject(problem, allowed) {
             ejected.push(Ejected { member: member.name.clone(), state: Arc::clone(&member.state), failures });
         }

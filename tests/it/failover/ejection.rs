@@ -39,7 +39,7 @@ async fn a_member_that_fails_requests_is_out_for_a_time_although_its_probes_are_
     let (one, two) = (member_that_fails(&sick).await, member_that_fails(&well).await);
     let mut site = site_of(&[&one, &two], |config| {
         config.health(
-            "{ interval: 200ms, timeout: 20s, rise: 1, fall: 2, slow_start: 0s, ejection: { failures: 3, time: 1s, time_max: 1h } }",
+            "{ interval: 200ms, timeout: 20s, rise: 1, fall: 2, slow_start: 0s, ejection: { failures: 3, time: 1s } }",
         )
     })
     .await;
@@ -123,7 +123,7 @@ async fn a_pool_that_is_down_is_asked_again_only_as_the_budget_allows() {
     let (one, two) = (member_that_fails(&down).await, member_that_fails(&down).await);
     let mut site = site_of(&[&one, &two], |config| {
         let config = config.extra("upstream: { retry_budget: { percent: 10, per_second: 1 } }");
-        config.health("{ interval: 200ms, timeout: 20s, rise: 1, fall: 2, ejection: { percent_max: 0 } }")
+        config.health("{ interval: 200ms, timeout: 20s, rise: 1, fall: 2, ejection: { failures: 1000000 } }")
     })
     .await;
     let client = site.authorized(&[SCOPE]).await;
