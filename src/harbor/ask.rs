@@ -28,6 +28,8 @@ pub(super) enum Asked {
     Wrong,
     /// Others use the name, or there are too many questions.
     Busy,
+    /// A node was asked and did not answer in time, and no other could say: it may still be judging the password. And why.
+    Silent(String),
     /// No node could say, and why.
     NotNow(String),
 }
@@ -104,15 +106,17 @@ impl Nodes {
         let mut waiting = nodes(&candidates);
         let mut refused = 0;
         let mut problem = "no node of the pool serves".to_owned();
+        let mut silent = None;
+        let busy = |silent: Option<String>| silent.map_or(Asked::Busy, Asked::Silent);
         while !waiting.is_empty() {
             let Some((index, _turn)) = next_free(&waiting, secret, known.is_some(), deadline).await else {
-                return Asked::Busy;
+                return busy(silent);
             };
             let node = waiting.remove(index);
             let member = node.member;
             // Only now: who waits for a name takes nothing from others.
             let budget = if known.is_some() { &self.budgets.proven } else { &self.budgets.unproven };
-            let Ok(Ok(_permit)) = timeout_at(deadline, budget.acquire()).await else { return Asked::Busy };
+            let Ok(Ok(_permit)) = timeout_at(deadline, budget.acquire()).await else { return busy(silent) };
             let try_deadline = deadline.min(Instant::now() + self.settings.try_timeout);
             let password = Password { secret, was_right: known.is_some() };
             match node.login(password, wanted, try_deadline).await {
@@ -125,7 +129,8 @@ impl Nodes {
                 Login::Wrong => refused += 1,
                 Login::NotNow(reason) => problem = format!("{}: {reason}", member.name),
                 Login::Silent => {
-                    problem = format!("{}: no answer in time; the directory behind it may hang", member.name);
+                    let hangs = "no answer in time; the directory behind it may hang";
+                    silent = Some(format!("{}: {hangs}", member.name));
                     member.ask_for_probe();
                 }
                 Login::NodeFault(reason) => {
@@ -135,7 +140,11 @@ impl Nodes {
             }
         }
         let all = self.pool.load().members.iter().filter(|member| member.harbor.is_some()).count();
-        if refused > 0 && refused == all { Asked::Wrong } else { Asked::NotNow(problem) }
+        match silent {
+            _ if refused > 0 && refused == all => Asked::Wrong,
+            Some(problem) => Asked::Silent(problem),
+            None => Asked::NotNow(problem),
+        }
     }
 
     /// A node's token for clients without credentials; `None` when no node gives one now.

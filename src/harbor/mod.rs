@@ -241,18 +241,21 @@ impl HarborIdentity {
     ) -> Answer {
         let fingerprint = secret.fingerprint();
         let known = self.right.get(&fingerprint);
-        match self.nodes.ask(secret, known.as_ref(), wanted, deadline).await {
+        let asked = self.nodes.ask(secret, known.as_ref(), wanted, deadline).await;
+        match (turn, &asked) {
+            // The turn ends with a pause.
+            (Some(_), Asked::Wrong | Asked::Silent(_)) | (None, _) => {}
+            (Some(turn), Asked::Right(_) | Asked::Busy | Asked::NotNow(_)) => turn.was_not_wrong(),
+        }
+        match asked {
             Asked::Right(proven) => self.remember(fingerprint, *proven, known.as_ref(), wanted),
             Asked::Wrong => {
-                if let Some(mut turn) = turn {
-                    turn.was_wrong();
-                }
                 self.right.invalidate(&fingerprint);
                 self.wrong.insert(fingerprint, ());
                 Answer::Wrong
             }
             Asked::Busy => self.throttled(),
-            Asked::NotNow(problem) => {
+            Asked::Silent(problem) | Asked::NotNow(problem) => {
                 self.alarm(&problem);
                 Answer::Unavailable
             }

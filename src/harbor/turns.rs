@@ -35,11 +35,13 @@ struct Entry {
     next: Arc<Mutex<Option<Instant>>>,
 }
 
-/// The right to try one password that is not proven yet.
+/// The right to try one password that is not proven yet. The next one waits when this ends, unless it is said that the
+/// password was not found wrong: a guesser gains nothing by hanging up, or by an answer that comes too late.
 #[derive(Debug)]
 pub struct Turn {
     next: OwnedMutexGuard<Option<Instant>>,
-    pause: Duration,
+    /// `None` when the next one need not wait.
+    pause: Option<Duration>,
     _waiting: Waiting,
     _source: OwnedSemaphorePermit,
 }
@@ -83,7 +85,7 @@ impl Turns {
         }
         let many = self.sources.get_with(source, || Arc::new(Semaphore::new(self.per_source_max)));
         let permit = timeout_at(deadline, many.acquire_owned()).await.ok()?.ok()?;
-        Some(Turn { next, pause: self.pause, _waiting: waiting, _source: permit })
+        Some(Turn { next, pause: Some(self.pause), _waiting: waiting, _source: permit })
     }
 }
 
@@ -99,9 +101,17 @@ fn network_of(source: IpAddr) -> IpAddr {
 }
 
 impl Turn {
-    /// The password was wrong: the next one waits.
-    pub fn was_wrong(&mut self) {
-        *self.next = Some(Instant::now() + self.pause);
+    /// Ends the turn of a password that no node found wrong or may still be judging: the next one need not wait.
+    pub fn was_not_wrong(mut self) {
+        self.pause = None;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(pause) = self.pause {
+            *self.next = Some(Instant::now() + pause);
+        }
     }
 }
 
@@ -142,7 +152,7 @@ mod tests {
         let (here, there) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from([10, 0, 0, 1]));
         let soon = || Instant::now() + Duration::from_secs(10);
         let started = Instant::now();
-        let mut turn = turns.take("ci", here, soon()).await.expect("the first");
+        let turn = turns.take("ci", here, soon()).await.expect("the first");
         let second = turns.take("CI", here, soon());
         tokio::pin!(second);
         assert!(futures_util::poll!(&mut second).is_pending(), "one at a time");
@@ -155,11 +165,10 @@ mod tests {
         drop(waiting);
         assert!(turns.take("ci", there, soon()).await.is_some(), "another source does not wait");
         assert!(turns.take("bob", here, soon()).await.is_some(), "nor does another name");
-        turn.was_wrong();
         drop(turn);
         let second = second.await.expect("its turn has come");
         assert_eq!(started.elapsed().as_secs(), 3);
-        drop(second);
+        second.was_not_wrong();
         // A right one leaves no pause behind.
         assert!(turns.take("ci", here, soon()).await.is_some());
         assert_eq!(started.elapsed().as_secs(), 3);
@@ -170,7 +179,7 @@ mod tests {
         let turns = Turns::new(100, &settings(30, 8));
         let here = IpAddr::from(Ipv4Addr::LOCALHOST);
         let soon = || Instant::now() + Duration::from_secs(10);
-        turns.take("ci", here, soon()).await.expect("the first").was_wrong();
+        drop(turns.take("ci", here, soon()).await.expect("the first"));
         let started = Instant::now();
         assert!(turns.take("ci", here, soon()).await.is_none());
         assert_eq!(started.elapsed().as_secs(), 0);

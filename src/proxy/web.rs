@@ -144,8 +144,8 @@ impl Portal {
             self.sender.run(&request, &candidates, body, arrival.at + awaited).await;
         record.note_trail(trail);
         let settled = outcome.map_err(|error| GatewayError::of_attempt(&request, error))?;
-        if let Some(mut turn) = turn.filter(|_| settled.head.status == StatusCode::UNAUTHORIZED) {
-            turn.was_wrong();
+        if let Some(turn) = turn.filter(|_| settled.head.status != StatusCode::UNAUTHORIZED) {
+            turn.was_not_wrong();
         }
         let cookie = (anonymous && node.as_deref() != Some(settled.member.name.as_str()))
             .then(|| self.affinity_to(&settled.member, arrival))

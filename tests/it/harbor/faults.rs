@@ -1,10 +1,13 @@
 //! Databases, directories and nodes that go away, and come back.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
+use tokio::task::JoinSet;
 
 use super::fixture::{CREDENTIAL_KINDS, CredentialKind, HarborSite};
 use crate::harness::config::ConfigBuilder;
-use crate::harness::harbor::DirectoryState;
+use crate::harness::harbor::{DirectoryState, HarborNode};
 use crate::harness::image::Image;
 use crate::harness::{pull, push, random_secret, wait};
 
@@ -79,6 +82,35 @@ async fn a_directory_that_is_down_or_hangs_takes_no_node_out() {
     }
     site.directory.set(DirectoryState::Up);
     site.client().token("late", &late, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guesses_that_are_cut_off_come_no_faster_than_wrong_ones() {
+    let early = |config: ConfigBuilder| {
+        config.without_providers().provider("{ harbor: { pool: main, timeout: 6s } }")
+    };
+    let site = HarborSite::start_with(2, CredentialKind::Token, |node| node, early).await;
+    site.accounts.database.add_directory_user("late", &random_secret());
+    site.accounts.database.set_auth_mode(crate::harness::harbor::AuthMode::Ldap);
+    site.directory.set(DirectoryState::Hangs);
+    let asked = || {
+        let at_nodes = site.nodes.iter().flat_map(HarborNode::requests);
+        at_nodes.filter(|request| request.path() == "/service/token").count()
+    };
+    let guess = || {
+        let client = site.client();
+        async move { client.token_answer("late", &random_secret(), &[]).await.is(503) }
+    };
+    let mut guesses = JoinSet::new();
+    guesses.spawn(guess());
+    wait::until("a node judges the first guess", async || (asked() > 0).then_some(())).await;
+    // Each would have its turn for the moment that its own wait ends later than the one before.
+    for _ in 0..3 {
+        guesses.spawn(guess());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    guesses.join_all().await;
+    assert!(asked() <= site.nodes.len(), "only the first guess is judged, by each node once: {}", asked());
 }
 
 #[tokio::test(flavor = "multi_thread")]
