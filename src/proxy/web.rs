@@ -2,7 +2,6 @@
 //! answers, and that a browser stays with one: its session, its CSRF token and its login with a
 //! third party are that node's, and so are the names of the files that its first page leads to.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, COOKIE, HeaderValue, SET_COOKIE, UPGRADE};
@@ -22,7 +21,7 @@ use crate::auth::subject::Subject;
 use crate::content::{Settled, SettledBody};
 use crate::forwarding::readable::text;
 use crate::forwarding::web::{affinities, affinity_cookie, client_headers, node_headers};
-use crate::harbor::{self, HarborIdentity, Turn};
+use crate::harbor;
 use crate::random::{nonce, unix_now};
 use crate::registry::{ParseError, WebKind, WebRequest, is_read};
 use crate::token_service::TokenService;
@@ -108,14 +107,14 @@ impl Portal {
         // Whole before its turn: no login waits for a form that is still on its way.
         let harbor = self.tokens.logins().harbor.as_ref().filter(|_| is_form(&request, method));
         let form = if harbor.is_some() { Some(body.form(LOGIN_FORM_BYTES_MAX).await?) } else { None };
-        let turn = match harbor {
-            Some(harbor) => Some(form_turn(harbor, peer).await?),
-            None => None,
-        };
         let members = candidates(pool, &request, method, node.as_deref())?;
         if members.is_empty() {
             return Err(GatewayError::NoMember(pool.name.clone()));
         }
+        let turn = match harbor {
+            Some(harbor) => Some(harbor.form_turn(peer).await.ok_or(GatewayError::IdentityUnavailable)?),
+            None => None,
+        };
         let subject = Subject::anonymous();
         let request = MemberRequest {
             id: Arc::clone(&arrival.id),
@@ -143,10 +142,14 @@ impl Portal {
         let Sent { outcome, trail } =
             self.sender.run(&request, &candidates, body, arrival.at + awaited).await;
         record.note_trail(trail);
-        let settled = outcome.map_err(|error| GatewayError::of_attempt(&request, error))?;
-        if let Some(turn) = turn.filter(|_| settled.head.status != StatusCode::UNAUTHORIZED) {
+        let may_be_wrong = match &outcome {
+            Ok(settled) => settled.head.status == StatusCode::UNAUTHORIZED,
+            Err(error) => error.has_reached_member(),
+        };
+        if let Some(turn) = turn.filter(|_| !may_be_wrong) {
             turn.was_not_wrong();
         }
+        let settled = outcome.map_err(|error| GatewayError::of_attempt(&request, error))?;
         let cookie = (anonymous && node.as_deref() != Some(settled.member.name.as_str()))
             .then(|| self.affinity_to(&settled.member, arrival))
             .flatten();
@@ -208,10 +211,6 @@ fn parse(pool: &Pool, head: &request::Parts) -> Result<WebRequest, GatewayError>
 /// A login form's password is seen by the node alone; how many are tried is still ours to say.
 fn is_form(request: &WebRequest, method: &Method) -> bool {
     request.kind() == WebKind::Session && *method == Method::POST
-}
-
-async fn form_turn(harbor: &HarborIdentity, peer: IpAddr) -> Result<Turn, GatewayError> {
-    harbor.form_turn(peer).await.ok_or(GatewayError::IdentityUnavailable)
 }
 
 /// The pool whose pages a host shows: the first of its routes that leads to Harbor nodes.

@@ -1,13 +1,16 @@
 //! The rest of Harbor through the same address: pages, API, login, and what must never be reached.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::{Method, header};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::fixture::{CredentialKind, HarborSite};
 use crate::harness::client::{Answer, TestClient, whole};
 use crate::harness::harbor::{AuthMode, HarborNode, HarborNodeBuilder, HarborRedis, SeenRequest};
-use crate::harness::random_secret;
+use crate::harness::{random_secret, wait};
 
 /// A browser without a screen: it keeps cookies, and the CSRF token as the portal does.
 #[derive(Debug, Clone)]
@@ -276,6 +279,36 @@ async fn the_api_takes_basic_and_needs_no_cookie() {
     for _ in 0..20 {
         client.get("/api/v2.0/users/current").await.is(200);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guesser_of_forms_who_hangs_up_early_waits_like_any_other() {
+    let site = HarborSite::start(1, CredentialKind::Token).await;
+    let kind = "application/x-www-form-urlencoded";
+    let mut browser = Browser::new(site.client());
+    browser.send(Method::POST, "/c/login", (kind, "")).await.is(403);
+    site.nodes[0].clear_requests();
+    let judged = || {
+        let seen = site.nodes[0].requests();
+        seen.iter().filter(|request| request.path() == "/c/login").count() as u64
+    };
+    let started = Instant::now();
+    for turn in 0..20 {
+        let mut browser = Browser { client: site.client(), ..browser.clone() };
+        let form = format!("principal=alice&password={}", random_secret());
+        let mut guess = JoinSet::new();
+        guess.spawn(async move { browser.send(Method::POST, "/c/login", (kind, &form)).await });
+        if turn == 0 {
+            wait::until("the node judges the first one", async || (judged() > 0).then_some(())).await;
+        }
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        // The connection is gone before the node has said anything.
+        guess.shutdown().await;
+    }
+    let tried = judged();
+    assert!(tried <= 1 + started.elapsed().as_secs() / 3, "{tried} in {:?}", started.elapsed());
+    // The owner of the name is not kept out.
+    browser.log_in("alice", &site.accounts.alice).await.is(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
