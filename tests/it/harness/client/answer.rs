@@ -53,8 +53,10 @@ impl Answer {
         Ok(self)
     }
 
+    /// A header's text. One that is no text is not taken for one that is missing.
+    #[track_caller]
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).and_then(|value| value.to_str().ok())
+        self.headers.get(name).map(|value| value.to_str().expect("a header of visible ASCII"))
     }
 
     /// Its `Location`, as it was sent.
