@@ -20,9 +20,9 @@ use crate::upstream::{Pools, Shared, Topology};
 pub struct RequestPath {
     /// Answers requests.
     pub gateway: Arc<Gateway>,
-    /// What is in force for it.
+    /// The configuration in force: topology, identities, policy and keys.
     pub state: GatewayState,
-    /// What all its members share, for those that a reload adds.
+    /// Keys, metrics and ejections that all members share; a reload builds new members with it.
     pub shared: Shared,
     /// The member keys in force.
     pub member_ring: Arc<ArcSwap<Ring<SigningKey>>>,

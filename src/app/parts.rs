@@ -14,7 +14,7 @@ use crate::server::{Acceptor, Certificates, Listener};
 /// The parts that live as long as the process.
 pub(super) struct Parts {
     pub gateway: Arc<Gateway>,
-    /// What is in force for it.
+    /// The configuration in force: topology, identities, policy and keys.
     pub state: GatewayState,
     pub member_ring: Arc<ArcSwap<Ring<SigningKey>>>,
     /// Until they are handed to the reloader.

@@ -61,7 +61,7 @@ impl Content {
             checks.count_unverified(Unverified::Algorithm);
             return Ok(None);
         };
-        if head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        if is_encoded(&head.headers) {
             // We asked for the bytes as they are; what came instead is of no known length.
             checks.count_unverified(Unverified::Encoding);
             return Ok(None);
@@ -102,6 +102,11 @@ impl Content {
 /// The digest that a member says its answer has.
 pub(super) fn announced_digest(headers: &HeaderMap) -> Option<Digest> {
     Digest::try_from(text(headers.get(CONTENT_DIGEST)?)).ok()
+}
+
+/// Whether a body is not the bytes as they are, which are what is asked for.
+pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity")
 }
 
 /// The digest of a schema 1 manifest leaves its signatures out.

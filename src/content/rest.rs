@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
+    ACCEPT_ENCODING, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
 };
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::checks::ContentChecks;
-use super::expected::{announced_digest, content_range};
+use super::expected::{announced_digest, content_range, is_encoded};
 use crate::attempt::{Answer, MemberBody, MemberRequest, try_member};
 use crate::registry::{Digest, Reference, RegistryRequest};
 use crate::upstream::{Member, MemberName, Pool, Request, RequestBody};
@@ -195,10 +195,9 @@ impl Resumption {
         deadline: Instant,
     ) -> Option<Continued> {
         let Answer { member, head, mut body, .. } = answer;
-        let encoded = head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
         let other = announced_digest(&head.headers)
             .is_some_and(|said| said.algorithm() == digest.algorithm() && said != *digest);
-        if encoded || other {
+        if is_encoded(&head.headers) || other {
             return None;
         }
         let agrees = |total: Option<u64>| match (total, rest.total) {

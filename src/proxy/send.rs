@@ -131,7 +131,7 @@ impl Sending<'_> {
     ) -> Result<Settled, AttemptError> {
         let request = self.request;
         request.pool.count_request();
-        let head_deadline = self.begun + request.patience().head;
+        let (is_repeatable, head_deadline) = (request.is_repeatable(), self.begun + request.patience().head);
         let (mut last, mut late) = (None, None);
         let (mut missing, mut suspects) = (None, Suspects(Vec::new()));
         let mut candidates = candidates.iter().peekable();
@@ -140,7 +140,6 @@ impl Sending<'_> {
                 late = Some(member);
                 break;
             }
-            let is_repeatable = request.is_repeatable();
             let more_follow = candidates.peek().is_some_and(|next| next.status().serves()) && is_repeatable;
             let is_last = candidates.peek().is_none() || !is_repeatable;
             let deadline = self.attempt_deadline(more_follow, is_last, head_deadline);

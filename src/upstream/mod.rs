@@ -29,7 +29,7 @@ pub use name::{InvalidName, MemberName, PoolName};
 pub use permits::Work;
 pub use pool::{
     BuildError, DrainError, Ejections, Placed, Pool, PoolMemory, Pools, Request, Shared, StandIn, StandIns,
-    TagAnswer, TagAnswers, Topology, ask_about_tag, client_key, is_nowhere_newer,
+    TagAnswer, TagAnswers, Topology, ask_about_tag, client_key, is_as_at_home,
 };
 pub use quarantine::Quarantine;
 pub use reclaim::{Reclaimable, TakenBack};

@@ -14,7 +14,7 @@ use crate::attempt::MemberRequest;
 use crate::proxy::error::GatewayError;
 use crate::registry::{Digest, Reference, RegistryRequest, RepositoryName, Tag, UploadMethod, is_read};
 use crate::upstream::{
-    Member, Pool, Quarantine, StandIn, TagAnswer, TagAnswers, ask_about_tag, is_nowhere_newer,
+    Member, Pool, Quarantine, StandIn, TagAnswer, TagAnswers, ask_about_tag, is_as_at_home,
     leave_out_draining,
 };
 
@@ -181,8 +181,7 @@ impl<'a> Homes<'a> {
 
     /// The member that took writes in the home's place, while it is a member.
     fn stand_in_member(&self) -> Option<&'a Arc<Member>> {
-        let record = self.stand_in.as_ref()?;
-        self.pool.members.iter().find(|member| member.name == record.member)
+        self.pool.member(&self.stand_in.as_ref()?.member)
     }
 
     fn usable_stand_in(&self) -> Option<&'a Arc<Member>> {
@@ -196,7 +195,7 @@ impl<'a> Homes<'a> {
 
 fn word(home: Option<&Digest>, answer: &TagAnswer) -> Word {
     match answer {
-        Ok(digest) if is_nowhere_newer(home, [digest.as_ref()]) => Word::AsHome,
+        Ok(digest) if is_as_at_home(home, digest.as_ref()) => Word::AsHome,
         Ok(_) => Word::Other,
         Err(_) => Word::Silent,
     }

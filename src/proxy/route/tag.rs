@@ -25,7 +25,7 @@ pub(super) enum Readers {
     Home,
     /// That of the member that took the writes.
     StandIn,
-    /// No member's, for now.
+    /// No member's.
     Unknown,
 }
 

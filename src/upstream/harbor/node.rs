@@ -3,14 +3,13 @@
 use std::sync::{Mutex, PoisonError};
 
 use http::HeaderValue;
-use http::header::{AUTHORIZATION, COOKIE, HeaderMap, SET_COOKIE};
+use http::header::{AUTHORIZATION, COOKIE};
 use tokio::time::Instant;
 
 use super::exchanged::Exchanged;
 use super::gate::{NameGates, PasswordTurn};
 use super::health;
 use super::secret::{ClientSecret, basic};
-use crate::forwarding::readable::text;
 use crate::upstream::door::{Door, Question, QuestionError, Reply};
 use crate::upstream::settings::{HarborSettings, HarborVersion};
 
@@ -74,7 +73,7 @@ impl HarborNode {
         let cookie = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let question = Question::get(target).with(AUTHORIZATION, authorization).with(COOKIE, cookie);
         let reply = door.ask(question, deadline).await?;
-        if let Some(session) = session_of(&reply.headers) {
+        if let Some(session) = session_of(&reply) {
             *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
         }
         Ok(reply)
@@ -106,12 +105,9 @@ impl HarborNode {
 }
 
 /// The session that an answer starts, as `Cookie`.
-fn session_of(headers: &HeaderMap) -> Option<HeaderValue> {
-    let cookies = headers.get_all(SET_COOKIE).iter().map(text);
-    let pair = cookies.filter_map(|cookie| cookie.split(';').next()).find(|pair| {
-        pair.split_once('=').is_some_and(|(name, value)| name == SESSION_COOKIE && !value.is_empty())
-    })?;
-    let mut value = HeaderValue::try_from(pair).ok()?;
+fn session_of(reply: &Reply) -> Option<HeaderValue> {
+    let session = reply.cookie(SESSION_COOKIE)?;
+    let mut value = HeaderValue::try_from(format!("{SESSION_COOKIE}={session}")).ok()?;
     value.set_sensitive(true);
     Some(value)
 }

@@ -12,6 +12,7 @@ mod stand_in;
 mod tags;
 mod topology;
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 pub use build::{BuildError, Shared};
@@ -20,7 +21,7 @@ pub use ejections::{Ejections, client_key};
 pub use memory::PoolMemory;
 pub use pools::{Placed, Pools};
 pub use stand_in::{StandIn, StandIns};
-pub use tags::{TagAnswer, TagAnswers, ask_about_tag, is_nowhere_newer};
+pub use tags::{TagAnswer, TagAnswers, ask_about_tag, is_as_at_home};
 pub use topology::Topology;
 
 use super::member::{Member, leave_out_draining};
@@ -78,6 +79,12 @@ impl Request<'_> {
 }
 
 impl Pool {
+    /// The member of this name.
+    #[must_use]
+    pub fn member(&self, name: &MemberName) -> Option<&Arc<Member>> {
+        self.members.iter().find(|member| member.name == *name)
+    }
+
     /// The members to try, in this order.
     #[must_use]
     pub fn candidates(&self, request: Request<'_>) -> Vec<Arc<Member>> {
@@ -133,7 +140,7 @@ impl Pool {
     /// where members do not share their content.
     #[must_use]
     pub fn home(&self, project: &str) -> Option<&Arc<Member>> {
-        self.in_home_order(project).first().copied()
+        self.members.iter().min_by_key(|member| self.home_rank(project, member))
     }
 
     /// The member that was the home of a key before the list of members was changed, if it is still
@@ -141,7 +148,7 @@ impl Pool {
     #[must_use]
     pub fn previous_home(&self, project: &str) -> Option<&Arc<Member>> {
         let before = self.previous.iter().max_by_key(|name| rendezvous(project, name.as_str()))?;
-        let member = self.members.iter().find(|member| member.name == *before)?;
+        let member = self.member(before)?;
         self.home(project).is_some_and(|home| home.name != member.name).then_some(member)
     }
 
@@ -156,10 +163,14 @@ impl Pool {
 
     fn in_home_order(&self, project: &str) -> Vec<&Arc<Member>> {
         let mut members: Vec<&Arc<Member>> = self.members.iter().collect();
-        // A plain registry beside Harbor nodes is never a home: Harbor would not know what it took.
-        let wanted = |member: &&Arc<Member>| std::cmp::Reverse(rendezvous(project, member.name.as_str()));
-        members.sort_by_cached_key(|member| (self.has_nodes && member.harbor.is_none(), wanted(member)));
+        members.sort_by_cached_key(|member| self.home_rank(project, member));
         members
+    }
+
+    /// The place of a member in the order of a key: the least one is its home. A plain registry beside Harbor nodes
+    /// comes last: Harbor would not know what it took.
+    fn home_rank(&self, project: &str, member: &Member) -> (bool, Reverse<u64>) {
+        (self.has_nodes && member.harbor.is_none(), Reverse(rendezvous(project, member.name.as_str())))
     }
 
     /// Whether any member can be asked.

@@ -74,14 +74,14 @@ impl Pools {
         for pool in self.all() {
             for (repository, record) in pool.memory.stand_ins.some(SETTLED_AT_ONCE) {
                 let home = pool.home(pool.home_key(&repository)).filter(|home| home.status().serves());
-                let taken_by = pool.members.iter().find(|member| member.name == record.member);
+                let taken_by = pool.member(&record.member);
                 let (Some(home), Some(taken_by)) = (home, taken_by) else { continue };
                 for tag in record.tags.iter().take(SETTLED_AT_ONCE) {
                     let others = std::slice::from_ref(taken_by);
                     let answers = ask_about_tag(home, others, &repository, tag).await;
                     let elsewhere = answers.others.into_iter().find_map(|(_, answer)| answer.ok());
                     if let (Ok(at_home), Some(elsewhere)) = (answers.home, elsewhere)
-                        && is_nowhere_newer(at_home.as_ref(), [elsewhere.as_ref()])
+                        && is_as_at_home(at_home.as_ref(), elsewhere.as_ref())
                     {
                         pool.memory.stand_ins.agree(&repository, tag, home.returns());
                     }
@@ -91,12 +91,10 @@ impl Pools {
     }
 }
 
-/// Whether the home's word on a tag counts: the others have the same digest, or no such tag.
-pub fn is_nowhere_newer<'a>(
-    home: Option<&Digest>,
-    others: impl IntoIterator<Item = Option<&'a Digest>>,
-) -> bool {
-    others.into_iter().flatten().all(|digest| Some(digest) == home)
+/// Whether the home's word on a tag counts beside another member's: that one has the same digest, or no such tag.
+#[must_use]
+pub fn is_as_at_home(home: Option<&Digest>, elsewhere: Option<&Digest>) -> bool {
+    elsewhere.is_none_or(|digest| Some(digest) == home)
 }
 
 #[cfg(test)]
@@ -116,8 +114,9 @@ mod tests {
         ] {
             let what = format!("{home:?} {others:?}");
             let others: Vec<_> = others.into_iter().map(|other: Option<u8>| other.map(digest)).collect();
-            let others = others.iter().map(Option::as_ref);
-            assert_eq!(is_nowhere_newer(home.map(digest).as_ref(), others), expected, "{what}");
+            let home = home.map(digest);
+            let counts = others.iter().all(|other| is_as_at_home(home.as_ref(), other.as_ref()));
+            assert_eq!(counts, expected, "{what}");
         }
     }
 }
